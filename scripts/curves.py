@@ -1,0 +1,91 @@
+"""Draws every task's score over the whole stream, one panel a run, merges marked (Figure 2 of the paper).
+
+    python -m scripts.curves runs/quickstart-sequential runs/quickstart-sfa --out curves.png
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
+MARKERS = "osD^vP"
+
+
+def draw(runs: Sequence[Path], out: Path) -> Path:
+    """Writes one panel for each run folder to ``out``."""
+    figure, axes = plt.subplots(len(runs), 1, figsize=(8, 0.6 + 2.4 * len(runs)), sharex=True, squeeze=False)
+    for run, ax in zip(runs, axes[:, 0], strict=True):
+        _panel(ax, run)
+    axes[-1, 0].set_xlabel("training steps over the stream")
+    axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.14), ncol=4, frameon=False, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+    return out
+
+
+def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], list[tuple[int, str]]]:
+    """Of a run: the points (step over the stream, score) of each evaluation, the merges, and each stage's start."""
+    results = json.loads((run / "results.json").read_text())
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in results["evaluations"]:
+        if row["after"] == "base":
+            points[row["task"]] = [(0, row["value"])]
+    merges, starts, start = [], [], 0
+    for stage in results["stages"]:
+        for row in _rows(run, stage, results):
+            points[row["task"]].append((start + row["step"], row["value"]))
+        merges += [start + step for step in stage["merge_steps"]]
+        starts.append((start, stage["task"]))
+        start += stage["steps"]
+    return points, merges, [*starts, (start, "")]
+
+
+def _rows(run: Path, stage: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A stage's scores during training, ending with the final one of the run's results."""
+    kept = json.loads((run.parent / "stages" / stage["fingerprint"] / "evaluations.json").read_text())
+    final = [{**r, "step": stage["steps"]} for r in results["evaluations"] if r["after"] == stage["task"]]
+    names = {row["task"] for row in final}
+    return [row for row in kept if not row["final"] and row["task"] in names] + final
+
+
+def _panel(ax: Axes, run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    points, merges, starts = curves(run)
+    for merge in merges:
+        ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
+    for i, (name, line) in enumerate(points.items()):
+        ax.plot(
+            *zip(*line, strict=True), color=COLOURS[i % 6], marker=MARKERS[i % 6], markersize=3.5, linewidth=1.6, label=name
+        )
+    for (start, task), (end, _) in zip(starts, starts[1:], strict=False):
+        ax.axvline(end, color="0.3", linewidth=0.8)
+        ax.text((start + end) / 2, 1.03, f"training on {task}", ha="center", fontsize=8, color="0.3")
+    average = (results["metrics"] or {}).get("average")
+    title = f"{results['config']['method']}" + (f", average {average:.2f}" if average is not None else "")
+    ax.set_ylabel(f"score\n{title}", fontsize=9)
+    ax.set_ylim(-0.03, 1.02)
+    ax.set_xlim(0, starts[-1][0])
+    ax.spines[["top", "right"]].set_visible(False)
+    if merges:
+        ax.plot([], [], color="0.75", linestyle=(0, (2, 2)), label="merge")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, with their results.json")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    arguments = parser.parse_args()
+    print(draw(arguments.runs, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

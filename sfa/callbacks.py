@@ -1,0 +1,188 @@
+"""What happens around a stage's training: evaluations during it, the progress bar, and stopping without loss."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from types import FrameType
+from typing import Any, Protocol, TypedDict
+
+import torch
+from composer.callbacks import CheckpointSaver
+from composer.core import Callback, Event, State
+from composer.loggers import Logger
+from composer.utils import dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedTokenizerBase
+
+from sfa.schedule import crosses
+
+
+class Score(TypedDict):
+    """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error."""
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+
+
+class Evaluator(Protocol):
+    """Scores a live model; all ranks call it together and all receive the scores. ``key`` names what was scored."""
+
+    names: list[str]
+
+    def key(self, name: str) -> str: ...
+
+    def __call__(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None
+    ) -> list[Score]: ...
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal, after a checkpoint was written."""
+
+
+class Recorder(Callback):
+    """Evaluates at an interval and at the end, and keeps what a stage's record needs, also across resumptions.
+
+    Attributes:
+        rows: scores, each with the ``step`` it was taken at.
+        seconds: time spent training, without evaluations and checkpoints before this process.
+    """
+
+    def __init__(self, evaluate: Callable[[nn.Module], list[Score]], interval: Fraction | None, total: int):
+        self.evaluate, self.interval, self.total = evaluate, interval, total
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        self._since = time.perf_counter()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        step = int(state.timestamp.batch.value)
+        if step != self.total and (self.interval is None or not crosses(step - 1, step, self.interval)):
+            return
+        self._pause()
+        scores = self.evaluate(bare_model(state))
+        self.rows += [{"step": step, **score} for score in scores]
+        logger.log_metrics({f"eval/{score['task']}/{score['metric']}": score["value"] for score in scores})
+        self._since = time.perf_counter()
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        self._pause()
+        self._since = time.perf_counter()
+
+    def _pause(self) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"json": json.dumps({"rows": self.rows, "seconds": self.seconds})}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        saved = json.loads(state["json"])
+        self.rows, self.seconds = saved["rows"], saved["seconds"]
+
+
+class Stopper(Callback):
+    """Turns Ctrl-C and SIGTERM into a checkpoint at the end of the running step, then :class:`Interrupted`.
+
+    All ranks stop at the same step. A second signal ends the process at once. Goes after the checkpoint saver.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        if dist.get_world_size() > 1:
+            flag = state.device.tensor_to_device(torch.tensor([int(self.requested)]))
+            dist.all_reduce(flag, "MAX")
+            self.requested = bool(flag.item())
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        if self.requested:
+            self._restore()
+            raise Interrupted(f"step {state.timestamp.batch.value}")
+
+    def close(self, state: State, logger: Logger) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopper) -> CheckpointSaver:
+    """Saves every ``interval`` steps and when a signal asks for it; not at the end, where the stage is exported."""
+
+    def due(state: State, event: Event) -> bool:
+        step = int(state.timestamp.batch.value)
+        return event == Event.BATCH_CHECKPOINT and (
+            stopper.requested or (step < total and crosses(step - 1, step, interval))
+        )
+
+    return CheckpointSaver(
+        folder=folder,
+        filename="ep{epoch}-ba{batch}.pt",
+        remote_file_name=None,
+        latest_filename=None,
+        latest_remote_file_name=None,
+        save_interval=due,
+        overwrite=True,
+        num_checkpoints_to_keep=1,
+    )
+
+
+class ProgressBar(Callback):
+    """A live line with task, step, loss and next merge, on rank 0 of a terminal."""
+
+    def __init__(self, title: str, total: int, merges: Sequence[int], console: Console):
+        self.total, self.merges = total, list(merges)
+        columns = (
+            TextColumn(f"{title:<24}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, disable=dist.get_global_rank() != 0, refresh_per_second=4)
+        self.bar = self.progress.add_task("", total=total, status="")
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        self.progress.start()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        step = int(state.timestamp.batch.value)
+        loss = float(state.total_loss_dict.get("loss/train/total", float("nan")))
+        upcoming = next((f"next merge {m}" for m in self.merges if m > step), "")
+        self.progress.update(self.bar, completed=step, status=f"loss {loss:6.3f}  {upcoming:<16}")
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        self.progress.stop()
+
+    def close(self, state: State, logger: Logger) -> None:
+        self.progress.stop()
+
+
+def bare_model(state: State) -> nn.Module:
+    """The model inside Composer's and DDP's wrappers."""
+    wrapped = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+    inner = wrapped.model
+    assert isinstance(inner, nn.Module)
+    return inner

@@ -1,0 +1,299 @@
+"""The YAML schema of a run: read, validated, every error reported at once."""
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from yaml import YAMLError
+
+from sfa.data import TASKS, Task
+from sfa.schedule import exact_fraction
+
+Duration = Annotated[
+    str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
+]
+Interval = Annotated[
+    str,
+    Field(
+        pattern=r"^([1-9][0-9_]*(ba|ep|sp|tok)|(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)dur)$",
+        description='batches, epochs, samples, tokens or a part of the training, like "50ba" or "0.25dur"',
+    ),
+]
+Block = TypeVar("Block", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A block of the YAML. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Tokenizer(Section):
+    """A byte-level BPE tokenizer trained on tasks' training rows; digits stay single."""
+
+    train_on: list[str] = Field(min_length=1, description="registered tasks")
+    vocab_size: int = Field(1024, ge=300)
+
+
+class Model(Section):
+    """Either a pretrained model by ``name``, or an ``architecture`` with random weights."""
+
+    name: str | None = Field(None, description="hub name or folder of a pretrained model")
+    revision: str | None = Field(None, description="the hub's branch, tag or commit")
+    architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
+    config: dict[str, Any] = Field({}, description="the architecture's configuration")
+    tokenizer: Tokenizer | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Model":
+        if (self.name is None) == (self.architecture is None):
+            raise ValueError("give either name (pretrained) or architecture (random weights)")
+        if self.architecture is not None and self.tokenizer is None:
+            raise ValueError("an architecture with random weights needs a tokenizer")
+        if self.name is not None and (self.config or self.tokenizer):
+            raise ValueError("config and tokenizer belong to an architecture; a pretrained model brings its own")
+        return self
+
+
+class Train(Section):
+    """How one task is trained."""
+
+    max_duration: Duration = "1ep"
+    global_batch_size: int = Field(64, ge=1, description="packed sequences a step, over all ranks")
+    microbatch_size: int | None = Field(None, ge=1, description="sequences a rank computes at once; null: all")
+    seq_len: int = Field(1024, ge=8, description="tokens of a packed sequence")
+    lr: float = Field(2e-5, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: Interval | None = Field("0.03dur", description="null: none")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
+    precision: Literal["auto", "fp32", "amp_bf16"] = Field("auto", description="auto: amp_bf16 on a GPU, else fp32")
+    save_interval: Interval = Field("0.25dur", description="between checkpoints")
+
+    def weights_spec(self) -> dict[str, Any]:
+        """What determines the weights; the rest changes rounding, speed or safety."""
+        return self.model_dump(mode="json", exclude={"microbatch_size", "save_interval"})
+
+
+class SFABlock(Section):
+    """Sequential Fine-tuning with Averaging."""
+
+    p: float | None = Field(0.25, gt=0, le=1, description="fraction of the training between merges")
+    every: Interval | None = Field(None, description="stands for p, like 50ba")
+    beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
+    anchor_device: Literal["cpu", "device"] = "cpu"
+    reset_optimizer_on_merge: bool = False
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> "SFABlock":
+        if (self.p is None) == (self.every is None):
+            raise ValueError("give either p or every; to use every where a file sets p, add sfa.p=null")
+        return self
+
+    def weights_spec(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"anchor_device"})
+
+
+class Eval(Section):
+    """What is scored, and how often."""
+
+    tasks: list[str] | None = Field(None, description="evaluations; null: those of the stream's tasks")
+    interval: Interval | None = Field("0.25dur", description="null: only at the end of a stage")
+    limit: int | None = Field(None, ge=1, description="rows of each evaluation; null: all")
+    batch_size: int = Field(32, ge=1)
+
+
+class Config(Section):
+    """One run: a model, a stream of tasks, a method, a seed."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder of the results")
+    seed: int = Field(17, ge=0, lt=2**32)
+    model: Model
+    tasks: list[SerializeAsAny[Task]] = Field(min_length=1)
+    method: Literal["sequential", "sfa"] = "sequential"
+    sfa: SFABlock = SFABlock()
+    train: Train = Train()
+    eval: Eval = Eval()
+    parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
+    checkpoint: Literal["sharded", "full"] = Field("sharded", description="form of checkpoints under fsdp2")
+    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = {"tensorboard": {}, "file": {}}
+    save_folder: Path = Path("runs")
+    dry_run: bool = False
+
+    def train_of(self, task: Task) -> Train:
+        """The training settings of a task: the run's, overridden by the task's own ``train`` block."""
+        return Train(**{**self.train.model_dump(), **task.train})
+
+    def evaluations(self) -> list[str]:
+        if self.eval.tasks is not None:
+            return list(self.eval.tasks)
+        return list(dict.fromkeys(name for task in self.tasks for name in task.evals))
+
+
+class ConfigError(Exception):
+    """A config that cannot be run. ``errors`` holds one line for each thing that is wrong."""
+
+    def __init__(self, source: str, errors: Sequence[str]):
+        self.errors = list(errors)
+        noun = "error" if len(self.errors) == 1 else "errors"
+        super().__init__("\n".join([f"{source}: {len(self.errors)} {noun}", *(f"  {e}" for e in self.errors)]))
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> Config:
+    """Reads a run's YAML with ``key=value`` overrides.
+
+    Args:
+        path: the YAML file; OmegaConf interpolations are resolved.
+        overrides: like ``["method=sfa", "sfa.p=0.5"]``; values are parsed as YAML.
+        evaluations: the names ``eval.tasks`` may hold; ``None`` skips that check.
+
+    Raises:
+        ConfigError: with every error, each with its key, what is allowed and the nearest known key.
+    """
+    raw = _read(path, overrides)
+    errors: list[str] = []
+    tasks = _tasks(raw.pop("tasks", None), errors)
+    config = _validate(Config, {**raw, "tasks": tasks or [Task.model_construct()]}, "", errors)
+    base = config.train.model_dump() if config else Train().model_dump()
+    for i, task in enumerate(tasks):
+        _validate(Train, {**base, **task.train}, f"tasks.{i}.train.", errors)
+    if config is not None:
+        known = sorted(set(evaluations)) if evaluations is not None else None
+        errors += _check_together(config, tasks, known)
+    if errors or config is None:
+        raise ConfigError(str(path), errors)
+    return config
+
+
+def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | None) -> list[str]:
+    """What no single key can tell."""
+    errors = []
+    for name in config.model.tokenizer.train_on if config.model.tokenizer else []:
+        if name not in TASKS:
+            errors.append(_unknown("model.tokenizer.train_on", name, TASKS, "a registered task"))
+    for name in (config.eval.tasks or []) if evaluations is not None else []:
+        if name not in (evaluations or []):
+            errors.append(_unknown("eval.tasks", name, evaluations or [], "an evaluation"))
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if ranks > 1 and config.parallelism == "none":
+        errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")
+    for task in tasks:
+        batch = task.train.get("global_batch_size", config.train.global_batch_size)
+        if isinstance(batch, int) and batch % ranks:
+            errors.append(f"train.global_batch_size: must be a multiple of the {ranks} ranks, not {batch}")
+    if config.method == "sfa" and config.sfa.p is not None:
+        for task in tasks[1:]:
+            steps = str(task.train.get("max_duration", config.train.max_duration))
+            if steps.endswith("ba") and exact_fraction(config.sfa.p) * Fraction(steps[:-2].replace("_", "")) < 1:
+                errors.append(
+                    f"sfa.p: {config.sfa.p} of {steps} is less than one step; allowed from 1/{steps[:-2]} to 1, "
+                    "or sfa.every=1ba sfa.p=null to merge after every step"
+                )
+    return list(dict.fromkeys(errors))
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    errors = [f"{o}: an override is written key=value" for o in overrides if "=" not in o.lstrip("=")]
+    if not Path(path).is_file():
+        near = difflib.get_close_matches(Path(path).name, [f.name for f in Path(path).parent.glob("*.yaml")], 1)
+        errors.append("no such file" + (f"; did you mean {Path(path).parent / near[0]}?" if near else ""))
+    if errors:
+        raise ConfigError(str(path), errors)
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        raw = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError, TypeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
+    return {str(key): value for key, value in raw.items()}
+
+
+def _tasks(entries: Any, errors: list[str]) -> list[Task]:
+    """The stream: each entry a registered name, or a mapping with the name and the task's own settings."""
+    if not isinstance(entries, list) or not entries:
+        errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
+        return []
+    tasks = []
+    for i, entry in enumerate(entries):
+        options = dict(entry) if isinstance(entry, dict) else {"name": entry}
+        name = options.pop("name", None)
+        if name not in TASKS:
+            errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
+            continue
+        task = _validate(TASKS[name], options, f"tasks.{i}.", errors)
+        if task is not None:
+            tasks.append(task)
+    names = [task.name for task in tasks]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may come once in a stream")
+    return tasks
+
+
+def _validate(kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str]) -> Block | None:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        errors += [_line(kind, prefix, dict(e)) for e in error.errors()]
+        return None
+
+
+def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
+    """One error as ``key: what is allowed, not what was given``."""
+    where = [str(part) for part in error["loc"] if part != "[key]"]
+    key = prefix + ".".join(where)
+    if error["type"] == "extra_forbidden":
+        section = _section(kind, where[:-1])
+        return _unknown(key, None, section.model_fields if section else [], "known here")
+    if error["type"] == "missing":
+        return f"{key}: is required{_hint(kind, where)}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if error["type"] == "value_error":
+        return f"{key or prefix.rstrip('.')}: {message}" if (key or prefix) else message
+    near = _nearest(str(error["input"]), str(error.get("ctx", {}).get("expected", "")).replace("'", "").split(", "))
+    hint = _hint(kind, where)
+    if error["type"] == "string_pattern_mismatch" and hint:
+        message = "is not allowed"
+    return f"{key}: {message}, not {error['input']!r}{hint}" + (f"; did you mean {near}?" if near else "")
+
+
+def _hint(kind: type[BaseModel], where: list[str]) -> str:
+    section = _section(kind, where[:-1])
+    field = section.model_fields.get(where[-1]) if section else None
+    described = [field.description, *(getattr(m, "description", None) for m in field.metadata)] if field else []
+    text = next((d for d in described if d), None)
+    return f" ({text})" if text else ""
+
+
+def _section(kind: type[BaseModel], where: list[str]) -> type[BaseModel] | None:
+    """The block that a key lies in."""
+    for part in where:
+        field = kind.model_fields.get(part)
+        options = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
+        inner = next((t for t in options if isinstance(t, type) and issubclass(t, BaseModel)), None)
+        if inner is None:
+            return None
+        kind = inner
+    return kind
+
+
+def _unknown(key: str, name: Any, known: Iterable[str], what: str) -> str:
+    known = sorted(known)
+    wrong = key.rsplit(".", 1)[-1] if name is None else str(name)
+    near = _nearest(wrong, known)
+    head = f"{key}: unknown key" if name is None else f"{key}: {name!r} is not {what}"
+    guess = f"; did you mean {near}?" if near else ""
+    return f"{head}{guess} ({'known' if name is None else 'allowed'}: {', '.join(known)})"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)

@@ -1,0 +1,86 @@
+"""What a run would do: the dry run's text. Nothing is written."""
+
+from fractions import Fraction
+
+from sfa.config import Config, Train
+from sfa.plan import Stage, plan
+from sfa.schedule import exact_fraction, interval_steps
+
+GIB = 2**30
+
+
+def describe(config: Config) -> str:
+    """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
+    stages = plan(config)
+    parameters, why = _parameters(config)
+    lines = [
+        f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(stages)} stages "
+        f"in {config.save_folder / 'stages'}",
+        "",
+    ]
+    for number, stage in enumerate(stages):
+        done = (config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
+        lines.append(head)
+        if stage.train is not None:
+            lines.append(f"     {_steps(stage, stage.train)}")
+    lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
+    if parameters is None:
+        return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])
+    ranks = "ranks" if config.parallelism == "fsdp2" else "1"
+    anchor = "host" if config.sfa.anchor_device == "cpu" else "device"
+    return "\n".join(
+        [
+            *lines,
+            f"parameters: {parameters:,}",
+            f"memory: {_size(16 * parameters)} / {ranks} a rank for float32 weights, gradients and AdamW, without "
+            f"activations; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory",
+            f"disk: {_size(4 * parameters * len(stages))} for {len(stages)} models, and up to "
+            f"{_size(24 * parameters)} for checkpoints while a stage trains",
+        ]
+    )
+
+
+def _parameters(config: Config) -> tuple[int | None, str]:
+    from sfa.models import parameter_count
+
+    try:
+        return parameter_count(config.model), ""
+    except OSError as error:
+        return None, f"the model's configuration cannot be had: {str(error).splitlines()[0]}"
+
+
+def _steps(stage: Stage, train: Train) -> str:
+    """Steps, tokens and merges of a stage, as far as they are known before its data are read."""
+    batch = train.global_batch_size * train.seq_len
+    unit = train.max_duration.lstrip("0123456789_")
+    value = int(train.max_duration.removesuffix(unit).replace("_", ""))
+    if unit == "ep":
+        text = f"{train.max_duration} of {train.global_batch_size} x {train.seq_len} tokens a step"
+        merges = f"every {stage.sfa.every or f'{stage.sfa.p} of it'} and at the end" if stage.sfa else "none"
+        return f"{text}, merges {merges}"
+    total = value if unit == "ba" else -(-value // batch)
+    text = f"{total:,} steps, at most {total * batch:,} tokens"
+    if stage.sfa is None:
+        return f"{text}, no merges"
+    return f"{text}, merges at {_merges(stage, total)}"
+
+
+def _merges(stage: Stage, total: int) -> str:
+    assert stage.sfa is not None
+    every, p = stage.sfa.every, stage.sfa.p
+    if every is not None and not every.endswith(("ba", "dur")):
+        return f"every {every} and at the end"
+    interval = exact_fraction(p) * total if p is not None else _interval(str(every), total)
+    steps = [f"{step:,}" for step in interval_steps(total, interval)]
+    shown = steps if len(steps) <= 12 else [*steps[:5], "…", *steps[-2:]]
+    return f"{', '.join(shown)} (β={stage.sfa.beta})"
+
+
+def _interval(every: str, total: int) -> Fraction:
+    number = exact_fraction(every.rstrip("badur").replace("_", ""))
+    return number * total if every.endswith("dur") else number
+
+
+def _size(count: float) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.1f} MiB"

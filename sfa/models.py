@@ -1,0 +1,119 @@
+"""Models and tokenizers, from a config or from a folder in Hugging Face format."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from composer.models import ComposerModel
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from sfa.config import Model, Tokenizer
+from sfa.data import TASKS
+from sfa.data.packing import IGNORED
+
+END = "<|endoftext|>"
+
+
+class StageModel(ComposerModel):
+    """A causal language model for a Composer Trainer.
+
+    The loss is the cross-entropy over the learned tokens of the *global* batch, whatever its split over ranks and
+    microbatches: see :class:`sfa.data.batches.Steps`.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        blocks = set(getattr(model, "_no_split_modules", None) or [])
+        model.fsdp_wrap_fn = lambda module: type(module).__name__ in blocks
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits ``[batch, seq_len, vocab]``. Restarting ``position_ids`` keep attention inside each example."""
+        output = self.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+        logits: Tensor = output.logits
+        return logits
+
+    def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Mean over sequences of ``weight · summed token loss``; scalar, float32."""
+        labels = batch["labels"][:, 1:]
+        logits = outputs[:, :-1].float().flatten(0, 1)
+        losses = nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return (losses.view_as(labels).sum(1) * batch["weight"]).mean()
+
+
+def build(model: Model, seed: int) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The model that a stream starts from, float32 on CPU, and its tokenizer."""
+    if model.name is not None:
+        tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        return AutoModelForCausalLM.from_pretrained(
+            model.name, revision=model.revision, dtype=torch.float32, use_safetensors=True
+        ), tokenizer
+    assert model.tokenizer is not None, "the config demands one beside an architecture"
+    tokenizer = train_tokenizer(model.tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(_config(model, len(tokenizer)), dtype=torch.float32), tokenizer
+
+
+def parameter_count(model: Model) -> int:
+    """Number of parameters, from the configuration alone.
+
+    Raises:
+        OSError: the configuration of a pretrained model cannot be had, for example because the hub is off.
+    """
+    vocab = model.tokenizer.vocab_size if model.tokenizer else None
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(_config(model, vocab))
+    return sum(p.numel() for p in empty.parameters())
+
+
+def read_model(folder: Path) -> Any:
+    """The ``transformers`` model in a folder, float32 on CPU, of the class that its ``config.json`` names.
+
+    Raises:
+        ValueError: weights are missing from the folder, or do not fit the configuration.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    kind = getattr(transformers, config.architectures[0])
+    model, info = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    wrong = {what: sorted(names) for what, names in info.items() if names}
+    if wrong:
+        raise ValueError(f"the weights in {folder} do not fit its configuration: {wrong}")
+    return model
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder; one without a pad token pads with its end of text."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def train_tokenizer(settings: Tokenizer) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer trained on the training rows of ``settings.train_on``; digits are single tokens."""
+    tokenizer = FastTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rows = [row for name in sorted(set(settings.train_on)) for row in TASKS[name]().rows("train")]
+    tokenizer.train_from_iterator((f"{row['prompt']} {row['response']}" for row in rows), trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+
+
+def _config(model: Model, vocab_size: int | None) -> Any:
+    if model.name is not None:
+        return AutoConfig.from_pretrained(model.name, revision=model.revision)
+    special = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    return AutoConfig.for_model(model.architecture, **{**special, **model.config})

@@ -1,0 +1,83 @@
+"""The evaluation matrix of a run, its metrics, and the file that holds them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfa.callbacks import Score
+from sfa.config import Config
+
+
+def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> dict[str, float]:
+    """Summary of a stream of n tasks.
+
+    Args:
+        base: ``[n]``, scores of the model before the stream.
+        matrix: ``[n, n]``, ``matrix[i, j]`` the score on task j after stage i; higher is better.
+
+    Returns:
+        ``average``: mean score over tasks after the last stage.
+        ``forgetting``: mean over all tasks but the last of the best score at any earlier point, less the final one
+        (Chaudhry et al., 2018, with the base as a point).
+        ``backward_transfer``: mean over all tasks but the last of the final score, less that right after the task's
+        own stage (Lopez-Paz & Ranzato, 2017). Both are 0 for a single task.
+    """
+    final = matrix[-1]
+    if len(matrix) == 1:
+        return {"average": float(final.mean()), "forgetting": 0.0, "backward_transfer": 0.0}
+    best = np.vstack([base, matrix[:-1]]).max(0)[:-1]
+    return {
+        "average": float(final.mean()),
+        "forgetting": float((best - final[:-1]).mean()),
+        "backward_transfer": float((final - np.diag(matrix))[:-1].mean()),
+    }
+
+
+def assemble(config: Config, stages: list[dict[str, Any]], scores: list[list[Score]]) -> dict[str, Any]:
+    """The content of ``results.json``.
+
+    Args:
+        config: of the run.
+        stages: manifests in order, the base first.
+        scores: final scores of each, in the same order.
+    """
+    names = ["base", *(task.name for task in config.tasks)]
+    kept = ("task", "method", "fingerprint", "steps", "merge_steps", "l2_from_anchor", "seconds", "tokens")
+    rows = [{"after": after, **score} for after, part in zip(names, scores, strict=True) for score in part]
+    by_task = np.array([[_mean(part, task.evals) for task in config.tasks] for part in scores])
+    whole = not np.isnan(by_task).any()
+    return {
+        "name": config.name,
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "stages": [
+            {key: stage[key] for key in (*kept, "peak_bytes", "stored_examples")} for stage in stages if stage["parent"]
+        ],
+        "evaluations": rows,
+        "metrics": metrics(by_task[0].tolist(), by_task[1:]) if whole else None,
+    }
+
+
+def _mean(scores: list[Score], names: Sequence[str]) -> float:
+    """A task's score: the mean over its evaluations, NaN if the run leaves one out."""
+    values = {score["task"]: score["value"] for score in scores}
+    return float(np.mean([values.get(name, np.nan) for name in names])) if names else float("nan")
+
+
+def matrix_text(results: dict[str, Any]) -> str:
+    """The matrix of evaluation × stage as a plain table, with the metrics below it."""
+    columns = list(dict.fromkeys(row["task"] for row in results["evaluations"]))
+    kinds = {row["task"]: row["metric"] for row in results["evaluations"]}
+    values = {(row["after"], row["task"]): row["value"] for row in results["evaluations"]}
+    distances = {stage["task"]: f"{stage['l2_from_anchor']:.3f}" for stage in results["stages"]}
+    header = ["after", *(f"{name} ({kinds[name]})" for name in columns), "L2 from anchor"]
+    lines = [
+        [after, *(f"{values[after, name]:.3f}" for name in columns), distances.get(after, "")]
+        for after in dict.fromkeys(row["after"] for row in results["evaluations"])
+    ]
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]]
+    summary = results["metrics"] or {}
+    return "\n".join([*(line.rstrip() for line in table), "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])

@@ -1,0 +1,76 @@
+"""Stages on disk: written last and atomically, verified before use, made by one process at a time."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+
+class DamagedStage(Exception):
+    """A finished stage whose files are not those its manifest lists."""
+
+
+def fingerprint(spec: Any) -> str:
+    """16 hex digits of the SHA-256 of ``spec`` in canonical JSON."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces ``path`` whole or not at all: write, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as stream:
+        json.dump(content, stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def finish(folder: Path, manifest: dict[str, Any]) -> None:
+    """Makes ``folder`` a stage: writes its manifest, with the checksums of all files of its model."""
+    files = {}
+    for file in _files(folder):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+        files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    write_json(folder / "manifest.json", {**manifest, "files": files})
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, or ``None``."""
+    path = folder / "manifest.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def verify(folder: Path) -> None:
+    """Compares the files of a finished stage with its manifest.
+
+    Raises:
+        DamagedStage: a file is missing, added or changed.
+    """
+    listed = (manifest(folder) or {}).get("files", {})
+    found = {str(file.relative_to(folder)): file for file in _files(folder)}
+    if listed.keys() != found.keys():
+        raise DamagedStage(f"{folder}: missing or unknown files {sorted(listed.keys() ^ found.keys())}")
+    for name, file in found.items():
+        if file.stat().st_size != listed[name]["bytes"] or _sha256(file) != listed[name]["sha256"]:
+            raise DamagedStage(f"{file} is not the file that was written: its size or checksum differs")
+
+
+def lock(folder: Path) -> FileLock:
+    """A lock on making the stage in ``folder``; it is free again when its process ends, however it ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / f".{folder.name}.lock")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in (folder / "model").rglob("*") if file.is_file())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

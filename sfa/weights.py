@@ -1,0 +1,100 @@
+"""Weights on disk: models in Hugging Face format, read and written whole or as shards."""
+
+import math
+from pathlib import Path
+
+import torch
+from composer.utils import dist
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from sfa.anchor import trained_shards
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors). All ranks call it; only
+    rank 0 holds the whole model, in CPU memory, and writes."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(model, options=options)
+    if dist.get_global_rank() == 0:
+        model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+    dist.barrier()
+
+
+def full_state(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a Hugging Face folder, float32, named as the model in memory names them. A folder without a
+    ``config.json`` gives the tensors of its safetensors files as they are named there."""
+    if (folder / "config.json").is_file():
+        from sfa.models import read_model
+
+        return read_model(folder).state_dict()
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stream:
+            tensors |= {name: stream.get_tensor(name) for name in stream.keys()}
+    if not tensors:
+        raise FileNotFoundError(f"{folder} holds no safetensors files")
+    return tensors
+
+
+def read_shards(module: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """This rank's shards of the model in ``folder``, split as ``module`` is. All ranks call it.
+
+    The weights pass through ``module`` itself, which knows how it is sharded, and its own weights are put back.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no model.
+        ValueError: the model in ``folder`` lacks a parameter that ``module`` trains, or has it in another shape.
+    """
+    broadcast = not any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
+    state = _named_as(module, full_state(folder)) if dist.get_global_rank() == 0 or not broadcast else {}
+    shards = trained_shards(module)
+    kept = {name: shard.clone() for name, shard in shards.items()}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast and dist.get_world_size() > 1)
+    set_model_state_dict(module, state, options=options)
+    read = {name: shard.clone() for name, shard in trained_shards(module).items()}
+    with torch.no_grad():
+        for name, shard in trained_shards(module).items():
+            shard.copy_(kept[name])
+    return read
+
+
+def _named_as(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with the names of ``module``, which may wrap the model in ``state`` as a ComposerModel does."""
+    trained = [_plain(name) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    prefixes = {name[: -len(key)] for key in state for name in trained if name == key or name.endswith("." + key)}
+    for prefix in sorted(prefixes, key=len):
+        if all(name.removeprefix(prefix) in state for name in trained):
+            return {prefix + key: tensor for key, tensor in state.items()}
+    missing = [name for name in trained if not any(name == key or name.endswith("." + key) for key in state)]
+    raise ValueError(f"the anchor does not fit the model: it lacks {missing[:3]} ({len(missing)} tensors)")
+
+
+def _plain(name: str) -> str:
+    return name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "")
+
+
+def distance(folder: Path, other: Path) -> float:
+    """‖θ − θ'‖₂ between two models of one architecture on disk, summed in float64, one tensor in memory at a time.
+
+    Raises:
+        ValueError: the models do not have the same tensors.
+    """
+    one, two = _locations(folder), _locations(other)
+    if one.keys() != two.keys():
+        raise ValueError(f"{folder} and {other} differ in tensors, for example {sorted(one.keys() ^ two.keys())[:3]}")
+    total = 0.0
+    for name, file in one.items():
+        with safe_open(file, framework="pt") as a, safe_open(two[name], framework="pt") as b:
+            total += float((a.get_tensor(name).double() - b.get_tensor(name).double()).square().sum())
+    return math.sqrt(total)
+
+
+def _locations(folder: Path) -> dict[str, Path]:
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stream:
+            found |= dict.fromkeys(stream.keys(), file)
+    return found

@@ -1,0 +1,75 @@
+"""Runs a config: ``composer [-n RANKS] train.py yamls/quickstart.yaml [key=value …]``."""
+
+import logging
+import os
+import shlex
+import sys
+import warnings
+
+from eval import available
+from sfa import config as configs
+
+USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong config or usage, 130 interrupted."""
+    first = os.environ.get("RANK", "0") == "0"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, file=sys.stderr)
+        return 0 if arguments else 2
+    try:
+        config = configs.load(arguments[0], arguments[1:], available())
+    except configs.ConfigError as error:
+        if first:
+            print(error, file=sys.stderr)
+        return 2
+    if config.dry_run:
+        if first:
+            from sfa.describe import describe
+
+            print(describe(config))
+        return 0
+    return train(config, shlex.join(["composer", "train.py", *arguments]), first)
+
+
+def train(config: configs.Config, command: str, first: bool) -> int:
+    """Trains and reports; ``command`` is what goes on with it."""
+    _quiet()
+    from rich.console import Console
+
+    from eval.harness import Harness
+    from scripts.curves import draw
+    from sfa.callbacks import Interrupted
+    from sfa.results import matrix_text
+    from sfa.run import run
+    from sfa.store import DamagedStage
+
+    console = Console(quiet=not first, highlight=False, soft_wrap=True)
+    try:
+        results = run(config, Harness(config), console)
+    except (Interrupted, KeyboardInterrupt) as error:
+        saved = f"at {error}, saved" if isinstance(error, Interrupted) else "nothing of a finished stage is lost"
+        console.print(f"\nInterrupted ({saved}). To go on, run the same command again:\n  {command}")
+        return 130
+    except DamagedStage as error:
+        print(f"{error}. Delete that stage's folder to make it again.", file=sys.stderr)
+        return 1
+    folder = config.save_folder / config.name
+    if first:
+        picture = draw([folder], folder / "curves.png")
+        console.print(f"\n{matrix_text(results)}\n\n{folder / 'results.json'}  {picture}")
+    return 0
+
+
+def _quiet() -> None:
+    """Leaves the terminal to our own lines; warnings of the libraries go to the log."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("composer").setLevel(logging.ERROR)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
