@@ -52,7 +52,8 @@ def read_shards(module: nn.Module, folder: Path) -> dict[str, Tensor]:
     state = _named_as(module, full_state(folder)) if dist.get_global_rank() == 0 or not broadcast else {}
     shards = trained_shards(module)
     kept = {name: shard.clone() for name, shard in shards.items()}
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast and dist.get_world_size() > 1)
+    broadcast = broadcast and dist.get_world_size() > 1
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast, strict=False)
     set_model_state_dict(module, state, options=options)
     read = {name: shard.clone() for name, shard in trained_shards(module).items()}
     with torch.no_grad():
@@ -62,12 +63,12 @@ def read_shards(module: nn.Module, folder: Path) -> dict[str, Tensor]:
 
 
 def _named_as(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with the names of ``module``, which may wrap the model in ``state`` as a ComposerModel does."""
+    """The trained parameters of ``module`` from ``state``, whose model it may wrap as a ComposerModel does."""
     trained = [_plain(name) for name, parameter in module.named_parameters() if parameter.requires_grad]
     prefixes = {name[: -len(key)] for key in state for name in trained if name == key or name.endswith("." + key)}
     for prefix in sorted(prefixes, key=len):
         if all(name.removeprefix(prefix) in state for name in trained):
-            return {prefix + key: tensor for key, tensor in state.items()}
+            return {name: state[name.removeprefix(prefix)] for name in trained}
     missing = [name for name in trained if not any(name == key or name.endswith("." + key) for key in state)]
     raise ValueError(f"the anchor does not fit the model: it lacks {missing[:3]} ({len(missing)} tensors)")
 
