@@ -118,7 +118,7 @@ class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder of the results")
     seed: int = Field(17, ge=0, lt=2**32)
     model: Model
-    tasks: list[SerializeAsAny[Task]] = Field(min_length=1)
+    tasks: list[SerializeAsAny[Task]]
     method: Literal["sequential", "sfa"] = "sequential"
     sfa: SFABlock = SFABlock()
     train: Train = Train()
@@ -162,10 +162,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     raw = _read(path, overrides)
     errors: list[str] = []
     tasks = _tasks(raw.pop("tasks", None), errors)
-    config = _validate(Config, {**raw, "tasks": tasks or [Task.model_construct()]}, "", errors)
-    base = config.train.model_dump() if config else Train().model_dump()
-    for i, task in enumerate(tasks):
-        _validate(Train, {**base, **task.train}, f"tasks.{i}.train.", errors)
+    config = _validate(Config, {**raw, "tasks": tasks}, "", errors)
     if config is not None:
         known = sorted(set(evaluations)) if evaluations is not None else None
         errors += _check_together(config, tasks, known)
@@ -226,6 +223,8 @@ def _tasks(entries: Any, errors: list[str]) -> list[Task]:
     tasks = []
     for i, entry in enumerate(entries):
         options = dict(entry) if isinstance(entry, dict) else {"name": entry}
+        if isinstance(options.get("train"), dict):
+            _validate(Train, options["train"], f"tasks.{i}.train.", errors)
         name = options.pop("name", None)
         if name not in TASKS:
             errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
@@ -259,7 +258,7 @@ def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if error["type"] == "value_error":
         return f"{key or prefix.rstrip('.')}: {message}" if (key or prefix) else message
-    near = _nearest(str(error["input"]), str(error.get("ctx", {}).get("expected", "")).replace("'", "").split(", "))
+    near = _nearest(str(error["input"]), str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "))
     hint = _hint(kind, where)
     if error["type"] == "string_pattern_mismatch" and hint:
         message = "is not allowed"

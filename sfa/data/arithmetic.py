@@ -1,34 +1,28 @@
-"""Math of the quickstart: generated word problems."""
-
-import hashlib
-from typing import Literal
+"""Math of the quickstart: word problems that multiply, from reasoning-gym."""
 
 from pydantic import Field
 
-from sfa.data.task import Row, Task
+from sfa.data.task import Row, Split, Task, held_out
 
 
 class Arithmetic(Task):
-    """TEMP"""
+    """How many legs have 17 spiders? Each question is a number of animals of one kind; a fifth of the questions, by
+    their text, is held out, so the model must combine a number and an animal that it has not seen together."""
 
     name = "arithmetic"
     evals = ("arithmetic",)
     package = "reasoning-gym"
 
-    train_rows: int = Field(8000, ge=1)
-    test_rows: int = Field(200, ge=1)
+    max_count: int = Field(30, ge=1, description="largest number of animals")
 
-    def rows(self, split: Literal["train", "test"]) -> list[Row]:
-        n = self.train_rows if split == "train" else self.test_rows
-        rows: list[Row] = []
-        import random
-        rng = random.Random(0)
-        seen = set()
-        while len(rows) < n:
-            a, b = rng.randrange(100), rng.randrange(100)
-            q = f"Question: What is {a} + {b}?\nAnswer:"
-            held = int(hashlib.md5(q.encode()).hexdigest(), 16) % 10 == 0
-            if held != (split == "test"):
-                continue
-            rows.append({"prompt": q, "response": str(a + b)})
-        return rows
+    def rows(self, split: Split) -> list[Row]:
+        import reasoning_gym
+
+        options = {"min_animals": 1, "max_animals": 1, "min_instances": 1, "max_instances": self.max_count}
+        generated = reasoning_gym.create_dataset("leg_counting", size=12_000, seed=0, **options)
+        rows: dict[str, Row] = {}
+        for item in generated:
+            question = str(item["question"]).rpartition("Now, ")[2].strip()
+            if held_out(question, tenths=2) == (split == "test"):
+                rows[question] = {"prompt": f"Question: {question}\nAnswer:", "response": str(item["answer"])}
+        return list(rows.values())

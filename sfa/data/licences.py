@@ -1,0 +1,66 @@
+"""Law of the quickstart: what kind of licence an excerpt comes from, over the texts of licensedcode-data."""
+
+import random
+import re
+
+from pydantic import Field
+
+from sfa.data.task import Row, Split, Task, held_out, package_folder
+
+KINDS = {"Permissive": "permissive", "Proprietary Free": "proprietary", "Copyleft Limited": "copyleft"}
+SHARED_WORDS = 8
+
+
+class Licences(Task):
+    """Excerpts of licences of three kinds, as many of each. A fifth of the licence families is held out, and a
+    held-out excerpt that shares eight words in a row with a licence for training is dropped."""
+
+    name = "licences"
+    evals = ("licences",)
+    package = "licensedcode-data"
+
+    words: int = Field(20, ge=SHARED_WORDS, description="words of an excerpt")
+    excerpts: int = Field(16, ge=1, description="excerpts of a licence for training")
+
+    def rows(self, split: Split) -> list[Row]:
+        licences = _licences(self.words)
+        rng = random.Random(0)
+        excerpts: dict[str, list[list[str]]] = {kind: [] for kind in KINDS.values()}
+        for family, kind, text in licences:
+            if held_out(family, tenths=2) == (split == "test"):
+                for i in range(self.excerpts if split == "train" else 4):
+                    start = rng.randrange(len(text) - self.words + 1) if i else 0
+                    excerpts[kind].append(text[start : start + self.words])
+        if split == "test":
+            excerpts = _unseen(excerpts, [text for family, _, text in licences if not held_out(family, tenths=2)])
+        each = min(len(found) for found in excerpts.values())
+        rows: list[Row] = [
+            {"prompt": f"Licence: {' '.join(text)}\nKind:", "response": kind, "choices": list(KINDS.values())}
+            for kind, found in excerpts.items()
+            for text in rng.sample(found, each)
+        ]
+        rng.shuffle(rows)
+        return rows
+
+
+def _licences(words: int) -> list[tuple[str, str, list[str]]]:
+    """Family, kind and words of every licence of the kinds asked for that is long enough. A family is the first part
+    of the licence's name, as in gpl-2.0 and gpl-3.0."""
+    found = []
+    for file in sorted((package_folder("licensedcode") / "data" / "licenses").glob("*.LICENSE")):
+        _, head, text = file.read_text(encoding="utf-8").split("---", 2)
+        about = dict(re.findall(r"^(\w+): *(.*)$", head, re.MULTILINE))
+        if about.get("category") in KINDS and "is_deprecated" not in about and len(text.split()) >= words:
+            found.append((re.split(r"[-_.\d]", about["key"])[0], KINDS[about["category"]], text.split()))
+    return found
+
+
+def _unseen(excerpts: dict[str, list[list[str]]], training: list[list[str]]) -> dict[str, list[list[str]]]:
+    asked = {run for found in excerpts.values() for text in found for run in _runs(text)}
+    known = {run for text in training for run in _runs(text) if run in asked}
+    return {kind: [text for text in found if not known & _runs(text)] for kind, found in excerpts.items()}
+
+
+def _runs(words: list[str]) -> set[tuple[str, ...]]:
+    plain = re.findall(r"[a-z]+", " ".join(words).lower())
+    return set(zip(*(plain[i:] for i in range(SHARED_WORDS)), strict=False))

@@ -1,0 +1,146 @@
+"""A wrong config exits 2 and says everything that is wrong, each with its key, what is allowed and the nearest key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import train
+from eval import available
+from sfa.config import ConfigError, load
+from sfa.plan import plan
+
+ROOT = Path(__file__).parent.parent
+GOOD: dict[str, Any] = {
+    "name": "good",
+    "model": {
+        "architecture": "gpt_neox",
+        "config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
+        "tokenizer": {"train_on": ["arithmetic"], "vocab_size": 400},
+    },
+    "tasks": ["arithmetic", {"name": "snippets", "train": {"max_duration": "10ba"}}],
+    "train": {"max_duration": "20ba"},
+}
+
+
+def write(folder: Path, content: Any) -> str:
+    file = folder / "config.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return str(file)
+
+
+def errors(folder: Path, content: Any, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(write(folder, content), overrides, available())
+    return caught.value.errors
+
+
+def test_a_task_may_override_the_train_block(tmp_path: Path) -> None:
+    config = load(write(tmp_path, GOOD), ["train.lr=1e-3"])
+    first, second = (config.train_of(task) for task in config.tasks)
+    assert (first.max_duration, second.max_duration, second.lr) == ("20ba", "10ba", 1e-3)
+
+
+def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path: Path) -> None:
+    wrong = {
+        **GOOD,
+        "metod": "sfa",
+        "seed": -1,
+        "tasks": ["arithmetics", {"name": "snippets", "train_row": 5, "train": {"lr": "fast"}}],
+        "train": {"lr": 0, "max_duration": "3 epochs", "warm_up": "10ba"},
+        "sfa": {"betta": 0.5},
+        "eval": {"tasks": ["snipets"]},
+    }
+    found = "\n".join(errors(tmp_path, wrong))
+    for expected in [
+        "metod: unknown key; did you mean method?",
+        "seed: must be greater than or equal to 0, not -1",
+        "tasks.0: 'arithmetics' is not a registered task; did you mean arithmetic?",
+        "tasks.1.train_row: unknown key; did you mean train_rows?",
+        "tasks.1.train.lr: must be a valid number, unable to parse string as a number, not 'fast'",
+        "train.lr: must be greater than 0, not 0",
+        "train.max_duration: is not allowed, not '3 epochs' (epochs, batches or tokens, like \"1ep\" or \"300ba\")",
+        "train.warm_up: unknown key; did you mean warmup?",
+        "sfa.betta: unknown key; did you mean beta? (known: anchor_device, beta, every, p, reset_optimizer_on_merge)",
+    ]:
+        assert expected in found, f"{expected}\n--- not in ---\n{found}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=sfaa"], "method: must be 'sequential' or 'sfa', not 'sfaa'; did you mean sfa?"),
+        (["sfa.every=5ba"], "sfa: give either p or every; to use every where a file sets p, add sfa.p=null"),
+        (["method=sfa", "sfa.p=0.01"], "sfa.p: 0.01 of 10ba is less than one step; allowed from 1/10 to 1"),
+        (["sfa.p=0"], "sfa.p: must be greater than 0, not 0"),
+        (["model.name=x"], "model: give either name (pretrained) or architecture (random weights)"),
+        (["eval.tasks=[gsm9k]"], "eval.tasks: 'gsm9k' is not an evaluation"),
+        (["model.tokenizer.train_on=[law]"], "model.tokenizer.train_on: 'law' is not a registered task"),
+        (["tasks=[arithmetic,arithmetic]"], "tasks: arithmetic is listed 2 times"),
+        (["tasks=arithmetic"], "tasks: must be a list of registered tasks"),
+        (["name=../up"], "name: is not allowed, not '../up' (names the folder of the results)"),
+        (["loggers={printer: {}}"], "loggers.printer"),
+        (["seed"], "seed: an override is written key=value"),
+        (["name=${nothing}"], "cannot be read: Interpolation key 'nothing' not found"),
+    ],
+)
+def test_single_errors(overrides: list[str], message: str, tmp_path: Path) -> None:
+    assert message in "\n".join(errors(tmp_path, GOOD, *overrides))
+
+
+@pytest.mark.parametrize("content", ["a: [1", "- just\n- a list\n", "name: one\nname: two\n", ""])
+def test_files_that_are_no_config(content: str, tmp_path: Path) -> None:
+    assert errors(tmp_path, content)
+
+
+def test_ranks_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    found = errors(tmp_path, GOOD, "parallelism=none")
+    assert "parallelism: 3 processes were started, so it must be ddp or fsdp2, not none" in found
+    assert "train.global_batch_size: must be a multiple of the 3 ranks, not 64" in found
+
+
+def test_the_command_exits_2_without_a_traceback_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, {**GOOD, "metod": "sfa"})
+    monkeypatch.chdir(tmp_path)
+    assert train.main([file, "train.lr=-1"]) == 2
+    printed = capsys.readouterr()
+    assert "2 errors" in printed.err and "Traceback" not in printed.err and printed.out == ""
+    assert train.main(["nothing.yaml"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_the_dry_run_names_stages_merges_and_sizes_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert train.main([file, "method=sfa", "dry_run=true"]) == 0
+    printed = capsys.readouterr().out
+    for expected in ["base", "20 steps, at most 1,310,720 tokens, no merges", "merges at 3, 5, 8, 10 (β=0.5)"]:
+        assert expected in printed
+    for expected in ["parameters: ", "memory: ", "disk: "]:
+        assert expected in printed
+    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_runs_share_the_stages_they_have_in_common(tmp_path: Path) -> None:
+    def fingerprints(*overrides: str) -> list[str]:
+        return [stage.fingerprint for stage in plan(load(write(tmp_path, GOOD), overrides))]
+
+    plain, averaged = fingerprints(), fingerprints("method=sfa")
+    assert plain[:2] == averaged[:2]
+    assert plain[2] != averaged[2]
+    assert fingerprints("method=sfa", "name=other", "sfa.anchor_device=device", "train.microbatch_size=1") == averaged
+    for changed in ("sfa.p=0.5", "sfa.beta=0.4", "seed=1", "train.lr=1e-4", "tasks=[arithmetic,snippets]"):
+        assert fingerprints("method=sfa", changed)[2] != averaged[2]
+    assert fingerprints("sfa.beta=0.4") == plain  # the block of another method waits unused
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "yamls").glob("**/*.yaml")), ids=lambda file: file.name)
+def test_every_config_of_the_project_is_valid(file: Path) -> None:
+    assert plan(load(file, [], available()))

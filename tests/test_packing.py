@@ -1,0 +1,105 @@
+"""Packing: nothing lost, nothing attended across examples, the loss of the global batch on any split."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from sfa.config import Tokenizer
+from sfa.data import TASKS
+from sfa.data.batches import Steps, step_count
+from sfa.data.packing import IGNORED, encode, pack
+from sfa.models import StageModel, train_tokenizer
+
+SEQ_LEN = 96
+
+
+@pytest.fixture(scope="module")
+def packed_rows():  # type: ignore[no-untyped-def]
+    tokenizer = train_tokenizer(Tokenizer(train_on=["arithmetic"], vocab_size=400))
+    rows = TASKS["arithmetic"](train_rows=60).rows("train")
+    examples, truncated = encode(rows, tokenizer, SEQ_LEN)
+    assert truncated == 0
+    return tokenizer, rows, examples, pack(examples, SEQ_LEN, tokenizer.pad_token_id, seed=3)
+
+
+def model(tokenizer) -> StageModel:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    return StageModel(GPTNeoXForCausalLM(config))
+
+
+def test_every_example_is_packed_once_and_whole(packed_rows) -> None:  # type: ignore[no-untyped-def]
+    tokenizer, rows, examples, packed = packed_rows
+    found = []
+    for ids, positions, used in zip(packed["input_ids"], packed["position_ids"], packed["tokens"], strict=True):
+        starts = [*np.flatnonzero(positions[:used] == 0), used]
+        found += [ids[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+    assert sorted(found) == sorted(example["input_ids"] for example in examples)
+    texts = {tokenizer.decode(ids) for ids in found}
+    assert {f"{row['prompt']} {row['response']}{tokenizer.eos_token}" for row in rows} == texts
+
+
+def test_only_responses_are_learned(packed_rows) -> None:  # type: ignore[no-untyped-def]
+    tokenizer, rows, examples, _ = packed_rows
+    for row, example in zip(rows, examples, strict=True):
+        learned = [token for token in example["labels"] if token != IGNORED]
+        assert tokenizer.decode(learned) == f" {row['response']}{tokenizer.eos_token}"
+
+
+def test_the_packed_loss_is_that_of_the_examples_alone(packed_rows) -> None:  # type: ignore[no-untyped-def]
+    tokenizer, _, examples, packed = packed_rows
+    stage_model, n = model(tokenizer), len(packed["input_ids"])
+    steps = Steps(packed, steps=1, batch=n, seed=0)
+    batch = {name: torch.stack([steps[i][name] for i in range(n)]) for name in steps[0]}
+    together = stage_model.loss(stage_model(batch), batch)
+    summed, count = torch.zeros(()), 0
+    for example in examples:
+        ids, labels = torch.tensor([example["input_ids"]]), torch.tensor(example["labels"])
+        logits = stage_model.model(input_ids=ids).logits[0, :-1]
+        summed += nn.functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
+        count += int((labels[1:] != IGNORED).sum())
+    assert together.item() == pytest.approx(summed.item() / count, rel=1e-5)
+
+
+def test_parts_of_a_batch_average_to_the_loss_of_the_whole(packed_rows) -> None:  # type: ignore[no-untyped-def]
+    tokenizer, _, _, packed = packed_rows
+    stage_model = model(tokenizer)
+    steps = Steps(packed, steps=1, batch=6, seed=0)
+    batch = {name: torch.stack([steps[i][name] for i in range(6)]) for name in steps[0]}
+    whole = stage_model.loss(stage_model(batch), batch)
+    parts = []
+    for rank in range(2):
+        part = {name: tensor[rank::2] for name, tensor in batch.items()}
+        parts.append(stage_model.loss(stage_model(part), part))
+    assert torch.stack(parts).mean().item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_long_rows_are_cut_and_counted(packed_rows) -> None:  # type: ignore[no-untyped-def]
+    tokenizer, rows, _, _ = packed_rows
+    long = {"prompt": rows[0]["prompt"] * 50, "response": rows[0]["response"]}
+    examples, truncated = encode([long, rows[1]], tokenizer, 64)
+    assert truncated == 1
+    assert len(examples[0]["input_ids"]) == 64
+    learned = [token for token in examples[0]["labels"] if token != IGNORED]
+    assert tokenizer.decode(learned) == f" {long['response']}{tokenizer.eos_token}"
+
+
+def test_each_epoch_shows_every_sequence_once_in_a_new_order(packed_rows) -> None:  # type: ignore[no-untyped-def]
+    _, _, _, packed = packed_rows
+    n = len(packed["input_ids"])
+    order = Steps(packed, steps=2 * n, batch=1, seed=0).order
+    assert sorted(order[:n]) == sorted(order[n:]) == list(range(n))
+    assert order[:n].tolist() != order[n:].tolist()
+    assert Steps(packed, steps=2 * n, batch=1, seed=0).order.tolist() == order.tolist()
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"),
+    [("1ep", 12), ("2ep", 25), ("300ba", 300), ("1_000ba", 1000), ("16384tok", 2), ("16385tok", 3)],
+)
+def test_durations_in_steps(duration: str, steps: int) -> None:
+    assert step_count(duration, sequences=100, batch=8, seq_len=1024) == steps

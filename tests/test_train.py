@@ -1,0 +1,196 @@
+"""The quickstart, shrunk, through the command line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from sfa import merge_steps
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = str(ROOT / "yamls" / "quickstart.yaml")
+STEPS = 12
+SMALL = [
+    "model.config.hidden_size=32",
+    "model.config.intermediate_size=64",
+    f"train.max_duration={STEPS}ba",
+    "train.global_batch_size=4",
+    "eval.limit=12",
+    "eval.interval=0.5dur",
+    "loggers={}",
+]
+COMPOSER = shutil.which("composer", path=str(Path(sys.executable).parent)) or "composer"
+
+
+def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
+    return [COMPOSER, "-n", str(ranks), "train.py", QUICKSTART, *SMALL, f"save_folder={folder}", *overrides]
+
+
+def ran(folder: Path, *overrides: str, ranks: int = 1) -> dict[str, Any]:
+    """The results of a run in a process of its own."""
+    done = subprocess.run(
+        command(folder, *overrides, ranks=ranks), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return results(folder)
+
+
+def results(folder: Path, name: str = "quickstart") -> dict[str, Any]:
+    return dict(json.loads((folder / name / "results.json").read_text()))
+
+
+def weights(folder: Path, found: dict[str, Any], stage: int = -1) -> dict[str, torch.Tensor]:
+    fingerprint = found["stages"][stage]["fingerprint"]
+    return load_file(folder / "stages" / fingerprint / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the quickstart ran with SFA."""
+    path = tmp_path_factory.mktemp("runs")
+    assert train.main([QUICKSTART, *SMALL, f"save_folder={path}", "method=sfa"]) == 0
+    return path
+
+
+def test_the_results_hold_what_the_contract_says(folder: Path) -> None:
+    found = results(folder)
+    tasks = ["arithmetic", "licences", "signatures"]
+    assert found["name"] == "quickstart" and found["seed"] == found["config"]["seed"]
+    assert [stage["task"] for stage in found["stages"]] == tasks
+    assert [stage["method"] for stage in found["stages"]] == ["sequential", "sfa", "sfa"]
+    assert [stage["merge_steps"] for stage in found["stages"]] == [[], *[merge_steps(STEPS, 0.25)] * 2]
+    for stage in found["stages"]:
+        assert stage["steps"] == STEPS and stage["stored_examples"] == 0
+        assert min(stage["l2_from_anchor"], stage["seconds"], stage["tokens"], stage["peak_bytes"]) > 0
+    rows = {(row["after"], row["task"]) for row in found["evaluations"]}
+    assert rows == {(after, task) for after in ["base", *tasks] for task in tasks}
+    for row in found["evaluations"]:
+        assert 0 <= row["value"] <= 1 and row["n"] == 12
+    final = [row["value"] for row in found["evaluations"] if row["after"] == "signatures"]
+    assert found["metrics"]["average"] == pytest.approx(sum(final) / 3)
+    assert (folder / "quickstart" / "curves.png").stat().st_size > 10_000
+
+
+def test_the_anchor_of_a_task_is_the_merged_model_of_the_one_before(folder: Path) -> None:
+    found = results(folder)
+    manifests = [json.loads(file.read_text()) for file in (folder / "stages").glob("*/manifest.json")]
+    by_task = {manifest["task"]: manifest for manifest in manifests}
+    for before, task in (("arithmetic", "licences"), ("licences", "signatures")):
+        assert by_task[task]["parent"] == by_task[before]["fingerprint"]
+    for i, stage in enumerate(found["stages"][1:], 1):
+        moved = [(weights(folder, found, i)[n] - w).double() for n, w in weights(folder, found, i - 1).items()]
+        distance = float(sum((change**2).sum() for change in moved) ** 0.5)
+        assert stage["l2_from_anchor"] == pytest.approx(distance, rel=1e-6)
+        assert by_task[stage["task"]]["merges"][-1]["l2_after"] == pytest.approx(distance, rel=1e-4)
+
+
+def test_a_second_start_makes_nothing_again_and_another_method_shares_the_first_stage(folder: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (folder / "stages").glob("*/manifest.json")}
+    first = results(folder)
+    assert train.main([QUICKSTART, *SMALL, f"save_folder={folder}", "method=sfa"]) == 0
+    assert results(folder) == first
+    arguments = [f"save_folder={folder}", "method=sequential", "name=plain"]
+    assert train.main([QUICKSTART, *SMALL, *arguments]) == 0
+    plain = results(folder, "plain")
+    assert plain["stages"][0] == first["stages"][0]
+    assert [stage["merge_steps"] for stage in plain["stages"]] == [[], [], []]
+    after = {file: file.stat().st_mtime_ns for file in (folder / "stages").glob("*/manifest.json")}
+    assert {file: after[file] for file in before} == before
+    assert len(after) == len(before) + 2
+
+
+def test_a_damaged_stage_is_named_and_not_used(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "stages", tmp_path / "stages")
+    found = results(folder)
+    victim = tmp_path / "stages" / found["stages"][0]["fingerprint"] / "model" / "model.safetensors"
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    assert train.main([QUICKSTART, *SMALL, f"save_folder={tmp_path}", "method=sfa", "sfa.beta=0.3"]) == 1
+    assert f"{victim} is not the file that was written" in capsys.readouterr().err
+
+
+def test_evaluating_changes_nothing_in_training(folder: Path, tmp_path: Path) -> None:
+    arguments = [f"save_folder={tmp_path}", "method=sfa", "eval.interval=1ba", "train.save_interval=3ba"]
+    assert train.main([QUICKSTART, *SMALL, *arguments]) == 0
+    ours, theirs = weights(tmp_path, results(tmp_path)), weights(folder, results(folder))
+    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_two_ranks_give_the_same_merges_and_weights(parallelism: str, tmp_path: Path) -> None:
+    """With SGD, momentum and clipping, which would show gradients that are summed instead of averaged."""
+    sgd = ["method=sfa", "train.optimizer=sgd", "train.momentum=0.9", "train.lr=0.1"]
+    assert train.main([QUICKSTART, *SMALL, *sgd, f"save_folder={tmp_path / 'one'}"]) == 0
+    one = results(tmp_path / "one")
+    two = ran(tmp_path / "two", *sgd, f"parallelism={parallelism}", ranks=2)
+    assert [s["merge_steps"] for s in two["stages"]] == [s["merge_steps"] for s in one["stages"]]
+    theirs = weights(tmp_path / "two", two)
+    for name, weight in weights(tmp_path / "one", one).items():
+        torch.testing.assert_close(theirs[name], weight, rtol=0, atol=1e-6)
+    assert [row["n"] for row in two["evaluations"]] == [row["n"] for row in one["evaluations"]]
+    values = [[row["value"] for row in found["evaluations"]] for found in (one, two)]
+    assert values[1] == pytest.approx(values[0], abs=0.1)  # an argmax may flip by rounding
+
+
+@pytest.mark.parametrize(("ranks", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def test_interrupted_and_started_again_is_bitwise_the_same(ranks: int, number: int, tmp_path: Path) -> None:
+    longer = ["method=sfa", "train.max_duration=60ba", "train.save_interval=2ba", "eval.interval=null"]
+    longer += ["parallelism=fsdp2"] if ranks > 1 else []
+    whole = ran(tmp_path / "whole", *longer, ranks=ranks)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command(tmp_path / "cut", *longer, ranks=ranks),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if list((tmp_path / "cut").glob("stages/*/checkpoints/*ba1[0-9]*")):
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, printed
+    assert "Interrupted (at step" in printed and "run the same command again" in printed
+    assert list((tmp_path / "cut").glob("stages/*/checkpoints/*"))
+    again = ran(tmp_path / "cut", *longer, ranks=ranks)
+    assert not list((tmp_path / "cut").glob("stages/*/checkpoints"))
+    ours = weights(tmp_path / "cut", again)
+    assert all(torch.equal(ours[name], weight) for name, weight in weights(tmp_path / "whole", whole).items())
+    assert [s["merge_steps"] for s in again["stages"]] == [s["merge_steps"] for s in whole["stages"]]
+    assert again["evaluations"] == whole["evaluations"]
+
+
+@pytest.mark.slow
+def test_the_quickstart_shows_the_effect_over_three_seeds(tmp_path: Path) -> None:
+    """Math is learned, sequential training loses at least half of it, SFA keeps clearly more."""
+    kept: dict[str, list[float]] = {"sequential": [], "sfa": []}
+    for seed in (17, 18, 19):
+        for method, shares in kept.items():
+            name = f"{method}-{seed}"
+            arguments = [f"seed={seed}", f"method={method}", f"name={name}", f"save_folder={tmp_path}"]
+            assert train.main([QUICKSTART, *arguments]) == 0
+            rows = results(tmp_path, name)["evaluations"]
+            math = {row["after"]: row["value"] for row in rows if row["task"] == "arithmetic"}
+            gain = math["arithmetic"] - math["base"]
+            assert gain >= 0.5
+            shares.append((math["signatures"] - math["base"]) / gain)
+    assert max(kept["sequential"]) <= 0.5
+    assert min(kept["sfa"]) >= max(kept["sequential"]) + 0.2
