@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from composer.utils import dist, reproducibility
 from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
@@ -86,9 +85,7 @@ class Harness:
     def _score(self, name: str, parts: list[list[float]]) -> Score:
         values = np.concatenate(parts)
         stderr = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-        return Score(
-            task=name, metric=self._metric(name), value=float(values.mean()), stderr=stderr, n=len(values)
-        )
+        return Score(task=name, metric=self._metric(name), value=float(values.mean()), stderr=stderr, n=len(values))
 
 
 def _owner(name: str, stream: Sequence[Task]) -> Task | None:
@@ -144,10 +141,10 @@ class _Quiet(HFLM):
     """Without lm-eval's own progress bars."""
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        return super().generate_until(requests, disable_tqdm=True)
+        return list(super().generate_until(requests, disable_tqdm=True))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return super().loglikelihood(requests, disable_tqdm=True)
+        return list(super().loglikelihood(requests, disable_tqdm=True))
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return list(super().loglikelihood_rolling(requests, disable_tqdm=True))

@@ -1,9 +1,10 @@
 """Draws every task's score over the whole stream, one panel a run, merges marked (Figure 2 of the paper).
 
-    python -m scripts.curves runs/quickstart-sequential runs/quickstart-sfa --out curves.png
+python -m scripts.curves runs/quickstart-sequential runs/quickstart-sfa --out curves.png
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,9 +65,14 @@ def _panel(ax: Axes, run: Path) -> None:
         ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
     for i, (name, line) in enumerate(points.items()):
         ax.plot(
-            *zip(*line, strict=True), color=COLOURS[i % 6], marker=MARKERS[i % 6], markersize=3.5, linewidth=1.6, label=name
+            *zip(*line, strict=True),
+            color=COLOURS[i % 6],
+            marker=MARKERS[i % 6],
+            markersize=3.5,
+            linewidth=1.6,
+            label=name,
         )
-    for (start, task), (end, _) in zip(starts, starts[1:], strict=False):
+    for (start, task), (end, _) in itertools.pairwise(starts):
         ax.axvline(end, color="0.3", linewidth=0.8)
         ax.text((start + end) / 2, 1.03, f"training on {task}", ha="center", fontsize=8, color="0.3")
     average = (results["metrics"] or {}).get("average")

@@ -144,7 +144,9 @@ class SFA(Algorithm):
         assert end is not None, "Composer sets max_duration before the fit starts"
         if self.every is not None and self.every.unit != TimeUnit.DURATION:
             unit, interval = self.every.unit, exact_fraction(self.every.value)
-            return (TimeUnit.BATCH, interval * _batches_per_epoch(state)) if unit == TimeUnit.EPOCH else (unit, interval)
+            return (
+                (TimeUnit.BATCH, interval * _batches_per_epoch(state)) if unit == TimeUnit.EPOCH else (unit, interval)
+            )
         p = exact_fraction(self.every.value if self.every is not None else self.p)  # type: ignore[arg-type]
         unit, total = end.unit, int(end.value)
         if unit == TimeUnit.EPOCH:
@@ -223,7 +225,6 @@ class SFA(Algorithm):
         self._anchor_norm, self._origin = saved["anchor_norm"], saved["origin"]
         self._seen, self.merges = saved["seen"], saved["merges"]
         self._resumes = True
-
 
 
 def _progress(state: State) -> dict[str, int]:

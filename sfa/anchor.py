@@ -6,7 +6,7 @@ capturing, merging nor measuring communicates.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -132,5 +132,5 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     return flat.split(BUCKET_BYTES // flat.element_size()) if flat.numel() else ()
 
 
-def _sum_of_squares(norms: list[Tensor]) -> float:
-    return math.fsum(norm**2 for norm in torch.stack([n.double() for n in norms]).tolist()) if norms else 0.0
+def _sum_of_squares(norms: Sequence[Tensor]) -> float:
+    return math.fsum(norm**2 for norm in torch.stack([norm.double() for norm in norms]).tolist()) if norms else 0.0

@@ -180,7 +180,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     for name in (config.eval.tasks or []) if evaluations is not None else []:
         if name not in (evaluations or []):
             errors.append(_unknown("eval.tasks", name, evaluations or [], "an evaluation"))
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
         errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")
     for task in tasks:
@@ -258,7 +258,10 @@ def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if error["type"] == "value_error":
         return f"{key or prefix.rstrip('.')}: {message}" if (key or prefix) else message
-    near = _nearest(str(error["input"]), str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "))
+    near = _nearest(
+        str(error["input"]),
+        str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "),
+    )
     hint = _hint(kind, where)
     if error["type"] == "string_pattern_mismatch" and hint:
         message = "is not allowed"

@@ -1,10 +1,8 @@
 """What a run would do: the dry run's text. Nothing is written."""
 
-from fractions import Fraction
-
 from sfa.config import Config, Train
 from sfa.plan import Stage, plan
-from sfa.schedule import exact_fraction, interval_steps
+from sfa.schedule import exact_fraction, in_steps, interval_steps
 
 GIB = 2**30
 
@@ -71,15 +69,10 @@ def _merges(stage: Stage, total: int) -> str:
     every, p = stage.sfa.every, stage.sfa.p
     if every is not None and not every.endswith(("ba", "dur")):
         return f"every {every} and at the end"
-    interval = exact_fraction(p) * total if p is not None else _interval(str(every), total)
+    interval = exact_fraction(p) * total if p is not None else in_steps(str(every), total, epoch=1)
     steps = [f"{step:,}" for step in interval_steps(total, interval)]
     shown = steps if len(steps) <= 12 else [*steps[:5], "…", *steps[-2:]]
     return f"{', '.join(shown)} (β={stage.sfa.beta})"
-
-
-def _interval(every: str, total: int) -> Fraction:
-    number = exact_fraction(every.rstrip("badur").replace("_", ""))
-    return number * total if every.endswith("dur") else number
 
 
 def _size(count: float) -> str:

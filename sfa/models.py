@@ -25,7 +25,7 @@ class StageModel(ComposerModel):
     microbatches: see :class:`sfa.data.batches.Steps`.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
         self.model = model
         blocks = set(getattr(model, "_no_split_modules", None) or [])
@@ -45,13 +45,13 @@ class StageModel(ComposerModel):
         return (losses.view_as(labels).sum(1) * batch["weight"]).mean()
 
 
-def build(model: Model, seed: int) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def build(model: Model, seed: int) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model that a stream starts from, float32 on CPU, and its tokenizer."""
     if model.name is not None:
-        tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        pretrained = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
         return AutoModelForCausalLM.from_pretrained(
             model.name, revision=model.revision, dtype=torch.float32, use_safetensors=True
-        ), tokenizer
+        ), pretrained
     assert model.tokenizer is not None, "the config demands one beside an architecture"
     tokenizer = train_tokenizer(model.tokenizer)
     with torch.random.fork_rng(devices=[]):
@@ -116,4 +116,5 @@ def _config(model: Model, vocab_size: int | None) -> Any:
     if model.name is not None:
         return AutoConfig.from_pretrained(model.name, revision=model.revision)
     special = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    assert model.architecture is not None, "the config demands one or the other"
     return AutoConfig.for_model(model.architecture, **{**special, **model.config})

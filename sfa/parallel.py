@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from composer.utils import FSDP2Config, dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,11 @@ def average_gradients_on_gloo(model: nn.Module) -> None:
     if ranks == 1 or torch.distributed.get_backend() != "gloo":
         return
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+    def divide(gradient: Tensor) -> None:
+        gradient.div_(ranks)
+
     for module in modules:
-        module.set_all_reduce_hook(lambda gradient: gradient.div_(ranks))
+        module.set_all_reduce_hook(divide)
     if modules and dist.get_global_rank() == 0:
         log.info("FSDP2 on gloo sums gradients; they are divided by the %d ranks here", ranks)

@@ -78,6 +78,8 @@ def matrix_text(results: dict[str, Any]) -> str:
         for after in dict.fromkeys(row["after"] for row in results["evaluations"])
     ]
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]]
+    table = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
+    ]
     summary = results["metrics"] or {}
     return "\n".join([*(line.rstrip() for line in table), "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])

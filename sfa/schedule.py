@@ -48,3 +48,11 @@ def interval_steps(T: int, interval: Fraction) -> list[int]:
 def crosses(before: int, now: int, interval: Fraction) -> bool:
     """Whether a multiple of ``interval`` lies in (``before``, ``now``]."""
     return now // interval > before // interval
+
+
+def in_steps(interval: str, total: int, epoch: float) -> Fraction:
+    """An interval such as ``"50ba"``, ``"1ep"`` or ``"0.25dur"`` in steps, of a training of ``total`` steps with
+    ``epoch`` steps an epoch."""
+    unit = interval.lstrip("0123456789_.")
+    value = exact_fraction(interval.removesuffix(unit).replace("_", ""))
+    return {"ba": value, "ep": value * Fraction(epoch), "dur": value * total}[unit]

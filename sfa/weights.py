@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from composer.utils import dist
@@ -13,13 +14,13 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from sfa.anchor import trained_shards
 
 
-def save_model(model: nn.Module, folder: Path) -> None:
+def save_model(model: Any, folder: Path) -> None:
     """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors). All ranks call it; only
     rank 0 holds the whole model, in CPU memory, and writes."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(model, options=options)
     if dist.get_global_rank() == 0:
-        model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+        model.save_pretrained(folder, state_dict=state)
     dist.barrier()
 
 
@@ -29,11 +30,11 @@ def full_state(folder: Path) -> dict[str, Tensor]:
     if (folder / "config.json").is_file():
         from sfa.models import read_model
 
-        return read_model(folder).state_dict()
-    tensors = {}
+        return dict(read_model(folder).state_dict())
+    tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stream:
-            tensors |= {name: stream.get_tensor(name) for name in stream.keys()}
+            tensors |= {name: stream.get_tensor(name) for name in list(stream.keys())}
     if not tensors:
         raise FileNotFoundError(f"{folder} holds no safetensors files")
     return tensors
@@ -54,7 +55,7 @@ def read_shards(module: nn.Module, folder: Path) -> dict[str, Tensor]:
     kept = {name: shard.clone() for name, shard in shards.items()}
     broadcast = broadcast and dist.get_world_size() > 1
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=broadcast, strict=False)
-    set_model_state_dict(module, state, options=options)
+    set_model_state_dict(module, dict(state), options=options)
     read = {name: shard.clone() for name, shard in trained_shards(module).items()}
     with torch.no_grad():
         for name, shard in trained_shards(module).items():
@@ -94,7 +95,7 @@ def distance(folder: Path, other: Path) -> float:
 
 
 def _locations(folder: Path) -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stream:
             found |= dict.fromkeys(stream.keys(), file)

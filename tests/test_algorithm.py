@@ -62,7 +62,7 @@ def test_merging_after_every_sgd_step_is_l2_regression() -> None:
         gradients = torch.autograd.grad(loss, list(penalized.parameters()))
         with torch.no_grad():
             for (name, theta), gradient in zip(penalized.named_parameters(), gradients, strict=True):
-                theta -= eta * (gradient + lam * (theta - theta_o[name]))
+                theta.sub_(eta * (gradient + lam * (theta - theta_o[name])))
         iterates.append(weights(penalized))
 
     seen: list[dict[str, Any]] = []
@@ -235,7 +235,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
 
 
 def test_bfloat16_master_weights_are_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match="net.0.weight is torch.bfloat16: keep the parameters in float32"):
+    with pytest.raises(ValueError, match=r"net\.0\.weight is torch\.bfloat16: keep the parameters in float32"):
         trainer(Regression(dtype=torch.bfloat16), 4, [SFA(p=0.5)])
 
 

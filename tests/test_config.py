@@ -60,7 +60,7 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         "tasks.1.train_row: unknown key; did you mean train_rows?",
         "tasks.1.train.lr: must be a valid number, unable to parse string as a number, not 'fast'",
         "train.lr: must be greater than 0, not 0",
-        "train.max_duration: is not allowed, not '3 epochs' (epochs, batches or tokens, like \"1ep\" or \"300ba\")",
+        'train.max_duration: is not allowed, not \'3 epochs\' (epochs, batches or tokens, like "1ep" or "300ba")',
         "train.warm_up: unknown key; did you mean warmup?",
         "sfa.betta: unknown key; did you mean beta? (known: anchor_device, beta, every, p, reset_optimizer_on_merge)",
     ]:

@@ -1,5 +1,7 @@
 """Packing: nothing lost, nothing attended across examples, the loss of the global batch on any split."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_every_example_is_packed_once_and_whole(packed_rows) -> None:  # type: i
     found = []
     for ids, positions, used in zip(packed["input_ids"], packed["position_ids"], packed["tokens"], strict=True):
         starts = [*np.flatnonzero(positions[:used] == 0), used]
-        found += [ids[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+        found += [ids[a:b].tolist() for a, b in itertools.pairwise(starts)]
     assert sorted(found) == sorted(example["input_ids"] for example in examples)
     texts = {tokenizer.decode(ids) for ids in found}
     assert {f"{row['prompt']} {row['response']}{tokenizer.eos_token}" for row in rows} == texts

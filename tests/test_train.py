@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_results_hold_what_the_contract_says(folder: Path) -> None:
     found = results(folder)
-    tasks = ["arithmetic", "licences", "signatures"]
+    tasks = ["arithmetic", "licences", "returns"]
     assert found["name"] == "quickstart" and found["seed"] == found["config"]["seed"]
     assert [stage["task"] for stage in found["stages"]] == tasks
     assert [stage["method"] for stage in found["stages"]] == ["sequential", "sfa", "sfa"]
@@ -76,7 +76,7 @@ def test_the_results_hold_what_the_contract_says(folder: Path) -> None:
     assert rows == {(after, task) for after in ["base", *tasks] for task in tasks}
     for row in found["evaluations"]:
         assert 0 <= row["value"] <= 1 and row["n"] == 12
-    final = [row["value"] for row in found["evaluations"] if row["after"] == "signatures"]
+    final = [row["value"] for row in found["evaluations"] if row["after"] == "returns"]
     assert found["metrics"]["average"] == pytest.approx(sum(final) / 3)
     assert (folder / "quickstart" / "curves.png").stat().st_size > 10_000
 
@@ -85,7 +85,7 @@ def test_the_anchor_of_a_task_is_the_merged_model_of_the_one_before(folder: Path
     found = results(folder)
     manifests = [json.loads(file.read_text()) for file in (folder / "stages").glob("*/manifest.json")]
     by_task = {manifest["task"]: manifest for manifest in manifests}
-    for before, task in (("arithmetic", "licences"), ("licences", "signatures")):
+    for before, task in (("arithmetic", "licences"), ("licences", "returns")):
         assert by_task[task]["parent"] == by_task[before]["fingerprint"]
     for i, stage in enumerate(found["stages"][1:], 1):
         moved = [(weights(folder, found, i)[n] - w).double() for n, w in weights(folder, found, i - 1).items()]
@@ -191,6 +191,6 @@ def test_the_quickstart_shows_the_effect_over_three_seeds(tmp_path: Path) -> Non
             math = {row["after"]: row["value"] for row in rows if row["task"] == "arithmetic"}
             gain = math["arithmetic"] - math["base"]
             assert gain >= 0.5
-            shares.append((math["signatures"] - math["base"]) / gain)
+            shares.append((math["returns"] - math["base"]) / gain)
     assert max(kept["sequential"]) <= 0.5
     assert min(kept["sfa"]) >= max(kept["sequential"]) + 0.2

@@ -44,9 +44,9 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int
     truncated = 0
     for prompt, response in zip(prompts, responses, strict=True):
         truncated += len(prompt) + len(response) + 1 > seq_len
-        response = response[: seq_len - 2] + [tokenizer.eos_token_id]
-        prompt = prompt[max(0, len(prompt) + len(response) - seq_len) :]
-        examples.append({"input_ids": prompt + response, "labels": [IGNORED] * len(prompt) + response})
+        learned = response[: seq_len - 2] + [tokenizer.eos_token_id]
+        given = prompt[max(0, len(prompt) + len(learned) - seq_len) :]
+        examples.append({"input_ids": given + learned, "labels": [IGNORED] * len(given) + learned})
     return examples, truncated
 
 

@@ -1,0 +1,33 @@
+"""The machine that a stage ran on: what it is, and how much memory was used."""
+
+import platform
+import resource
+from pathlib import Path
+
+import torch
+from composer.utils import dist
+
+
+def hardware() -> str:
+    """Like ``2 threads on x86_64`` or ``8 x NVIDIA H100``."""
+    if torch.cuda.is_available():
+        return f"{dist.get_world_size()} x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads() * dist.get_world_size()} threads on {platform.machine()}"
+
+
+def reset_peak() -> None:
+    """Starts a new measurement of :func:`peak`."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak of resident memory
+
+
+def peak() -> int:
+    """Peak memory of this rank since the last reset, bytes: on the GPU, or resident where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
