@@ -71,7 +71,7 @@ class Harness:
         """The first metric of each task, row by row."""
         if not rows:
             return {}
-        lm = _Quiet(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)  # type: ignore[arg-type]
+        lm = _Quiet(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
         tasks = {"tasks": {name: self.tasks[name] for name in rows}}
         results = evaluate(lm, tasks, samples=rows, bootstrap_iters=0, verbosity="ERROR")
         return {
@@ -95,10 +95,17 @@ def _owner(name: str, stream: Sequence[Task]) -> Task | None:
 
 
 def _load(name: str, source: Task | None) -> ConfigurableTask:
+    """A task of lm-eval on the held-out rows of ``source``: columns ``prompt``, ``response`` and, where the rows have
+    them, ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates,
+    which lm-eval compiles again for every row."""
     config: dict[str, Any] = load_yaml(TASK_FILES / f"{name}.yaml")
     if source is not None:
-        rows = Dataset.from_list([dict(row) for row in source.rows("test")])
-        config |= {"custom_dataset": lambda **_: {"test": rows}, "test_split": "test"}
+        rows: list[dict[str, Any]] = [dict(row) for row in source.rows("test")]
+        for row in rows:
+            if "choices" in row:
+                row["answer"] = row["choices"].index(row["response"])
+        data = Dataset.from_list(rows)
+        config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test"}
     return ConfigurableTask(config=config)
 
 

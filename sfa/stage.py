@@ -47,7 +47,7 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
             return made
         folder.mkdir(parents=True, exist_ok=True)
         if stage.parent is None:
-            record, rows = _base(context, folder), []
+            record, rows = _base(context, folder)
         else:
             parent = context.folder(stage.parent)
             store.verify(parent)
@@ -77,7 +77,8 @@ def scores(stage: Stage, context: Context) -> list[Score]:
         known |= {row["key"]: row for row in fresh}
         if dist.get_global_rank() == 0:
             store.write_json(folder / "evaluations.json", [*read_rows(folder), *fresh])
-    return [known[evaluator.key(name)] for name in evaluator.names]
+    found = [known[evaluator.key(name)] for name in evaluator.names]
+    return [Score(**{field: row[field] for field in Score.__annotations__}) for row in found]  # type: ignore[typeddict-item]
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -86,13 +87,13 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads(file.read_text())) if file.is_file() else []
 
 
-def _base(context: Context, folder: Path) -> dict[str, Any]:
+def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
         model, tokenizer = models.build(context.config.model, context.config.seed)
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
-    return {"steps": 0}
+    return {"steps": 0}, []
 
 
 def _manifest(stage: Stage, record: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def full_state(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stream:
-            tensors |= {name: stream.get_tensor(name) for name in list(stream.keys())}
+            tensors |= {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     if not tensors:
         raise FileNotFoundError(f"{folder} holds no safetensors files")
     return tensors

@@ -19,7 +19,7 @@ GOOD: dict[str, Any] = {
         "config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
         "tokenizer": {"train_on": ["arithmetic"], "vocab_size": 400},
     },
-    "tasks": ["arithmetic", {"name": "snippets", "train": {"max_duration": "10ba"}}],
+    "tasks": ["arithmetic", {"name": "returns", "train": {"max_duration": "10ba"}}],
     "train": {"max_duration": "20ba"},
 }
 
@@ -47,17 +47,17 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         **GOOD,
         "metod": "sfa",
         "seed": -1,
-        "tasks": ["arithmetics", {"name": "snippets", "train_row": 5, "train": {"lr": "fast"}}],
+        "tasks": ["arithmetics", {"name": "returns", "line": 5, "train": {"lr": "fast"}}],
         "train": {"lr": 0, "max_duration": "3 epochs", "warm_up": "10ba"},
         "sfa": {"betta": 0.5},
-        "eval": {"tasks": ["snipets"]},
+        "eval": {"tasks": ["return"]},
     }
     found = "\n".join(errors(tmp_path, wrong))
     for expected in [
         "metod: unknown key; did you mean method?",
         "seed: must be greater than or equal to 0, not -1",
         "tasks.0: 'arithmetics' is not a registered task; did you mean arithmetic?",
-        "tasks.1.train_row: unknown key; did you mean train_rows?",
+        "tasks.1.line: unknown key; did you mean lines?",
         "tasks.1.train.lr: must be a valid number, unable to parse string as a number, not 'fast'",
         "train.lr: must be greater than 0, not 0",
         'train.max_duration: is not allowed, not \'3 epochs\' (epochs, batches or tokens, like "1ep" or "300ba")',
@@ -136,7 +136,7 @@ def test_runs_share_the_stages_they_have_in_common(tmp_path: Path) -> None:
     assert plain[:2] == averaged[:2]
     assert plain[2] != averaged[2]
     assert fingerprints("method=sfa", "name=other", "sfa.anchor_device=device", "train.microbatch_size=1") == averaged
-    for changed in ("sfa.p=0.5", "sfa.beta=0.4", "seed=1", "train.lr=1e-4", "tasks=[arithmetic,snippets]"):
+    for changed in ("sfa.p=0.5", "sfa.beta=0.4", "seed=1", "train.lr=1e-4", "tasks=[arithmetic,returns]"):
         assert fingerprints("method=sfa", changed)[2] != averaged[2]
     assert fingerprints("sfa.beta=0.4") == plain  # the block of another method waits unused
 

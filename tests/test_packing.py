@@ -20,7 +20,7 @@ SEQ_LEN = 96
 @pytest.fixture(scope="module")
 def packed_rows():  # type: ignore[no-untyped-def]
     tokenizer = train_tokenizer(Tokenizer(train_on=["arithmetic"], vocab_size=400))
-    rows = TASKS["arithmetic"](train_rows=60).rows("train")
+    rows = TASKS["arithmetic"]().rows("train")[:60]
     examples, truncated = encode(rows, tokenizer, SEQ_LEN)
     assert truncated == 0
     return tokenizer, rows, examples, pack(examples, SEQ_LEN, tokenizer.pad_token_id, seed=3)

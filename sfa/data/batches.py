@@ -37,7 +37,7 @@ class Steps(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         row = self.order[position]
-        item = {name: torch.as_tensor(array[row]) for name, array in self.packed.items()}  # type: ignore[index]
+        item = {name: torch.as_tensor(array[row]) for name, array in self.packed.items()}
         return {**item, "weight": torch.as_tensor(self.weight[position])}
 
 

@@ -19,15 +19,10 @@ class Example(TypedDict):
     labels: list[int]
 
 
-class Packed(TypedDict):
-    """Sequences ``[n, seq_len]``, int64. ``position_ids`` start again at every example: that is how attention is kept
-    inside it. The empty end of a sequence is one more example, of pad tokens that are not learned; ``tokens`` ``[n]``
-    counts the others."""
-
-    input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    position_ids: NDArray[np.int64]
-    tokens: NDArray[np.int64]
+# Sequences, int64: ``input_ids``, ``labels`` and ``position_ids`` ``[n, seq_len]``, and ``tokens`` ``[n]``, how many
+# are not padding. Positions start again at every example: that is how attention is kept inside it. The empty end of a
+# sequence is one more example, of pad tokens that are not learned.
+Packed = dict[str, NDArray[np.int64]]
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int) -> tuple[list[Example], int]:
@@ -74,12 +69,12 @@ def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Pack
             first = max(first, len(bins) - 64)
         bins[into].append(int(i))
         room[into] -= need
-    packed = Packed(
-        input_ids=np.full((len(bins), seq_len), pad, np.int64),
-        labels=np.full((len(bins), seq_len), IGNORED, np.int64),
-        position_ids=np.zeros((len(bins), seq_len), np.int64),
-        tokens=seq_len - np.array(room, np.int64),
-    )
+    packed = {
+        "input_ids": np.full((len(bins), seq_len), pad, np.int64),
+        "labels": np.full((len(bins), seq_len), IGNORED, np.int64),
+        "position_ids": np.zeros((len(bins), seq_len), np.int64),
+        "tokens": seq_len - np.array(room, np.int64),
+    }
     for b, members in enumerate(bins):
         start = 0
         for i in members:

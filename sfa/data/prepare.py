@@ -30,12 +30,11 @@ def prepare(task: Task, tokenizer: PreTrainedTokenizerBase, seq_len: int, seed: 
         if not rows:
             raise ValueError(f"{task.name} has no rows to train on")
         examples, truncated = encode(rows, tokenizer, seq_len)
-        packed = pack(examples, seq_len, int(tokenizer.pad_token_id), seed)  # type: ignore[arg-type]
+        packed = pack(examples, seq_len, int(tokenizer.pad_token_id), seed)
         cache.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
-        save_file(dict(packed), temporary, metadata={"truncated": str(truncated)})  # type: ignore[arg-type]
+        save_file(packed, temporary, metadata={"truncated": str(truncated)})
         temporary.replace(file)
     dist.barrier()
     with safe_open(file, framework="np") as stream:
-        arrays = {name: stream.get_tensor(name) for name in Packed.__annotations__}
-        return Packed(**arrays), int(stream.metadata()["truncated"])  # type: ignore[typeddict-item]
+        return {name: stream.get_tensor(name) for name in stream.keys()}, int(stream.metadata()["truncated"])  # noqa: SIM118
