@@ -93,7 +93,8 @@ class Recorder(Callback):
 class Stopper(Callback):
     """Turns Ctrl-C and SIGTERM into a checkpoint at the end of the running step, then :class:`Interrupted`.
 
-    All ranks stop at the same step. A second signal ends the process at once. Goes after the checkpoint saver.
+    All ranks stop at the same step. A second Ctrl-C ends the process at once; SIGTERM does not, because the launcher
+    sends one right after the first Ctrl-C, and kills what is still there 30 s later. Goes after the checkpoint saver.
     """
 
     def __init__(self) -> None:
@@ -106,7 +107,8 @@ class Stopper(Callback):
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         if dist.get_world_size() > 1:
@@ -116,13 +118,11 @@ class Stopper(Callback):
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self.requested:
-            self._restore()
             raise Interrupted(f"step {state.timestamp.batch.value}")
 
     def close(self, state: State, logger: Logger) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
+        if self.requested:  # the process is ending; the launcher's SIGTERM may still be on its way
+            self._previous.pop(signal.SIGTERM, None)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
