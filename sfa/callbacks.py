@@ -150,10 +150,10 @@ def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopp
 
 
 class ProgressBar(Callback):
-    """A live line with task, step, loss and next merge, on rank 0 of a terminal."""
+    """Task, step, loss and next merge: a live line in a terminal, ten lines in all elsewhere. Rank 0 only."""
 
     def __init__(self, title: str, total: int, merges: Sequence[int], console: Console):
-        self.total, self.merges = total, list(merges)
+        self.title, self.total, self.merges, self.console = title, total, list(merges), console
         columns = (
             TextColumn(f"{title:<24}"),
             BarColumn(24),
@@ -161,17 +161,22 @@ class ProgressBar(Callback):
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
         )
-        self.progress = Progress(*columns, console=console, disable=dist.get_global_rank() != 0, refresh_per_second=4)
+        self.live = console.is_terminal and dist.get_global_rank() == 0
+        self.progress = Progress(*columns, console=console, disable=not self.live, refresh_per_second=4)
         self.bar = self.progress.add_task("", total=total, status="")
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        self.progress.start()
+        if self.live:
+            self.progress.start()
 
     def batch_end(self, state: State, logger: Logger) -> None:
         step = int(state.timestamp.batch.value)
         loss = float(state.total_loss_dict.get("loss/train/total", float("nan")))
         upcoming = next((f"next merge {m}" for m in self.merges if m > step), "")
-        self.progress.update(self.bar, completed=step, status=f"loss {loss:6.3f}  {upcoming:<16}")
+        if self.live:
+            self.progress.update(self.bar, completed=step, status=f"loss {loss:6.3f}  {upcoming:<16}")
+        elif crosses(step - 1, step, Fraction(self.total, 10)):
+            self.console.print(f"{self.title}  {step}/{self.total}  loss {loss:6.3f}  {upcoming}".rstrip())
 
     def fit_end(self, state: State, logger: Logger) -> None:
         self.progress.stop()

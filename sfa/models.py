@@ -5,44 +5,14 @@ from typing import Any
 
 import torch
 import transformers
-from composer.models import ComposerModel
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sfa.config import Model, Tokenizer
 from sfa.data import TASKS
-from sfa.data.packing import IGNORED
 
 END = "<|endoftext|>"
-
-
-class StageModel(ComposerModel):
-    """A causal language model for a Composer Trainer.
-
-    The loss is the cross-entropy over the learned tokens of the *global* batch, whatever its split over ranks and
-    microbatches: see :class:`sfa.data.batches.Steps`.
-    """
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-        blocks = set(getattr(model, "_no_split_modules", None) or [])
-        model.fsdp_wrap_fn = lambda module: type(module).__name__ in blocks
-
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits ``[batch, seq_len, vocab]``. Restarting ``position_ids`` keep attention inside each example."""
-        output = self.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
-        logits: Tensor = output.logits
-        return logits
-
-    def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Mean over sequences of ``weight · summed token loss``; scalar, float32."""
-        labels = batch["labels"][:, 1:]
-        logits = outputs[:, :-1].float().flatten(0, 1)
-        losses = nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return (losses.view_as(labels).sum(1) * batch["weight"]).mean()
 
 
 def build(model: Model, seed: int) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -66,8 +36,10 @@ def parameter_count(model: Model) -> int:
         OSError: the configuration of a pretrained model cannot be had, for example because the hub is off.
     """
     vocab = model.tokenizer.vocab_size if model.tokenizer else None
+    config = _config(model, vocab)
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imported before the device changes: torch 2.7
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(_config(model, vocab))
+        empty = kind(config)
     return sum(p.numel() for p in empty.parameters())
 
 

@@ -1,5 +1,7 @@
 """Runs a config: every stage of its plan, then the results."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from composer.utils import dist, get_device
@@ -32,9 +34,29 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
     folder = config.save_folder / config.name
     if dist.get_global_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
+        _tell_replaced(folder / "results.json", content, console)
         store.write_json(folder / "results.json", content)
     dist.barrier()
     return content
+
+
+def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> None:
+    """Says so if the results of another config, of the same name, are about to be replaced."""
+    if file.is_file():
+        old, new = _flat(json.loads(file.read_text())["config"]), _flat(content["config"])
+        differs = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if differs:
+            console.print(
+                f"{file} is replaced; that run had another {', '.join(differs)}. "
+                "To keep both, give each a name=… of its own; no stage is lost."
+            )
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    if not isinstance(config, dict):
+        return {prefix: config}
+    return {k: v for key, part in config.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}
 
 
 def _line(label: str, scores: list[Any]) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 from sfa import machine, models, weights
 from sfa.algorithm import SFA
 from sfa.callbacks import Evaluator, ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
+from sfa.composer_model import StageModel
 from sfa.config import Config, Train
 from sfa.data.batches import Steps, data_spec, step_count
 from sfa.data.prepare import prepare
@@ -52,7 +53,7 @@ def train(
     total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
 
     machine.reset_peak()
-    model = models.StageModel(models.read_model(parent / "model"))
+    model = StageModel(models.read_model(parent / "model"))
     merges, sfa = _sfa(stage, parent, total, epoch)
     clipping = [GradientClipping("norm", settings.max_grad_norm)] if settings.max_grad_norm is not None else []
     algorithms: list[Algorithm] = [*clipping, *([sfa] if sfa else [])]

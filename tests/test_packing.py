@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from sfa.composer_model import StageModel
 from sfa.config import Tokenizer
 from sfa.data import TASKS
 from sfa.data.batches import Steps, step_count
 from sfa.data.packing import IGNORED, encode, pack
-from sfa.models import StageModel, train_tokenizer
+from sfa.models import train_tokenizer
 
 SEQ_LEN = 96
 
