@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 CONFIG ?= yamls/quickstart.yaml
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint types check clean
+.PHONY: help setup run seeds test test-slow lint types check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,11 @@ run: setup  ## the quickstart, sequential and SFA, side by side
 	$(BIN)/composer train.py $(CONFIG) method=sequential name=$(NAME)-sequential
 	$(BIN)/composer train.py $(CONFIG) method=sfa name=$(NAME)-sfa
 	$(BIN)/python -m scripts.compare runs/$(NAME)-sequential runs/$(NAME)-sfa --out runs/$(NAME).png
+
+seeds: setup  ## the same over seeds 17, 18, 19
+	for seed in 17 18 19; do for method in sequential sfa; do \
+	  $(BIN)/composer train.py $(CONFIG) method=$$method seed=$$seed name=$(NAME)-$$method-$$seed || exit; done; done
+	$(BIN)/python -m scripts.compare $(foreach m,sequential sfa,$(foreach s,17 18 19,runs/$(NAME)-$m-$s)) --out runs/$(NAME).png
 
 test: setup  ## the tests, without those that take minutes
 	$(BIN)/python -m pytest

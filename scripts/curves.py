@@ -26,7 +26,9 @@ def draw(runs: Sequence[Path], out: Path) -> Path:
     for run, ax in zip(runs, axes[:, 0], strict=True):
         _panel(ax, run)
     axes[-1, 0].set_xlabel("training steps over the stream")
-    axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.14), ncol=4, frameon=False, fontsize=9)
+    entries = {label: line for ax in axes[:, 0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.14), "ncol": 5}
+    axes[0, 0].legend(entries.values(), entries.keys(), frameon=False, fontsize=9, **place)
     figure.tight_layout()
     figure.savefig(out, dpi=150)
     plt.close(figure)
