@@ -47,7 +47,7 @@ def train(config: configs.Config, command: str, first: bool) -> int:
 
     console = Console(quiet=not first, highlight=False, soft_wrap=True)
     try:
-        results = run(config, Harness(config), console)
+        results = run(config, Harness.of(config), console)
     except (Interrupted, KeyboardInterrupt) as error:
         saved = f"at {error}, saved" if isinstance(error, Interrupted) else "nothing of a finished stage is lost"
         console.print(f"\nInterrupted ({saved}). To go on, run the same command again:\n  {command}")

@@ -2,111 +2,231 @@
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from composer.utils import dist, reproducibility
 from datasets import Dataset
+from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
+from numpy.typing import NDArray
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 
 from eval import TASK_FILES
+from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.config import Config
-from sfa.data import TASKS, Task
+from sfa.data import TASKS, Row, Task, owner
+from sfa.data.source import shuffled
+from sfa.data.template import Template, render, separator
 from sfa.store import fingerprint
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 class Harness:
-    """The evaluations of a run. Each is a task file of lm-eval; its rows are the held-out rows of the stream's task
-    that names it, or those of the data set that the file names.
+    """The evaluations of a run. Each is a task file of lm-eval, or ``<task>_loss``, the loss on a task's held-out rows.
+    Its rows are those of the stream's task that owns it, or else of the registered one.
 
     Args:
-        config: of the run; its ``eval`` block says which evaluations, how many rows and the batch size.
+        names: of the evaluations.
+        stream: tasks with options of their own.
+        settings: how they are scored.
     """
 
-    def __init__(self, config: Config):
-        self.names = config.evaluations()
-        self.limit, self.batch_size = config.eval.limit, config.eval.batch_size
-        self.sources = {name: _owner(name, config.tasks) for name in self.names}
+    def __init__(self, names: Sequence[str], stream: Sequence[Task], settings: "Settings"):
+        self.names, self.settings = list(names), settings
+        self.sources = {name: _source(name, stream, settings.data_folder) for name in self.names}
+        self.rows: dict[str, list[Row]] = {}
         self.tasks: dict[str, ConfigurableTask] = {}
 
+    @classmethod
+    def of(cls, config: Config) -> "Harness":
+        """The evaluations that a config asks for."""
+        bf16 = config.train.precision == "amp_bf16" or (config.train.precision == "auto" and torch.cuda.is_available())
+        return cls(
+            config.evaluations(),
+            config.tasks,
+            Settings(
+                template=config.model.template,
+                seq_len=config.train.seq_len,
+                limit=config.eval.limit,
+                batch_size=config.eval.batch_size,
+                bf16=bf16,
+                unshard=config.eval.unshard,
+                data_folder=config.data_folder,
+            ),
+        )
+
     def key(self, name: str) -> str:
-        """Hash of what determines the score of a given model: the task file, the rows and how many of them."""
-        source = self.sources[name]
-        text = (TASK_FILES / f"{name}.yaml").read_text()
-        return fingerprint([text, source.data_spec() if source else None, self.limit])
+        """Hash of what determines the score of a given model: the task file, the rows and how many, the template."""
+        file = TASK_FILES / f"{name}.yaml"
+        text = file.read_text() if file.is_file() else f"loss {self.settings.seq_len}"
+        spec = self.sources[name].data_spec()
+        return fingerprint([text, spec, self.settings.template, self.settings.limit, self.settings.bf16])
 
     def __call__(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None
     ) -> list[Score]:
         """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. All
-        ranks call it; each scores every n-th row, and all receive the whole."""
+        ranks call it and receive the whole. Each scores every n-th row with the gathered weights, or, if these do not
+        fit (``unshard: false``), all ranks score every row in lockstep."""
         names = self.names if names is None else list(names)
         for name in names:
-            if name not in self.tasks:
-                self.tasks[name] = _load(name, self.sources[name])
-        rank, ranks = dist.get_global_rank(), dist.get_world_size()
-        mine = {name: list(range(self._rows(name)))[rank::ranks] for name in names}
-        with untouched(model), unsharded(model):
+            self._load(name, tokenizer)
+        split = self.settings.unshard or not _sharded(model)
+        rank, ranks = (dist.get_global_rank(), dist.get_world_size()) if split else (0, 1)
+        mine = {name: list(range(len(self.rows[name])))[rank::ranks] for name in names}
+        with untouched(model), unsharded(model) if split else contextlib.nullcontext():
             values = self._values(model, tokenizer, {name: rows for name, rows in mine.items() if rows})
-        gathered = dist.all_gather_object(values)
+        gathered = dist.all_gather_object(values) if split else [values]
         return [self._score(name, [part[name] for part in gathered if name in part]) for name in names]
 
-    def _rows(self, name: str) -> int:
-        rows = len(self.tasks[name].eval_docs)
-        return min(rows, self.limit) if self.limit else rows
+    def score(self, lm: LM) -> list[Score]:
+        """Scores any model that lm-eval can drive, on the evaluations that are task files."""
+        for name in self.names:
+            self._load(name, None)
+        values = self._lm_values(lm, {name: list(range(len(self.rows[name]))) for name in self.names})
+        return [self._score(name, [values[name]]) for name in self.names]
+
+    def _load(self, name: str, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        if name in self.rows:
+            return
+        file = TASK_FILES / f"{name}.yaml"
+        rows = self.sources[name].eval_rows(name) if file.is_file() else self.sources[name].rows("test")
+        self.rows[name] = shuffled(rows, self.settings.limit)
+        if file.is_file():
+            self.tasks[name] = _task(load_yaml(file), self.rows[name], self.settings.template, tokenizer)
 
     def _values(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: dict[str, list[int]]
-    ) -> dict[str, list[float]]:
-        """The first metric of each task, row by row."""
-        if not rows:
-            return {}
-        lm = _Quiet(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
+    ) -> dict[str, NDArray[np.float64]]:
+        """Of each evaluation, row by row: the first metric, or summed loss and number of tokens."""
+        settings = self.settings
+        values = {
+            name: row_losses(
+                model,
+                tokenizer,
+                [self.rows[name][i] for i in wanted],
+                settings.seq_len,
+                settings.batch_size,
+                settings.template,
+                settings.bf16,
+            )
+            for name, wanted in rows.items()
+            if name not in self.tasks
+        }
+        wanted = {name: found for name, found in rows.items() if name in self.tasks}
+        if wanted:
+            dtype = "bfloat16" if settings.bf16 else None
+            lm = _Quiet(
+                pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size, mixed_precision_dtype=dtype
+            )
+            values |= self._lm_values(lm, wanted)
+        return values
+
+    def _lm_values(self, lm: LM, rows: dict[str, list[int]]) -> dict[str, NDArray[np.float64]]:
         tasks = {"tasks": {name: self.tasks[name] for name in rows}}
         results = evaluate(lm, tasks, samples=rows, bootstrap_iters=0, verbosity="ERROR")
         return {
-            name: [float(sample[self._metric(name)]) for sample in samples if sample["filter"] == samples[0]["filter"]]
+            name: np.array(
+                [float(sample[self._metric(name)]) for sample in samples if sample["filter"] == samples[0]["filter"]]
+            )
             for name, samples in results["samples"].items()
         }
 
     def _metric(self, name: str) -> str:
-        return str(self.tasks[name].config.metric_list[0]["metric"])
+        return str(self.tasks[name].config.metric_list[0]["metric"]) if name in self.tasks else "loss"
 
-    def _score(self, name: str, parts: list[list[float]]) -> Score:
+    def _score(self, name: str, parts: list[NDArray[np.float64]]) -> Score:
         values = np.concatenate(parts)
-        stderr = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-        return Score(task=name, metric=self._metric(name), value=float(values.mean()), stderr=stderr, n=len(values))
+        n = len(values)
+        if name not in self.tasks:  # a ratio of sums; its standard error by the delta method
+            loss = float(values[:, 0].sum() / values[:, 1].sum())
+            spread = ((values[:, 0] - loss * values[:, 1]) ** 2).sum() * n / max(n - 1, 1)
+            ratio_stderr = float(np.sqrt(spread) / values[:, 1].sum())
+            return Score(task=name, metric="loss", value=loss, stderr=ratio_stderr, n=n)
+        stderr = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+        score = Score(task=name, metric=self._metric(name), value=float(values.mean()), stderr=stderr, n=n)
+        majority = _majority(self.rows[name])
+        return score if majority is None else Score(**score, majority=majority)
 
 
-def _owner(name: str, stream: Sequence[Task]) -> Task | None:
-    """The task that an evaluation belongs to: of this stream, or else of those registered, with default options."""
-    mine = next((task for task in stream if name in task.evals), None)
-    return mine or next((kind() for kind in TASKS.values() if name in kind.evals), None)
+@dataclass(frozen=True)
+class Settings:
+    """How evaluations are scored.
+
+    Attributes:
+        template: how a prompt is shown to the model.
+        seq_len: to which rows are cut for a loss.
+        limit: rows of each evaluation, the first after a seeded shuffle; all of them if ``None``.
+        batch_size: rows at once.
+        bf16: compute in bfloat16.
+        unshard: gather the weights of a sharded model for the evaluation.
+        data_folder: local copies of hub data sets.
+    """
+
+    template: Template = "plain"
+    seq_len: int = 1024
+    limit: int | None = None
+    batch_size: int = 32
+    bf16: bool = False
+    unshard: bool = True
+    data_folder: Path | None = None
 
 
-def _load(name: str, source: Task | None) -> ConfigurableTask:
-    """A task of lm-eval on the held-out rows of ``source``: columns ``prompt``, ``response`` and, where the rows have
-    them, ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates,
-    which lm-eval compiles again for every row."""
-    config: dict[str, Any] = load_yaml(TASK_FILES / f"{name}.yaml")
-    if source is not None:
-        rows: list[dict[str, Any]] = [dict(row) for row in source.rows("test")]
-        for row in rows:
-            if "choices" in row:
-                row["answer"] = row["choices"].index(row["response"])
-        data = Dataset.from_list(rows)
-        config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test"}
+def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task:
+    """The task that gives an evaluation its rows: of this stream, or else the registered one with default options.
+
+    Raises:
+        KeyError: no task owns the evaluation.
+    """
+    kind = owner(name) or TASKS.get(name.removesuffix("_loss"))
+    mine = next((task for task in stream if type(task) is kind or f"{task.name}_loss" == name), None)
+    if mine is not None:
+        return mine
+    if kind is None:
+        raise KeyError(f"no task has the evaluation {name}")
+    return kind(**({"data_folder": data_folder} if "data_folder" in kind.model_fields else {}))
+
+
+def _task(
+    config: dict[str, Any], rows: Sequence[Row], template: Template, tokenizer: PreTrainedTokenizerBase | None
+) -> ConfigurableTask:
+    """A task of lm-eval on ``rows``: columns ``prompt``, in the model's template, ``response`` and, where the rows have
+    them, ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates, which
+    lm-eval compiles again for every row."""
+    shown = (config.get("metadata") or {}).get("template", template)
+    docs: list[dict[str, Any]] = [dict(row) for row in rows]
+    for doc in docs:
+        if tokenizer is not None or shown != "chat":
+            doc["prompt"] = render(doc["prompt"], shown, tokenizer)
+        if "choices" in doc:
+            doc["answer"] = doc["choices"].index(doc["response"])
+    data = Dataset.from_list(docs)
+    config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator(shown)}
     return ConfigurableTask(config=config)
+
+
+def _majority(rows: Sequence[Row]) -> float | None:
+    """The share of the commonest answer, if all rows offer the same choices."""
+    if len({tuple(row.get("choices", ())) for row in rows}) != 1 or "choices" not in rows[0]:
+        return None
+    return max(Counter(row["response"] for row in rows).values()) / len(rows)
+
+
+def _sharded(model: nn.Module) -> bool:
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 @contextlib.contextmanager

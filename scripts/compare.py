@@ -4,8 +4,8 @@ python -m scripts.compare runs/quickstart-sequential runs/quickstart-sfa --out c
 """
 
 import argparse
+import itertools
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +63,8 @@ def _but_the_seed(config: dict[str, Any]) -> str:
 
 
 def _title(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{os.path.commonprefix(names).rstrip('-_0123456789')}, {len(names)} seeds"
+    common = "".join(a[0] for a in itertools.takewhile(lambda a: len(set(a)) == 1, zip(*names, strict=False)))
+    return names[0] if len(names) == 1 else f"{common.rstrip('-_0123456789')}, {len(names)} seeds"
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from types import FrameType
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 from composer.callbacks import CheckpointSaver
@@ -23,13 +23,15 @@ from sfa.schedule import crosses
 
 
 class Score(TypedDict):
-    """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error."""
+    """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, where the rows
+    offer the same choices, the share of the commonest answer: what always giving that one would score."""
 
     task: str
     metric: str
     value: float
     stderr: float | None
     n: int
+    majority: NotRequired[float]
 
 
 class Evaluator(Protocol):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from composer.models import ComposerModel
 from torch import Tensor, nn
 
@@ -9,27 +10,45 @@ from sfa.data.packing import IGNORED
 
 
 class StageModel(ComposerModel):
-    """A causal language model for a Composer Trainer.
+    """A language model of ``transformers`` for a Composer Trainer, decoder or encoder-decoder.
 
     The loss is the cross-entropy over the learned tokens of the *global* batch, whatever its split over ranks and
     microbatches: see :class:`sfa.data.batches.Steps`.
+
+    Args:
+        model: the ``transformers`` model.
+        cpu_bf16: computes in bfloat16 on CPU, where Composer itself allows only float32; weights stay float32.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, cpu_bf16: bool = False):
         super().__init__()
         self.model = model
+        self.cpu_bf16 = cpu_bf16
+        self.pairs = bool(model.config.is_encoder_decoder)
         blocks = set(getattr(model, "_no_split_modules", None) or [])
         model.fsdp_wrap_fn = lambda module: type(module).__name__ in blocks
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits ``[batch, seq_len, vocab]``. Restarting ``position_ids`` keep attention inside each example."""
-        output = self.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+        """Logits ``[batch, length, vocab]``. Restarting ``position_ids`` keep attention inside each example."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bf16):
+            if self.pairs:
+                shifted = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+                mask = batch["attention_mask"]
+                output = self.model(input_ids=batch["input_ids"], attention_mask=mask, decoder_input_ids=shifted)
+            else:
+                output = self.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
         logits: Tensor = output.logits
         return logits
 
     def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Mean over sequences of ``weight · summed token loss``; scalar, float32."""
-        labels = batch["labels"][:, 1:]
-        logits = outputs[:, :-1].float().flatten(0, 1)
-        losses = nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return (losses.view_as(labels).sum(1) * batch["weight"]).mean()
+        return (self.sequence_losses(outputs, batch) * batch["weight"]).mean()
+
+    def sequence_losses(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Summed loss of the learned tokens of each sequence, ``[batch]``, float32."""
+        labels, logits = batch["labels"], outputs
+        if not self.pairs:
+            labels, logits = labels[:, 1:], logits[:, :-1]
+        flat = logits.float().flatten(0, 1)
+        losses = nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return losses.view_as(labels).sum(1)

@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 from yaml import YAMLError
 
-from sfa.data import TASKS, Task
+from sfa.data import TASKS, Custom, Task
+from sfa.data.template import Template
 from sfa.schedule import exact_fraction
 
 Duration = Annotated[
@@ -41,6 +42,15 @@ class Tokenizer(Section):
     vocab_size: int = Field(1024, ge=300)
 
 
+class LoRA(Section):
+    """Adapters: they alone are trained, and θ_o is the adapters at the start of the task."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0, description="scale of the adapters, times rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = Field("all-linear", description="modules that get adapters, by name")
+
+
 class Model(Section):
     """Either a pretrained model by ``name``, or an ``architecture`` with random weights."""
 
@@ -49,6 +59,8 @@ class Model(Section):
     architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
     config: dict[str, Any] = Field({}, description="the architecture's configuration")
     tokenizer: Tokenizer | None = None
+    template: Template = Field("plain", description="how a prompt is shown to the model")
+    lora: LoRA | None = Field(None, description="null: all weights are trained")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Model":
@@ -58,6 +70,10 @@ class Model(Section):
             raise ValueError("an architecture with random weights needs a tokenizer")
         if self.name is not None and (self.config or self.tokenizer):
             raise ValueError("config and tokenizer belong to an architecture; a pretrained model brings its own")
+        if self.name is None and self.lora is not None:
+            raise ValueError(
+                "lora needs a pretrained model by name; random weights under adapters would never be trained"
+            )
         return self
 
 
@@ -77,11 +93,15 @@ class Train(Section):
     warmup: Interval | None = Field("0.03dur", description="null: none")
     max_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
     precision: Literal["auto", "fp32", "amp_bf16"] = Field("auto", description="auto: amp_bf16 on a GPU, else fp32")
+    activation_checkpointing: bool = Field(False, description="computes activations again instead of keeping them")
+    compile: bool = Field(False, description="torch.compile")
     save_interval: Interval = Field("0.25dur", description="between checkpoints")
 
     def weights_spec(self) -> dict[str, Any]:
         """What determines the weights; the rest changes rounding, speed or safety."""
-        return self.model_dump(mode="json", exclude={"microbatch_size", "save_interval"})
+        return self.model_dump(
+            mode="json", exclude={"microbatch_size", "save_interval", "activation_checkpointing", "compile"}
+        )
 
 
 class SFABlock(Section):
@@ -110,6 +130,8 @@ class Eval(Section):
     interval: Interval | None = Field("0.25dur", description="null: only at the end of a stage")
     limit: int | None = Field(None, ge=1, description="rows of each evaluation; null: all")
     batch_size: int = Field(32, ge=1)
+    unshard: bool = Field(True, description="gather sharded weights to evaluate; false: ranks in lockstep, slower")
+    run_generated_code: bool = Field(False, description="lets humaneval run what the model writes, in a sandbox")
 
 
 class Config(Section):
@@ -119,7 +141,7 @@ class Config(Section):
     seed: int = Field(17, ge=0, lt=2**32)
     model: Model
     tasks: list[SerializeAsAny[Task]]
-    method: Literal["sequential", "sfa"] = "sequential"
+    method: Literal["sequential", "sfa", "multitask"] = "sequential"
     sfa: SFABlock = SFABlock()
     train: Train = Train()
     eval: Eval = Eval()
@@ -127,6 +149,7 @@ class Config(Section):
     checkpoint: Literal["sharded", "full"] = Field("sharded", description="form of checkpoints under fsdp2")
     loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = {"tensorboard": {}, "file": {}}
     save_folder: Path = Path("runs")
+    data_folder: Path | None = Field(None, description="local copies of hub data sets, a folder each, by last name")
     dry_run: bool = False
 
     def train_of(self, task: Task) -> Train:
@@ -154,14 +177,14 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     Args:
         path: the YAML file; OmegaConf interpolations are resolved.
         overrides: like ``["method=sfa", "sfa.p=0.5"]``; values are parsed as YAML.
-        evaluations: the names ``eval.tasks`` may hold; ``None`` skips that check.
+        evaluations: the names an evaluation may have, besides ``<task>_loss``; ``None`` skips that check.
 
     Raises:
         ConfigError: with every error, each with its key, what is allowed and the nearest known key.
     """
     raw = _read(path, overrides)
     errors: list[str] = []
-    tasks = _tasks(raw.pop("tasks", None), errors)
+    tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
     config = _validate(Config, {**raw, "tasks": tasks}, "", errors)
     if config is not None:
         known = sorted(set(evaluations)) if evaluations is not None else None
@@ -177,9 +200,18 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     for name in config.model.tokenizer.train_on if config.model.tokenizer else []:
         if name not in TASKS:
             errors.append(_unknown("model.tokenizer.train_on", name, TASKS, "a registered task"))
-    for name in (config.eval.tasks or []) if evaluations is not None else []:
-        if name not in (evaluations or []):
-            errors.append(_unknown("eval.tasks", name, evaluations or [], "an evaluation"))
+    if evaluations is not None:
+        losses = [f"{name}_loss" for name in (*TASKS, *(task.name for task in tasks))]
+        where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
+        where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
+        for name, key in where.items():
+            if name not in evaluations and name not in losses:
+                errors.append(_unknown(key, name, [*evaluations, *losses], "an evaluation"))
+    if "humaneval" in config.evaluations() and not config.eval.run_generated_code:
+        errors.append(
+            "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
+            "or leave humaneval out of eval.tasks"
+        )
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
         errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")
@@ -206,8 +238,11 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     if errors:
         raise ConfigError(str(path), errors)
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        raw = OmegaConf.to_container(merged, resolve=True)
+        loaded = OmegaConf.load(path)
+        for override in overrides:
+            key, _, value = override.partition("=")
+            OmegaConf.update(loaded, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+        raw = OmegaConf.to_container(loaded, resolve=True)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError, TypeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
@@ -215,7 +250,7 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in raw.items()}
 
 
-def _tasks(entries: Any, errors: list[str]) -> list[Task]:
+def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     """The stream: each entry a registered name, or a mapping with the name and the task's own settings."""
     if not isinstance(entries, list) or not entries:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
@@ -225,11 +260,14 @@ def _tasks(entries: Any, errors: list[str]) -> list[Task]:
         options = dict(entry) if isinstance(entry, dict) else {"name": entry}
         if isinstance(options.get("train"), dict):
             _validate(Train, options["train"], f"tasks.{i}.train.", errors)
-        name = options.pop("name", None)
-        if name not in TASKS:
+        name = options.get("name")
+        kind = TASKS.get(str(name)) or (Custom if {"prompt", "response"} & options.keys() else None)
+        if kind is None:
             errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
             continue
-        task = _validate(TASKS[name], options, f"tasks.{i}.", errors)
+        if "data_folder" in kind.model_fields:
+            options["data_folder"] = data_folder
+        task = _validate(kind, options, f"tasks.{i}.", errors)
         if task is not None:
             tasks.append(task)
     names = [task.name for task in tasks]

@@ -7,50 +7,75 @@ import torch
 import transformers
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
-from sfa.config import Model, Tokenizer
-from sfa.data import TASKS
+from sfa.config import LoRA, Model, Tokenizer
+from sfa.data import registered
 
 END = "<|endoftext|>"
 
 
 def build(model: Model, seed: int) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model that a stream starts from, float32 on CPU, and its tokenizer."""
-    if model.name is not None:
-        pretrained = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
-        return AutoModelForCausalLM.from_pretrained(
-            model.name, revision=model.revision, dtype=torch.float32, use_safetensors=True
-        ), pretrained
-    assert model.tokenizer is not None, "the config demands one beside an architecture"
-    tokenizer = train_tokenizer(model.tokenizer)
+    """The model that a stream starts from, float32 on CPU, with new adapters if the config asks for LoRA, and its
+    tokenizer. Whatever is random depends on ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(_config(model, len(tokenizer)), dtype=torch.float32), tokenizer
+        if model.name is None:
+            assert model.tokenizer is not None, "the config demands one beside an architecture"
+            tokenizer = train_tokenizer(model.tokenizer)
+            config = _config(model, len(tokenizer))
+            return kind_of(config)(config).float(), tokenizer
+        config, pretrained = _config(model, None), AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        found = kind_of(config).from_pretrained(model.name, revision=model.revision, dtype=torch.float32)
+        return _with_adapters(found, model.lora) if model.lora else found, pretrained
+
+
+def kind_of(config: Any) -> Any:
+    """The class of a configuration's language model, decoder or encoder-decoder.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in known:
+        raise ValueError(f"{config.model_type} is no language model that transformers knows")
+    return known[type(config)]
 
 
 def parameter_count(model: Model) -> int:
-    """Number of parameters, from the configuration alone.
+    """Number of parameters, from the configuration alone, without adapters.
 
     Raises:
         OSError: the configuration of a pretrained model cannot be had, for example because the hub is off.
     """
-    vocab = model.tokenizer.vocab_size if model.tokenizer else None
-    config = _config(model, vocab)
-    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imported before the device changes: torch 2.7
+    config = _config(model, model.tokenizer.vocab_size if model.tokenizer else None)
+    kind = kind_of(config)  # imported before the device changes: torch 2.7
     with torch.device("meta"):
         empty = kind(config)
     return sum(p.numel() for p in empty.parameters())
 
 
 def read_model(folder: Path) -> Any:
-    """The ``transformers`` model in a folder, float32 on CPU, of the class that its ``config.json`` names.
+    """The ``transformers`` model in a folder, float32 on CPU; adapters lie on the model that they were made for.
 
     Raises:
         ValueError: weights are missing from the folder, or do not fit the configuration.
     """
-    config = AutoConfig.from_pretrained(folder)
-    kind = getattr(transformers, config.architectures[0])
+    if (folder / "adapter_config.json").is_file():
+        from peft import PeftConfig, PeftModel
+
+        adapters = PeftConfig.from_pretrained(str(folder))
+        name, revision = str(adapters.base_model_name_or_path), adapters.revision
+        kind = kind_of(AutoConfig.from_pretrained(name, revision=revision))
+        under = kind.from_pretrained(name, revision=revision, dtype=torch.float32)
+        return PeftModel.from_pretrained(under, str(folder), is_trainable=True)
+    kind = kind_of(AutoConfig.from_pretrained(folder))
     model, info = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     wrong = {what: sorted(names) for what, names in info.items() if names}
     if wrong:
@@ -79,9 +104,17 @@ def train_tokenizer(settings: Tokenizer) -> PreTrainedTokenizerBase:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    rows = [row for name in sorted(set(settings.train_on)) for row in TASKS[name]().rows("train")]
+    rows = [row for name in sorted(set(settings.train_on)) for row in registered(name).rows("train")]
     tokenizer.train_from_iterator((f"{row['prompt']} {row['response']}" for row in rows), trainer)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+
+
+def _with_adapters(model: Any, lora: LoRA) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    options: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    return get_peft_model(model, LoraConfig(task_type=task, target_modules=lora.target_modules, **options))
 
 
 def _config(model: Model, vocab_size: int | None) -> Any:

@@ -1,14 +1,15 @@
 """The graph of stages that a run needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from sfa.config import Config, SFABlock, Train
-from sfa.data import TASKS, Task
+from sfa.data import Task, registered
 from sfa.store import fingerprint
 
-FORMAT = 1  # raised when a change of the code changes what a stage's weights would be
+FORMAT = 2  # raised when a change of the code changes what a stage's weights would be
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,17 @@ class Stage:
 
     Attributes:
         spec: canonical description, with the parent's fingerprint.
-        label: ``base``, or the name of the task.
+        label: ``base``, the name of the task, or ``multitask``.
         method: the method that was in force while it trained.
         parent: the stage that it starts from, whose weights are θ_o.
+        tasks: what it trains on, one task or several mixed.
     """
 
     spec: dict[str, Any]
     label: str
     method: str
     parent: "Stage | None" = None
-    task: Task | None = None
+    tasks: tuple[Task, ...] = ()
     train: Train | None = None
     sfa: SFABlock | None = None
 
@@ -36,37 +38,52 @@ class Stage:
 
 
 def plan(config: Config) -> list[Stage]:
-    """The stages of a run in order: the base, then one for each task of the stream.
+    """The stages of a run in order: the base, then one for each task of the stream, or one for all of them.
 
     The first task has nothing to forget, so it is trained alike under every method and shared by all of them.
     """
     stages = [base_stage(config)]
+    if config.method == "multitask":
+        return [*stages, train_stage(config, config.tasks, "multitask", stages[0])]
     for i, task in enumerate(config.tasks):
         method = config.method if i else "sequential"
-        stages.append(train_stage(config, task, method, stages[-1]))
+        stages.append(train_stage(config, [task], method, stages[-1]))
     return stages
 
 
 def base_stage(config: Config) -> Stage:
     """The model that the stream starts from. Random weights depend on the seed, pretrained ones do not."""
-    model = config.model.model_dump(mode="json", exclude_none=True)
+    model = config.model.model_dump(mode="json", exclude_none=True, exclude={"template"})
     spec: dict[str, Any] = {"kind": "base", "model": model}
     if config.model.tokenizer is not None:
         names = sorted(set(config.model.tokenizer.train_on))
-        spec |= {"seed": config.seed, "tokenizer": [TASKS[name]().data_spec() for name in names]}
+        spec["tokenizer"] = [registered(name).data_spec() for name in names]
+    if config.model.name is None or config.model.lora is not None:
+        spec["seed"] = config.seed
     return Stage(spec, "base", "none")
 
 
-def train_stage(config: Config, task: Task, method: str, parent: Stage) -> Stage:
-    """One task trained from ``parent``."""
-    train = config.train_of(task)
+def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stage) -> Stage:
+    """One task, or several mixed, trained from ``parent``."""
+    train = config.train_of(tasks[0]) if len(tasks) == 1 else _train_of_all(config, tasks)
     block = config.sfa if method == "sfa" else None
     spec = {
         "kind": "train",
         "parent": parent.fingerprint,
-        "task": task.data_spec(),
+        "tasks": [task.data_spec() for task in tasks],
+        "template": config.model.template,
         "train": train.weights_spec(),
         "method": {"name": method, **(block.weights_spec() if block else {})},
         "seed": config.seed,
     }
-    return Stage(spec, task.name, method, parent, task, train, block)
+    return Stage(spec, tasks[0].name if len(tasks) == 1 else method, method, parent, tuple(tasks), train, block)
+
+
+def _train_of_all(config: Config, tasks: Sequence[Task]) -> Train:
+    """The run's settings for all tasks at once: epochs go over all rows, steps and tokens are those of all tasks."""
+    durations = [config.train_of(task).max_duration.replace("_", "") for task in tasks]
+    unit = config.train.max_duration.lstrip("0123456789_")
+    if unit == "ep" or not all(duration.endswith(unit) for duration in durations):
+        return config.train
+    total = sum(int(duration.removesuffix(unit)) for duration in durations)
+    return config.train.model_copy(update={"max_duration": f"{total}{unit}"})

@@ -15,14 +15,15 @@ def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> dict[str, flo
 
     Args:
         base: ``[n]``, scores of the model before the stream.
-        matrix: ``[n, n]``, ``matrix[i, j]`` the score on task j after stage i; higher is better.
+        matrix: ``[stages, n]``, one stage a task or one for all: ``matrix[i, j]`` is the score on task j after stage i;
+            higher is better.
 
     Returns:
         ``average``: mean score over tasks after the last stage.
         ``forgetting``: mean over all tasks but the last of the best score at any earlier point, less the final one
         (Chaudhry et al., 2018, with the base as a point).
         ``backward_transfer``: mean over all tasks but the last of the final score, less that right after the task's
-        own stage (Lopez-Paz & Ranzato, 2017). Both are 0 for a single task.
+        own stage (Lopez-Paz & Ranzato, 2017). Both are 0 after a single stage.
     """
     final = matrix[-1]
     if len(matrix) == 1:
@@ -43,11 +44,10 @@ def assemble(config: Config, stages: list[dict[str, Any]], scores: list[list[Sco
         stages: manifests in order, the base first.
         scores: final scores of each, in the same order.
     """
-    names = ["base", *(task.name for task in config.tasks)]
+    names = [stage["task"] for stage in stages]
     kept = ("task", "method", "fingerprint", "steps", "merge_steps", "l2_from_anchor", "seconds", "tokens")
     rows = [{"after": after, **score} for after, part in zip(names, scores, strict=True) for score in part]
-    by_task = np.array([[_mean(part, task.evals) for task in config.tasks] for part in scores])
-    whole = not np.isnan(by_task).any()
+    task_scores = [[_of_task(part, task.evals) for task in config.tasks] for part in scores]
     return {
         "name": config.name,
         "config": config.model_dump(mode="json"),
@@ -56,14 +56,33 @@ def assemble(config: Config, stages: list[dict[str, Any]], scores: list[list[Sco
             {key: stage[key] for key in (*kept, "peak_bytes", "stored_examples")} for stage in stages if stage["parent"]
         ],
         "evaluations": rows,
-        "metrics": metrics(by_task[0].tolist(), by_task[1:]) if whole else None,
+        "metrics": _summary(task_scores),
     }
 
 
-def _mean(scores: list[Score], names: Sequence[str]) -> float:
-    """A task's score: the mean over its evaluations, NaN if the run leaves one out."""
-    values = {score["task"]: score["value"] for score in scores}
-    return float(np.mean([values.get(name, np.nan) for name in names])) if names else float("nan")
+def _of_task(scores: list[Score], names: Sequence[str]) -> tuple[str, float] | None:
+    """A task's score: the mean over its evaluations, or over its losses if it has no others, and which of the two it
+    is. ``None`` if the run leaves one of them out."""
+    found = {score["task"]: score for score in scores}
+    kinds = {name: "loss" if name.endswith("_loss") else "score" for name in names}
+    kind = "score" if "score" in kinds.values() else "loss"
+    asked = [name for name in names if kinds[name] == kind]
+    if not asked or not found.keys() >= set(asked):
+        return None
+    return kind, float(np.mean([found[name]["value"] for name in asked]))
+
+
+def _summary(scores: list[list[tuple[str, float] | None]]) -> dict[str, float] | None:
+    """The metrics of a stream, or ``None`` if a task has no score, or some have losses and others not. Forgetting and
+    transfer of losses are counted as if the loss were negated, so that higher is better everywhere."""
+    whole = [[score for score in row if score is not None] for row in scores]
+    kinds = {kind for row in whole for kind, _ in row}
+    if len(kinds) != 1 or any(len(row) < len(scores[0]) for row in whole):
+        return None
+    sign = -1.0 if kinds == {"loss"} else 1.0
+    matrix = sign * np.array([[value for _, value in row] for row in whole])
+    summary = metrics(matrix[0].tolist(), matrix[1:])
+    return {**summary, "average": sign * summary["average"]}
 
 
 def matrix_text(results: dict[str, Any]) -> str:

@@ -78,7 +78,12 @@ def scores(stage: Stage, context: Context) -> list[Score]:
         if dist.get_global_rank() == 0:
             store.write_json(folder / "evaluations.json", [*read_rows(folder), *fresh])
     found = [known[evaluator.key(name)] for name in evaluator.names]
-    return [Score(**{field: row[field] for field in Score.__annotations__}) for row in found]  # type: ignore[typeddict-item]
+    return [_score(row) for row in found]
+
+
+def _score(row: dict[str, Any]) -> Score:
+    score = Score(task=row["task"], metric=row["metric"], value=row["value"], stderr=row["stderr"], n=row["n"])
+    return Score(**score, majority=row["majority"]) if "majority" in row else score
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

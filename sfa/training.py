@@ -45,15 +45,27 @@ def train(
     Raises:
         Interrupted: a signal stopped it, after a checkpoint.
     """
-    assert stage.task is not None and stage.train is not None
+    assert stage.train is not None
     settings = stage.train
     tokenizer = models.read_tokenizer(parent / "model")
-    packed, truncated = prepare(stage.task, tokenizer, settings.seq_len, config.seed, config.save_folder / "data")
+    machine.reset_peak()
+    language_model = models.read_model(parent / "model")
+    packed, truncated = prepare(
+        stage.tasks,
+        tokenizer,
+        settings.seq_len,
+        config.seed,
+        config.save_folder / "data",
+        config.model.template,
+        pairs=language_model.config.is_encoder_decoder,
+    )
     batch, sequences = settings.global_batch_size, len(packed["input_ids"])
     total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
 
-    machine.reset_peak()
-    model = StageModel(models.read_model(parent / "model"))
+    precision, cpu_bf16 = _precision(settings)
+    model = StageModel(language_model, cpu_bf16)
+    if settings.activation_checkpointing:
+        language_model.gradient_checkpointing_enable({"use_reentrant": False})
     merges, sfa = _sfa(stage, parent, total, epoch)
     clipping = [GradientClipping("norm", settings.max_grad_norm)] if settings.max_grad_norm is not None else []
     algorithms: list[Algorithm] = [*clipping, *([sfa] if sfa else [])]
@@ -72,10 +84,11 @@ def train(
         callbacks=[ProgressBar(_title(stage, config), total, merges, console), recorder, saver, stopper],
         loggers=_loggers(config, config.save_folder / config.name / "logs" / stage.label),
         seed=config.seed,
-        precision=_precision(settings),
+        precision=precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
         parallelism_config=parallelism_config(config.parallelism, config.checkpoint),
         load_path=_newest(checkpoints),
+        compile_config={} if settings.compile else None,
         run_name=f"{config.name}-{stage.label}",
         progress_bar=False,
         log_to_console=False,
@@ -142,10 +155,12 @@ def _scheduler(train: Train, total: int, epoch: float) -> ComposerScheduler:
     return CosineAnnealingWithWarmupScheduler(t_warmup=warmup, alpha_f=0.0)
 
 
-def _precision(train: Train) -> str:
-    if train.precision != "auto":
-        return train.precision
-    return "amp_bf16" if torch.cuda.is_available() else "fp32"
+def _precision(train: Train) -> tuple[str, bool]:
+    """Composer's precision, and whether the model itself computes in bfloat16 on CPU, which Composer refuses."""
+    on_gpu = torch.cuda.is_available()
+    if train.precision == "fp32" or (train.precision == "auto" and not on_gpu):
+        return "fp32", False
+    return ("amp_bf16", False) if on_gpu else ("fp32", True)
 
 
 def _loggers(config: Config, folder: Path) -> list[LoggerDestination]:
@@ -160,8 +175,9 @@ def _loggers(config: Config, folder: Path) -> list[LoggerDestination]:
 
 
 def _title(stage: Stage, config: Config) -> str:
-    position = [task.name for task in config.tasks].index(stage.label) + 1
-    return f"[{position}/{len(config.tasks)}] {stage.label} ({stage.method})"
+    names = [task.name for task in config.tasks]
+    position = f"[{names.index(stage.label) + 1}/{len(names)}] " if stage.label in names else ""
+    return f"{position}{stage.label}" + (f" ({stage.method})" if stage.method != stage.label else "")
 
 
 def _newest(checkpoints: Path) -> str | None:

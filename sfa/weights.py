@@ -15,9 +15,10 @@ from sfa.anchor import trained_shards
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors). All ranks call it; only
-    rank 0 holds the whole model, in CPU memory, and writes."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors), or its adapters alone.
+    All ranks call it; only rank 0 holds the whole model, in CPU memory, and writes."""
+    adapters = hasattr(model, "peft_config")
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters)
     state = get_model_state_dict(model, options=options)
     if dist.get_global_rank() == 0:
         model.save_pretrained(folder, state_dict=state)

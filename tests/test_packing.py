@@ -10,7 +10,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from sfa.composer_model import StageModel
 from sfa.config import Tokenizer
-from sfa.data import TASKS
+from sfa.data import registered
 from sfa.data.batches import Steps, step_count
 from sfa.data.packing import IGNORED, encode, pack
 from sfa.models import train_tokenizer
@@ -21,7 +21,7 @@ SEQ_LEN = 96
 @pytest.fixture(scope="module")
 def packed_rows():  # type: ignore[no-untyped-def]
     tokenizer = train_tokenizer(Tokenizer(train_on=["arithmetic"], vocab_size=400))
-    rows = TASKS["arithmetic"]().rows("train")[:60]
+    rows = registered("arithmetic").rows("train")[:60]
     examples, truncated = encode(rows, tokenizer, SEQ_LEN)
     assert truncated == 0
     return tokenizer, rows, examples, pack(examples, SEQ_LEN, tokenizer.pad_token_id, seed=3)

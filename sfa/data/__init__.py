@@ -1,6 +1,8 @@
 """The tasks that a stream is made of, by name."""
 
-from sfa.data import arithmetic, licences, returns  # noqa: F401  (importing a module registers its tasks)
-from sfa.data.task import TASKS, Row, Task
+# Importing a module registers its tasks.
+from sfa.data import arithmetic, instructions, law, licences, magicoder, metamathqa, returns  # noqa: F401
+from sfa.data.custom import Custom
+from sfa.data.task import TASKS, Row, Split, Task, owner, registered
 
-__all__ = ["TASKS", "Row", "Task"]
+__all__ = ["TASKS", "Custom", "Row", "Split", "Task", "owner", "registered"]

@@ -1,5 +1,7 @@
 """Math of the quickstart: word problems that multiply, from reasoning-gym."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from sfa.data.task import Row, Split, Task, held_out
@@ -9,9 +11,9 @@ class Arithmetic(Task):
     """How many legs have 17 spiders? Each question is a number of animals of one kind; a fifth of the questions, by
     their text, is held out, so the model must combine a number and an animal that it has not seen together."""
 
-    name = "arithmetic"
-    evals = ("arithmetic",)
-    package = "reasoning-gym"
+    name: str = "arithmetic"
+    evals: tuple[str, ...] = ("arithmetic",)
+    package: ClassVar[str] = "reasoning-gym"
 
     max_count: int = Field(30, ge=1, description="largest number of animals")
 
@@ -23,6 +25,6 @@ class Arithmetic(Task):
         rows: dict[str, Row] = {}
         for item in generated:
             question = str(item["question"]).rpartition("Now, ")[2].strip()
-            if held_out(question, tenths=2) == (split == "test"):
+            if held_out(question, 2) == (split == "test"):
                 rows[question] = {"prompt": f"Question: {question}\nAnswer:", "response": str(item["answer"])}
         return list(rows.values())

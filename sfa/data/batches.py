@@ -53,6 +53,21 @@ def step_count(max_duration: str, sequences: int, batch: int, seq_len: int) -> i
 def data_spec(steps: Steps, batch: int) -> DataSpec:
     """This rank's part of every global batch, for a Composer Trainer."""
     loader: DataLoader[Any] = DataLoader(
-        steps, batch_size=batch // dist.get_world_size(), sampler=dist.get_sampler(steps, shuffle=False)
+        steps,
+        batch_size=batch // dist.get_world_size(),
+        sampler=dist.get_sampler(steps, shuffle=False),
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
     )
     return DataSpec(loader, get_num_tokens_in_batch=lambda part: int(part["tokens"].sum()))
+
+
+def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stacks sequences; those of an encoder-decoder lose the padding that all of them have."""
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    if "attention_mask" in batch:
+        given = int(batch["attention_mask"].sum(1).max())
+        learned = int((batch["labels"] != IGNORED).sum(1).max())
+        for name, length in (("input_ids", given), ("attention_mask", given), ("labels", learned)):
+            batch[name] = batch[name][:, :length]
+    return batch

@@ -2,6 +2,7 @@
 
 import random
 import re
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -15,9 +16,9 @@ class Licences(Task):
     """Excerpts of licences of three kinds, as many of each. A fifth of the licence families is held out, and a
     held-out excerpt that shares eight words in a row with a licence for training is dropped."""
 
-    name = "licences"
-    evals = ("licences",)
-    package = "licensedcode-data"
+    name: str = "licences"
+    evals: tuple[str, ...] = ("licences",)
+    package: ClassVar[str] = "licensedcode-data"
 
     words: int = Field(20, ge=SHARED_WORDS, description="words of an excerpt")
     excerpts: int = Field(16, ge=1, description="excerpts of a licence for training")
@@ -27,12 +28,12 @@ class Licences(Task):
         rng = random.Random(0)
         excerpts: dict[str, list[list[str]]] = {kind: [] for kind in KINDS.values()}
         for family, kind, text in licences:
-            if held_out(family, tenths=2) == (split == "test"):
+            if held_out(family, 2) == (split == "test"):
                 for i in range(self.excerpts if split == "train" else 4):
                     start = rng.randrange(len(text) - self.words + 1) if i else 0
                     excerpts[kind].append(text[start : start + self.words])
         if split == "test":
-            excerpts = _unseen(excerpts, [text for family, _, text in licences if not held_out(family, tenths=2)])
+            excerpts = _unseen(excerpts, [text for family, _, text in licences if not held_out(family, 2)])
         each = min(len(found) for found in excerpts.values())
         rows: list[Row] = [
             {"prompt": f"Licence: {' '.join(text)}\nKind:", "response": kind, "choices": list(KINDS.values())}

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from sfa.data.task import Row
+from sfa.data.template import Template, has_bos, render, separator
 
 IGNORED = -100  # the label of a token that is not learned
 
@@ -19,22 +20,24 @@ class Example(TypedDict):
     labels: list[int]
 
 
-# Sequences, int64: ``input_ids``, ``labels`` and ``position_ids`` ``[n, seq_len]``, and ``tokens`` ``[n]``, how many
-# are not padding. Positions start again at every example: that is how attention is kept inside it. The empty end of a
-# sequence is one more example, of pad tokens that are not learned.
+# Sequences, int64. Of a decoder: ``input_ids``, ``labels`` and ``position_ids`` ``[n, seq_len]``. Positions start again
+# at every example: that is how attention is kept inside it. The empty end of a sequence is one more example, of pad
+# tokens that are not learned. Of an encoder-decoder, one row each: ``input_ids`` and ``attention_mask``
+# ``[n, seq_len]``, ``labels`` ``[n, seq_len]``. Both: ``tokens`` ``[n]``, how many are not padding.
 Packed = dict[str, NDArray[np.int64]]
 
 
-def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int) -> tuple[list[Example], int]:
-    """Tokenizes ``prompt``, one space, ``response`` and the end-of-text token; only response and end are learned.
+def encode(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int, template: Template = "plain"
+) -> tuple[list[Example], int]:
+    """Tokenizes prompt, response and the end-of-text token for a decoder; only response and end are learned.
 
     A row longer than ``seq_len`` loses the start of its prompt, and the end of its response if that alone is too long.
 
     Returns:
         The examples, and how many of them were cut.
     """
-    prompts = tokenizer([row["prompt"] for row in rows], add_special_tokens=False)["input_ids"]
-    responses = tokenizer([" " + row["response"] for row in rows], add_special_tokens=False)["input_ids"]
+    prompts, responses = _tokens(rows, tokenizer, template)
     examples: list[Example] = []
     truncated = 0
     for prompt, response in zip(prompts, responses, strict=True):
@@ -43,6 +46,48 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int
         given = prompt[max(0, len(prompt) + len(learned) - seq_len) :]
         examples.append({"input_ids": given + learned, "labels": [IGNORED] * len(given) + learned})
     return examples, truncated
+
+
+def encode_pairs(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int, template: Template = "plain"
+) -> tuple[Packed, int]:
+    """Tokenizes rows for an encoder-decoder, one sequence each: the prompt for the encoder, the response to learn.
+
+    A prompt longer than ``seq_len`` loses its start, a response its end.
+
+    Returns:
+        The sequences, and how many rows were cut.
+    """
+    prompts, responses = _tokens(rows, tokenizer, template)
+    shape = (len(rows), seq_len)
+    packed = {
+        "input_ids": np.full(shape, tokenizer.pad_token_id, np.int64),
+        "attention_mask": np.zeros(shape, np.int64),
+        "labels": np.full(shape, IGNORED, np.int64),
+        "tokens": np.zeros(len(rows), np.int64),
+    }
+    truncated = 0
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        given, learned = prompt[-seq_len:], response[: seq_len - 1] + [tokenizer.eos_token_id]
+        truncated += len(given) < len(prompt) or len(learned) <= len(response)
+        packed["input_ids"][i, : len(given)] = given
+        packed["attention_mask"][i, : len(given)] = 1
+        packed["labels"][i, : len(learned)] = learned
+        packed["tokens"][i] = len(given) + len(learned)
+    return packed, truncated
+
+
+def _tokens(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, template: Template
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of the prompts, with the tokenizer's own special tokens, and of the responses, without."""
+    texts = [render(row["prompt"], template, tokenizer) for row in rows]
+    special = not (texts and has_bos(texts[0], tokenizer))
+    responses = [separator(template) + row["response"] for row in rows]
+    return (
+        tokenizer(texts, add_special_tokens=special)["input_ids"],
+        tokenizer(responses, add_special_tokens=False)["input_ids"],
+    )
 
 
 def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Packed:

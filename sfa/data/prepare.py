@@ -1,6 +1,7 @@
 """A task's rows as packed tokens, made once and kept by content."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from composer.utils import dist
@@ -8,29 +9,48 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
-from sfa.data.packing import Packed, encode, pack
-from sfa.data.task import Task
+from sfa.data.packing import Packed, encode, encode_pairs, pack
+from sfa.data.task import Row, Task
+from sfa.data.template import Template
 from sfa.store import fingerprint
 
 
-def prepare(task: Task, tokenizer: PreTrainedTokenizerBase, seq_len: int, seed: int, cache: Path) -> tuple[Packed, int]:
-    """The packed training sequences of a task, read from ``cache`` if the same rows were packed before.
+def prepare(
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    seq_len: int,
+    seed: int,
+    cache: Path,
+    template: Template = "plain",
+    pairs: bool = False,
+) -> tuple[Packed, int]:
+    """The training sequences of all rows of ``tasks``, read from ``cache`` if the same rows were tokenized before.
+
+    Args:
+        tasks: one, or several to be mixed.
+        tokenizer: of the model.
+        seq_len: tokens of a sequence.
+        seed: of the packing.
+        cache: folder of what was tokenized before.
+        template: how a prompt is shown to the model.
+        pairs: whether the model is an encoder-decoder, whose rows are not packed.
 
     Returns:
         The sequences, and how many rows were truncated to ``seq_len``.
 
     Raises:
-        ValueError: the task has no rows.
+        ValueError: a task has no rows.
     """
-    vocabulary = tokenizer.backend_tokenizer.to_str()
-    key = fingerprint({"task": task.data_spec(), "tokenizer": vocabulary, "seq_len": seq_len, "seed": seed, "v": 1})
-    file = cache / f"{task.name}-{key}.safetensors"
+    about = {"tasks": [task.data_spec() for task in tasks], "template": template, "pairs": pairs, "seq_len": seq_len}
+    about |= {"tokenizer": tokenizer.backend_tokenizer.to_str(), "chat": tokenizer.chat_template, "seed": seed, "v": 2}
+    file = cache / f"{'+'.join(task.name for task in tasks)[:64]}-{fingerprint(about)}.safetensors"
     if not file.exists() and dist.get_local_rank() == 0:
-        rows = task.rows("train")
-        if not rows:
-            raise ValueError(f"{task.name} has no rows to train on")
-        examples, truncated = encode(rows, tokenizer, seq_len)
-        packed = pack(examples, seq_len, int(tokenizer.pad_token_id), seed)
+        rows = [row for task in tasks for row in _rows(task)]
+        if pairs:
+            packed, truncated = encode_pairs(rows, tokenizer, seq_len, template)
+        else:
+            examples, truncated = encode(rows, tokenizer, seq_len, template)
+            packed = pack(examples, seq_len, int(tokenizer.pad_token_id), seed)
         cache.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
         save_file(packed, temporary, metadata={"truncated": str(truncated)})
@@ -38,3 +58,10 @@ def prepare(task: Task, tokenizer: PreTrainedTokenizerBase, seq_len: int, seed: 
     dist.barrier()
     with safe_open(file, framework="np") as stream:
         return {name: stream.get_tensor(name) for name in stream.keys()}, int(stream.metadata()["truncated"])  # noqa: SIM118
+
+
+def _rows(task: Task) -> list[Row]:
+    rows = task.rows("train")
+    if not rows:
+        raise ValueError(f"{task.name} has no rows to train on")
+    return rows

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -16,16 +17,16 @@ class Returns(Task):
     """The last lines of a function to the type of what it returns, as many of each type. A fifth of the problems, by
     those lines, is held out."""
 
-    name = "returns"
-    evals = ("returns",)
-    package = "reasoning-gym"
+    name: str = "returns"
+    evals: tuple[str, ...] = ("returns",)
+    package: ClassVar[str] = "reasoning-gym"
 
     lines: int = Field(3, ge=1, description="lines of code shown, comments and empty lines not counted")
 
     def rows(self, split: Split) -> list[Row]:
         found: dict[str, dict[str, Row]] = {kind: {} for kind in TYPES}
         for code, kind in _functions(self.lines):
-            if held_out(code, tenths=2) == (split == "test"):
+            if held_out(code, 2) == (split == "test"):
                 found[kind][code] = {"prompt": f"Code:\n{code}\nReturns:", "response": kind, "choices": TYPES}
         each = min(len(rows) for rows in found.values())
         rng = random.Random(0)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import importlib.util
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
@@ -12,49 +13,64 @@ Split = Literal["train", "test"]
 
 
 class Row(TypedDict):
-    """One example. The model is trained on ``response`` given ``prompt``, with one space between them; an evaluation
-    may ask it to pick the response among ``choices``."""
+    """One example. The model is trained on ``response`` given ``prompt`` in the model's template; an evaluation may ask
+    it to pick the response among ``choices``, or put a completion between the two halves of ``program`` and run it."""
 
     prompt: str
     response: str
     choices: NotRequired[list[str]]
+    program: NotRequired[list[str]]
 
 
 TASKS: dict[str, type["Task"]] = {}
 
 
 class Task(BaseModel):
-    """A data set to fine-tune on. A subclass with a ``name`` registers itself; its fields are the options that a
-    config may set, and are part of the fingerprint of everything trained on them.
+    """A data set to fine-tune on. A subclass whose ``name`` has a default registers itself; its fields are the options
+    that a config may set, and are part of the fingerprint of everything trained on them.
 
     Attributes:
-        evals: names of the evaluations that score it, files of ``eval/tasks``.
-        package: the installed package that the rows come from.
+        name: the task's name in a stream.
+        evals: names of the evaluations that score it: files of ``eval/tasks``, or ``<task>_loss``, the loss on its
+            held-out rows.
+        package: the installed package that the rows come from, if they do.
         train: this task's own settings of the config's ``train`` block.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: ClassVar[str] = ""
-    evals: ClassVar[tuple[str, ...]] = ()
     package: ClassVar[str] = ""
 
+    name: str
+    evals: tuple[str, ...] = Field((), description="evaluations that score it")
     train: dict[str, Any] = Field({}, description="this task's own settings of the train block")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        if cls.name:
-            TASKS[cls.name] = cls
+        if isinstance(cls.model_fields["name"].default, str):
+            TASKS[cls.model_fields["name"].default] = cls
 
+    @abstractmethod
     def rows(self, split: Split) -> list[Row]:
         """The rows of a split, the same at every call. No row of ``test`` is in ``train``."""
-        raise NotImplementedError(f"{type(self).__name__} gives no rows")
+
+    def eval_rows(self, evaluation: str) -> list[Row]:
+        """The rows that one of the class's own ``evals`` scores."""
+        return self.rows("test")
 
     def data_spec(self) -> dict[str, Any]:
         """What determines the rows."""
-        options = self.model_dump(mode="json", exclude={"train"})
-        version = importlib.metadata.version(self.package) if self.package else None
-        return {"name": self.name, "version": version, **options}
+        options = self.model_dump(mode="json", exclude={"train", "evals"})
+        return {**options, "version": importlib.metadata.version(self.package)} if self.package else options
+
+
+def registered(name: str, **options: Any) -> Task:
+    """A registered task, with default options but for those given."""
+    return TASKS[name](**options)
+
+
+def owner(evaluation: str) -> type[Task] | None:
+    """The registered task whose class names an evaluation among its own, and so provides its rows."""
+    return next((kind for kind in TASKS.values() if evaluation in kind.model_fields["evals"].default), None)
 
 
 def package_folder(module: str) -> Path:
@@ -69,6 +85,6 @@ def package_folder(module: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def held_out(text: str, tenths: int) -> bool:
-    """Whether ``text`` belongs to the held-out tenths, by its hash: the same on every machine."""
-    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10 < tenths
+def held_out(text: str, parts: int, of: int = 10) -> bool:
+    """Whether ``text`` belongs to the held-out ``parts`` in ``of``, by its hash: the same on every machine."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % of < parts

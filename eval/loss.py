@@ -1,0 +1,62 @@
+"""The loss on held-out rows, as in training: cross-entropy over the tokens of the responses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from sfa.composer_model import StageModel
+from sfa.data.batches import collate
+from sfa.data.packing import IGNORED, Example, Packed, encode, encode_pairs
+from sfa.data.task import Row
+from sfa.data.template import Template
+
+
+def row_losses(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    seq_len: int,
+    batch_size: int,
+    template: Template,
+    bf16: bool,
+) -> NDArray[np.float64]:
+    """Summed loss and number of learned tokens of each row, ``[n, 2]``. Rows are cut to ``seq_len`` as in training."""
+    stage_model = StageModel(model)
+    device = next(model.parameters()).device
+    if stage_model.pairs:
+        sequences, _ = encode_pairs(rows, tokenizer, seq_len, template)
+    else:
+        examples, _ = encode(rows, tokenizer, seq_len, template)
+        sequences = _alone(examples, int(tokenizer.pad_token_id))
+    found = []
+    for start in range(0, len(rows), batch_size):
+        part = range(start, min(start + batch_size, len(rows)))
+        batch = collate([{name: torch.as_tensor(array[i]) for name, array in sequences.items()} for i in part])
+        if not stage_model.pairs:
+            length = int(batch["tokens"].max())
+            batch = {name: x[:, :length] if x.ndim > 1 else x for name, x in batch.items()}
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            losses = stage_model.sequence_losses(stage_model(batch), batch)
+        found.append(torch.stack([losses.cpu(), (batch["labels"] != IGNORED).sum(1).cpu()], 1))
+    return torch.cat(found).double().numpy()
+
+
+def _alone(examples: Sequence[Example], pad: int) -> Packed:
+    """One example a sequence, padded at its end, where a decoder's learned tokens cannot see it."""
+    length = max(len(example["input_ids"]) for example in examples)
+    sequences = {
+        "input_ids": np.full((len(examples), length), pad, np.int64),
+        "labels": np.full((len(examples), length), IGNORED, np.int64),
+        "position_ids": np.tile(np.arange(length), (len(examples), 1)),
+        "tokens": np.array([len(example["input_ids"]) for example in examples]),
+    }
+    for i, example in enumerate(examples):
+        sequences["input_ids"][i, : len(example["input_ids"])] = example["input_ids"]
+        sequences["labels"][i, : len(example["labels"])] = example["labels"]
+    sequences["labels"][:, 0] = IGNORED
+    return sequences

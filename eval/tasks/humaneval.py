@@ -1,0 +1,11 @@
+"""Scores completions of HumanEval by running them."""
+
+from typing import Any
+
+from eval.sandbox import passes
+
+
+def passed(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """1 if the completed function passes the problem's tests."""
+    before, after = doc["program"]
+    return {"pass@1": float(passes(before + results[0] + after))}

@@ -1,0 +1,140 @@
+"""Law: CaseHOLD, Terms of Service and Overruling as one instruction data set, scored on each."""
+
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sfa.data.source import identity, read, shuffled, splits
+from sfa.data.task import Row, Split, Task
+
+LETTERS = ["A", "B", "C", "D", "E"]
+ANSWERS = ["No", "Yes"]
+
+
+class Part(BaseModel):
+    """One of the three data sets: where it is, and how much of it is trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str | None = Field(None, description="hub name or folder; null: the one on the hub")
+    limit: int | None = Field(None, ge=0, description="rows to train on, the first after a seeded shuffle; null: all")
+    repeat: int = Field(1, ge=1, description="how often each row comes in an epoch")
+
+
+class Law(Task):
+    """CaseHOLD asks for the letter of the right holding among five, ToS whether a clause is unfair, Overruling whether
+    a sentence overrules an earlier decision.
+
+    A text comes once, and none of the test split is trained on. A data set without a test split of its own gives a
+    fifth to it, seeded: whole documents where they are known, else stratified by label.
+    """
+
+    name: str = "law"
+    evals: tuple[str, ...] = ("casehold", "tos", "overruling")
+
+    casehold: Part = Part()
+    tos: Part = Part()
+    overruling: Part = Part()
+    data_folder: Path | None = Field(None, exclude=True, description="set from the config's data_folder")
+
+    def rows(self, split: Split) -> list[Row]:
+        rows: list[Row] = []
+        for name in SETS:
+            part: Part = getattr(self, name)
+            found = self.part_rows(name, split)
+            rows += shuffled(found, part.limit) * part.repeat if split == "train" else found
+        random.Random(0).shuffle(rows)
+        return rows
+
+    def eval_rows(self, evaluation: str) -> list[Row]:
+        return self.part_rows(evaluation, "test")
+
+    def part_rows(self, name: str, split: Split) -> list[Row]:
+        """All rows of one of the three data sets."""
+        known, source = SETS[name], getattr(self, name).source or SETS[name].source
+        data = {
+            own: read(source, own, known.columns, self.data_folder, known.subset, optional=["document"])
+            for own in splits(source, self.data_folder, known.subset)
+            if own in ("train", "test")
+        }
+        train, test = divide(data["train"], data.get("test"), known.columns[0])
+        return [known.row(found) for found in (train if split == "train" else test)]
+
+    def data_spec(self) -> dict[str, Any]:
+        sources = {
+            name: identity(getattr(self, name).source or known.source, self.data_folder) for name, known in SETS.items()
+        }
+        return {**super().data_spec(), "sources": sources}
+
+
+def divide(
+    rows: Iterable[dict[str, Any]], test: Iterable[dict[str, Any]] | None, text: str, seed: int = 0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and test rows without a text in common, each text once.
+
+    Args:
+        rows: with the columns ``text`` and ``label``, and ``document`` where documents are known.
+        test: the test split, if there is one; otherwise a fifth of ``rows`` is.
+        text: the column that tells whether two rows are the same, up to case and spaces.
+        seed: of the draw.
+    """
+    train = _unique(rows, text)
+    if test is not None:
+        held = _unique(test, text)
+    else:
+        rng = random.Random(seed)
+        kind = "document" if all("document" in row for row in train.values()) else "label"
+        groups: dict[str, list[str]] = {}
+        for key, row in train.items():
+            groups.setdefault(str(row[kind]), []).append(key)
+        names = sorted(groups)
+        if kind == "document":
+            drawn = [key for name in rng.sample(names, max(1, len(names) // 5)) for key in groups[name]]
+        else:
+            drawn = [key for name in names for key in rng.sample(groups[name], len(groups[name]) // 5)]
+        held = {key: train[key] for key in drawn}
+    return [row for key, row in train.items() if key not in held], list(held.values())
+
+
+def _unique(rows: Iterable[dict[str, Any]], text: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(" ".join(str(row[text]).lower().split()), row)
+    return found
+
+
+class _Set(NamedTuple):
+    source: str
+    subset: str | None
+    columns: list[str]  # the first is the text that tells rows apart
+    row: Callable[[dict[str, Any]], Row]
+
+
+def _casehold(row: dict[str, Any]) -> Row:
+    holdings = "\n".join(f"{letter}. {row[f'holding_{i}']}" for i, letter in enumerate(LETTERS))
+    prompt = (
+        f"Which holding does this court opinion cite?\n\n{row['citing_prompt']}\n\n{holdings}\n\nLetter of the holding:"
+    )
+    return {"prompt": prompt, "response": LETTERS[int(row["label"])], "choices": LETTERS}
+
+
+def _tos(row: dict[str, Any]) -> Row:
+    prompt = f"Is this clause of an online service's terms unfair to the consumer?\n\n{row['text']}\n\nYes or No:"
+    return {"prompt": prompt, "response": ANSWERS[int(row["label"])], "choices": ANSWERS}
+
+
+def _overruling(row: dict[str, Any]) -> Row:
+    prompt = f"Does this sentence of a court overrule an earlier decision?\n\n{row['sentence1']}\n\nYes or No:"
+    return {"prompt": prompt, "response": ANSWERS[int(row["label"])], "choices": ANSWERS}
+
+
+SETS = {
+    "casehold": _Set(
+        "casehold/casehold", "all", ["citing_prompt", *(f"holding_{i}" for i in range(5)), "label"], _casehold
+    ),
+    "tos": _Set("LawInformedAI/claudette_tos", None, ["text", "label"], _tos),
+    "overruling": _Set("LawInformedAI/overruling", None, ["sentence1", "label"], _overruling),
+}

@@ -1,0 +1,50 @@
+"""Code: Magicoder-Evol-Instruct-110K, scored on HumanEval with five shots."""
+
+import random
+from pathlib import Path
+
+from pydantic import Field
+
+from sfa.data.source import SourcedTask, read, shuffled
+from sfa.data.task import Row, Split
+
+SHOTS = 5
+
+
+class Magicoder(SourcedTask):
+    """Instructions to code (Wei et al., 2023)."""
+
+    name: str = "magicoder"
+    evals: tuple[str, ...] = ("humaneval",)
+    source: str = "ise-uiuc/Magicoder-Evol-Instruct-110K"
+
+    humaneval: str = Field("openai/openai_humaneval", description="where the test problems are")
+
+    def rows(self, split: Split) -> list[Row]:
+        found = self.split_rows(split, ["instruction", "response"])
+        rows: list[Row] = [{"prompt": row["instruction"], "response": row["response"]} for row in found]
+        return shuffled(rows, self.limit if split == "train" else None)
+
+    def eval_rows(self, evaluation: str) -> list[Row]:
+        return humaneval_rows(self.humaneval, self.data_folder)
+
+
+def humaneval_rows(source: str, data_folder: Path | None = None, shots: int = SHOTS) -> list[Row]:
+    """HumanEval's problems (Chen et al., 2021), as text to be continued. The shots before each are other problems with
+    their canonical solutions, drawn with a seed: never the problem itself, and no unit tests."""
+    columns = ["prompt", "canonical_solution", "test", "entry_point"]
+    problems = read(source, "test", columns, data_folder)
+    rng = random.Random(0)
+    rows: list[Row] = []
+    for problem in problems:
+        shown = rng.sample([other for other in problems if other["prompt"] != problem["prompt"]], shots)
+        rows.append(
+            {
+                "prompt": "\n\n".join(
+                    [*(s["prompt"] + s["canonical_solution"].rstrip() for s in shown), problem["prompt"]]
+                ),
+                "response": problem["canonical_solution"],
+                "program": [problem["prompt"], f"\n{problem['test']}\ncheck({problem['entry_point']})\n"],
+            }
+        )
+    return rows

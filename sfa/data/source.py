@@ -1,0 +1,153 @@
+"""Rows of a data set from the hub, or from a folder of ``<split>.{parquet,jsonl,csv}`` with the hub's columns."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sfa.data.task import Row, Split, Task, held_out
+
+READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
+
+
+class SourceError(Exception):
+    """A data set that cannot be had, or that lacks a column."""
+
+
+class SourcedTask(Task):
+    """A task whose rows come from the hub or a folder."""
+
+    source: str = Field(description="hub name, or a folder of <split>.{parquet,jsonl,csv}")
+    subset: str | None = Field(None, description="the hub's configuration name")
+    revision: str | None = Field(None, description="the hub's branch, tag or commit")
+    limit: int | None = Field(None, ge=1, description="rows to train on, the first after a seeded shuffle; null: all")
+    data_folder: Path | None = Field(None, exclude=True, description="set from the config's data_folder")
+
+    def read(self, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of one of the source's splits."""
+        return read(self.source, split, columns, self.data_folder, self.subset, self.revision)
+
+    def split_rows(self, split: Split, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of a split. A source without a ``test`` or ``validation`` split of its own gives one row in fifty,
+        by the hash of the first column, to ``test``."""
+        own = splits(self.source, self.data_folder, self.subset, self.revision)
+        test = next((name for name in ("test", "validation") if name in own), None)
+        if test is not None:
+            return self.read(split if split == "train" else test, columns)
+        rows = self.read("train", columns)
+        return [row for row in rows if held_out(str(row[columns[0]]), 1, of=50) == (split == "test")]
+
+    def data_spec(self) -> dict[str, Any]:
+        return {**super().data_spec(), "source": identity(self.source, self.data_folder)}
+
+
+def read(
+    source: str,
+    split: str,
+    columns: Sequence[str],
+    data_folder: Path | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    optional: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """The named columns of all rows of a split.
+
+    Args:
+        source: hub name or folder. A hub name is looked for in ``data_folder`` first, by its last part.
+        split: name of the split.
+        columns: columns that must be there.
+        data_folder: where local copies are.
+        subset: the hub's configuration name.
+        revision: the hub's branch, tag or commit.
+        optional: columns that are read where they are there.
+
+    Raises:
+        SourceError: the data set, the split or a column is not there.
+    """
+    import datasets
+
+    folder = local(source, data_folder)
+    if folder is None:
+        try:
+            data = datasets.load_dataset(source, subset, split=split, revision=revision)
+        except Exception as error:  # the hub's libraries raise a dozen kinds
+            raise SourceError(f"{_cannot(source, error)}") from error
+    else:
+        file = _files(folder).get(split)
+        if file is None:
+            raise SourceError(f"{folder} has no {split}.parquet, .jsonl or .csv, but {sorted(_files(folder))}")
+        data = datasets.load_dataset(READERS[file.suffix], data_files={split: str(file)}, split=split)
+    missing = [column for column in columns if column not in data.column_names]
+    if missing:
+        raise SourceError(f"{folder or source} ({split}) lacks the columns {missing}; it has {data.column_names}")
+    return list(data.select_columns([*columns, *(column for column in optional if column in data.column_names)]))
+
+
+def splits(source: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> list[str]:
+    """The names of a source's splits.
+
+    Raises:
+        SourceError: the data set cannot be had.
+    """
+    folder = local(source, data_folder)
+    if folder is not None:
+        return sorted(_files(folder))
+    import datasets
+
+    try:
+        return list(datasets.get_dataset_split_names(source, subset, revision=revision))
+    except Exception as error:
+        raise SourceError(f"{_cannot(source, error)}") from error
+
+
+def identity(source: str, data_folder: Path | None) -> Any:
+    """What a source is, for a fingerprint: the hub's name, or the contents of the local files."""
+    folder = local(source, data_folder)
+    if folder is None:
+        return source
+    return {split: _hash(file, file.stat().st_mtime_ns) for split, file in sorted(_files(folder).items())}
+
+
+def local(source: str, data_folder: Path | None) -> Path | None:
+    """The folder that holds a source, or ``None`` if it has to come from the hub.
+
+    Raises:
+        SourceError: ``source`` is a path to nothing.
+    """
+    for folder in (Path(source), *([data_folder / source, data_folder / Path(source).name] if data_folder else [])):
+        if folder.is_dir() and _files(folder):
+            return folder
+    if source.startswith((".", "/", "~")):
+        raise SourceError(f"{source} is no folder of <split>.parquet, .jsonl or .csv")
+    return None
+
+
+def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
+    """The first ``limit`` rows after a seeded shuffle, or all as they are."""
+    if limit is None:
+        return list(rows)
+    import random
+
+    return random.Random(seed).sample(list(rows), min(limit, len(rows)))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(folder.iterdir()) if file.suffix in READERS}
+
+
+@functools.lru_cache
+def _hash(file: Path, changed: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _cannot(source: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"{source} cannot be had from the hub: {reason}\n  A local copy does as well, a folder of <split>.parquet, "
+        f".jsonl or .csv with the hub's columns: data_folder=DIR with DIR/{Path(source).name}/ in it, or the task's "
+        "own source. Data sets that are scripts on the hub load from revision: refs/convert/parquet."
+    )
