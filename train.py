@@ -1,5 +1,6 @@
 """Runs a config: ``composer [-n RANKS] train.py yamls/quickstart.yaml [key=value …]``."""
 
+import io
 import logging
 import os
 import shlex
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> int:
 def train(config: configs.Config, command: str, first: bool) -> int:
     """Trains and reports; ``command`` is what goes on with it."""
     _quiet()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is written
     from rich.console import Console
 
     from eval.harness import Harness

@@ -92,14 +92,14 @@ class Harness:
         gathered = dist.all_gather_object(values) if split else [values]
         return [self._score(name, [part[name] for part in gathered if name in part]) for name in names]
 
-    def score(self, lm: LM) -> list[Score]:
+    def score(self, lm: LM, tokenizer: PreTrainedTokenizerBase) -> list[Score]:
         """Scores any model that lm-eval can drive, on the evaluations that are task files."""
         for name in self.names:
-            self._load(name, None)
+            self._load(name, tokenizer)
         values = self._lm_values(lm, {name: list(range(len(self.rows[name]))) for name in self.names})
         return [self._score(name, [values[name]]) for name in self.names]
 
-    def _load(self, name: str, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    def _load(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         if name in self.rows:
             return
         file = TASK_FILES / f"{name}.yaml"
@@ -201,7 +201,7 @@ def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task
 
 
 def _task(
-    config: dict[str, Any], rows: Sequence[Row], template: Template, tokenizer: PreTrainedTokenizerBase | None
+    config: dict[str, Any], rows: Sequence[Row], template: Template, tokenizer: PreTrainedTokenizerBase
 ) -> ConfigurableTask:
     """A task of lm-eval on ``rows``: columns ``prompt``, in the model's template, ``response`` and, where the rows have
     them, ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates, which
@@ -209,8 +209,7 @@ def _task(
     shown = (config.get("metadata") or {}).get("template", template)
     docs: list[dict[str, Any]] = [dict(row) for row in rows]
     for doc in docs:
-        if tokenizer is not None or shown != "chat":
-            doc["prompt"] = render(doc["prompt"], shown, tokenizer)
+        doc["prompt"] = render(doc["prompt"], shown, tokenizer)
         if "choices" in doc:
             doc["answer"] = doc["choices"].index(doc["response"])
     data = Dataset.from_list(docs)

@@ -25,8 +25,8 @@ def row_losses(
     bf16: bool,
 ) -> NDArray[np.float64]:
     """Summed loss and number of learned tokens of each row, ``[n, 2]``. Rows are cut to ``seq_len`` as in training."""
-    stage_model = StageModel(model)
     device = next(model.parameters()).device
+    stage_model = StageModel(model, cpu_bf16=bf16)
     if stage_model.pairs:
         sequences, _ = encode_pairs(rows, tokenizer, seq_len, template)
     else:
@@ -40,7 +40,7 @@ def row_losses(
             length = int(batch["tokens"].max())
             batch = {name: x[:, :length] if x.ndim > 1 else x for name, x in batch.items()}
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=bf16 and device.type == "cuda"):
             losses = stage_model.sequence_losses(stage_model(batch), batch)
         found.append(torch.stack([losses.cpu(), (batch["labels"] != IGNORED).sum(1).cpu()], 1))
     return torch.cat(found).double().numpy()

@@ -1,6 +1,8 @@
-"""Draws every task's score over the whole stream, one panel a run, merges marked (Figure 2 of the paper).
+"""Draws every task's score over the whole stream, one panel a run, merges marked (the paper's Figures 2 and 11), or
+one evaluation of several runs together (Figure 12).
 
 python -m scripts.curves runs/quickstart-sequential runs/quickstart-sfa --out curves.png
+python -m scripts.curves runs/t5-instructions runs/t5-instructions-multitask --together simpl_loss --out simpl.png
 """
 
 import argparse
@@ -29,6 +31,23 @@ def draw(runs: Sequence[Path], out: Path) -> Path:
     entries = {label: line for ax in axes[:, 0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.14), "ncol": 5}
     axes[0, 0].legend(entries.values(), entries.keys(), frameon=False, fontsize=9, **place)
+    figure.tight_layout()
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+    return out
+
+
+def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
+    """Writes one panel with one evaluation of every run to ``out``."""
+    figure, ax = plt.subplots(figsize=(8, 3.4))
+    for i, run in enumerate(runs):
+        points, _, _ = curves(run)
+        style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 3.5, "linewidth": 1.6}
+        ax.plot(*zip(*points[evaluation], strict=True), label=run.name, **style)
+    ax.set_xlabel("training steps")
+    ax.set_ylabel(evaluation.replace("_", " "))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=9)
     figure.tight_layout()
     figure.savefig(out, dpi=150)
     plt.close(figure)
@@ -76,11 +95,19 @@ def _panel(ax: Axes, run: Path) -> None:
         )
     for (start, task), (end, _) in itertools.pairwise(starts):
         ax.axvline(end, color="0.3", linewidth=0.8)
-        ax.text((start + end) / 2, 1.03, f"training on {task}", ha="center", fontsize=8, color="0.3")
+        place: dict[str, Any] = {
+            "ha": "center",
+            "va": "bottom",
+            "fontsize": 8,
+            "color": "0.3",
+            "transform": ax.get_xaxis_transform(),
+        }
+        ax.text((start + end) / 2, 1.01, f"training on {task}", **place)
     average = (results["metrics"] or {}).get("average")
     title = f"{results['config']['method']}" + (f", average {average:.2f}" if average is not None else "")
     ax.set_ylabel(f"score\n{title}", fontsize=9)
-    ax.set_ylim(-0.03, 1.02)
+    if all(value <= 1 for line in points.values() for _, value in line):
+        ax.set_ylim(-0.03, 1.02)
     ax.set_xlim(0, starts[-1][0])
     ax.spines[["top", "right"]].set_visible(False)
     if merges:
@@ -91,8 +118,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, with their results.json")
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
-    arguments = parser.parse_args()
-    print(draw(arguments.runs, arguments.out))
+    parser.add_argument("--together", metavar="EVALUATION", help="this evaluation of all runs in one panel")
+    given = parser.parse_args()
+    print(draw_together(given.runs, given.together, given.out) if given.together else draw(given.runs, given.out))
 
 
 if __name__ == "__main__":

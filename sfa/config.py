@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 from yaml import YAMLError
 
-from sfa.data import TASKS, Custom, Task
+from sfa.data import TASKS, Custom, Task, registered
 from sfa.data.template import Template
 from sfa.schedule import exact_fraction
 
@@ -38,7 +38,7 @@ class Section(BaseModel):
 class Tokenizer(Section):
     """A byte-level BPE tokenizer trained on tasks' training rows; digits stay single."""
 
-    train_on: list[str] = Field(min_length=1, description="registered tasks")
+    train_on: list[str] | None = Field(None, min_length=1, description="registered tasks; null: those of the stream")
     vocab_size: int = Field(1024, ge=300)
 
 
@@ -141,6 +141,7 @@ class Config(Section):
     seed: int = Field(17, ge=0, lt=2**32)
     model: Model
     tasks: list[SerializeAsAny[Task]]
+    trial: Duration | None = Field(None, description="trains every task for this long instead, to try a config out")
     method: Literal["sequential", "sfa", "multitask"] = "sequential"
     sfa: SFABlock = SFABlock()
     train: Train = Train()
@@ -154,7 +155,16 @@ class Config(Section):
 
     def train_of(self, task: Task) -> Train:
         """The training settings of a task: the run's, overridden by the task's own ``train`` block."""
-        return Train(**{**self.train.model_dump(), **task.train})
+        trial = {"max_duration": self.trial} if self.trial else {}
+        return Train(**{**self.train.model_dump(), **task.train, **trial})
+
+    def tokenizer_tasks(self) -> list[Task]:
+        """The tasks whose training rows the model's own tokenizer is trained on."""
+        if self.model.tokenizer is None:
+            return []
+        if self.model.tokenizer.train_on is None:
+            return list(self.tasks)
+        return [registered(name) for name in sorted(set(self.model.tokenizer.train_on))]
 
     def evaluations(self) -> list[str]:
         if self.eval.tasks is not None:
@@ -176,7 +186,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
 
     Args:
         path: the YAML file; OmegaConf interpolations are resolved.
-        overrides: like ``["method=sfa", "sfa.p=0.5"]``; values are parsed as YAML.
+        overrides: like ``["method=sfa", "sfa.p=0.5"]``, values parsed as YAML, or further files, like
+            ``"yamls/small.yaml"``; each wins over what is before it.
         evaluations: the names an evaluation may have, besides ``<task>_loss``; ``None`` skips that check.
 
     Raises:
@@ -197,7 +208,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
 def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | None) -> list[str]:
     """What no single key can tell."""
     errors = []
-    for name in config.model.tokenizer.train_on if config.model.tokenizer else []:
+    for name in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if name not in TASKS:
             errors.append(_unknown("model.tokenizer.train_on", name, TASKS, "a registered task"))
     if evaluations is not None:
@@ -221,7 +232,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             errors.append(f"train.global_batch_size: must be a multiple of the {ranks} ranks, not {batch}")
     if config.method == "sfa" and config.sfa.p is not None:
         for task in tasks[1:]:
-            steps = str(task.train.get("max_duration", config.train.max_duration))
+            steps = config.train_of(task).max_duration
             if steps.endswith("ba") and exact_fraction(config.sfa.p) * Fraction(steps[:-2].replace("_", "")) < 1:
                 errors.append(
                     f"sfa.p: {config.sfa.p} of {steps} is less than one step; allowed from 1/{steps[:-2]} to 1, "
@@ -231,15 +242,21 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
 
 
 def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    files = [str(path), *(o for o in overrides if _is_file(o))]
     errors = [f"{o}: an override is written key=value" for o in overrides if "=" not in o.lstrip("=")]
-    if not Path(path).is_file():
-        near = difflib.get_close_matches(Path(path).name, [f.name for f in Path(path).parent.glob("*.yaml")], 1)
-        errors.append("no such file" + (f"; did you mean {Path(path).parent / near[0]}?" if near else ""))
+    errors = [error for error in errors if error.partition(":")[0] not in files]
+    for file in map(Path, files):
+        if not file.is_file():
+            near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.yaml")], 1)
+            errors.append(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
     if errors:
         raise ConfigError(str(path), errors)
     try:
-        loaded = OmegaConf.load(path)
+        loaded: Any = OmegaConf.load(path)
         for override in overrides:
+            if _is_file(override):
+                loaded = OmegaConf.merge(loaded, OmegaConf.load(override))
+                continue
             key, _, value = override.partition("=")
             OmegaConf.update(loaded, key, OmegaConf.from_dotlist([f"value={value}"]).value)
         raw = OmegaConf.to_container(loaded, resolve=True)
@@ -248,6 +265,10 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
     return {str(key): value for key, value in raw.items()}
+
+
+def _is_file(override: str) -> bool:
+    return "=" not in override and override.endswith((".yaml", ".yml"))
 
 
 def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
@@ -270,6 +291,8 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
         task = _validate(kind, options, f"tasks.{i}.", errors)
         if task is not None:
             tasks.append(task)
+    if tasks and all(task.held_back for task in tasks):
+        errors.append("tasks: every task is held back, so nothing would be trained")
     names = [task.name for task in tasks]
     for name in sorted({name for name in names if names.count(name) > 1}):
         errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may come once in a stream")

@@ -5,6 +5,13 @@ from sfa.plan import Stage, plan
 from sfa.schedule import exact_fraction, in_steps, interval_steps
 
 GIB = 2**30
+PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
+    "EleutherAI/pythia-2.8b": 2_775_208_960,
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "bigscience/T0_3B": 2_849_757_184,
+    "bigscience/T0pp": 11_135_332_352,
+}
 
 
 def describe(config: Config) -> str:
@@ -25,14 +32,18 @@ def describe(config: Config) -> str:
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])
+    lora = config.model.lora
+    trained = f", frozen, with adapters of rank {lora.rank}" if lora else ""
+    each, kinds = (4, "") if lora else (16, ", gradients and AdamW")
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
+    merging = any(stage.sfa for stage in stages)
     anchor = "host" if config.sfa.anchor_device == "cpu" else "device"
     return "\n".join(
         [
             *lines,
-            f"parameters: {parameters:,}",
-            f"memory: {_size(16 * parameters)} / {ranks} a rank for float32 weights, gradients and AdamW, without "
-            f"activations; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory",
+            f"parameters: {parameters:,}{trained}",
+            f"memory: {_size(each * parameters)} / {ranks} a rank for float32 weights{kinds}, without activations"
+            + (f"; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory" if merging and not lora else ""),
             f"disk: {_size(4 * parameters * len(stages))} for {len(stages)} models, and up to "
             f"{_size(24 * parameters)} for checkpoints while a stage trains",
         ]
@@ -40,6 +51,8 @@ def describe(config: Config) -> str:
 
 
 def _parameters(config: Config) -> tuple[int | None, str]:
+    if config.model.name in PARAMETERS:
+        return PARAMETERS[config.model.name], ""
     from sfa.models import parameter_count
 
     try:

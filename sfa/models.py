@@ -1,5 +1,6 @@
 """Models and tokenizers, from a config or from a folder in Hugging Face format."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sfa.config import LoRA, Model, Tokenizer
-from sfa.data import registered
+from sfa.config import LoRA, Model
+from sfa.data import Task
 
 END = "<|endoftext|>"
 
 
-def build(model: Model, seed: int) -> tuple[Any, PreTrainedTokenizerBase]:
+def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task]) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model that a stream starts from, float32 on CPU, with new adapters if the config asks for LoRA, and its
-    tokenizer. Whatever is random depends on ``seed``."""
+    tokenizer, or one trained on ``tokenizer_tasks``. Whatever is random depends on ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model.name is None:
             assert model.tokenizer is not None, "the config demands one beside an architecture"
-            tokenizer = train_tokenizer(model.tokenizer)
+            tokenizer = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
             config = _config(model, len(tokenizer))
             return kind_of(config)(config).float(), tokenizer
         config, pretrained = _config(model, None), AutoTokenizer.from_pretrained(model.name, revision=model.revision)
@@ -61,13 +62,14 @@ def parameter_count(model: Model) -> int:
     return sum(p.numel() for p in empty.parameters())
 
 
-def read_model(folder: Path) -> Any:
-    """The ``transformers`` model in a folder, float32 on CPU; adapters lie on the model that they were made for.
+def read_model(folder: Path | str) -> Any:
+    """The ``transformers`` model in a folder (or of a hub name), float32 on CPU; adapters lie on the model that they
+    were made for.
 
     Raises:
         ValueError: weights are missing from the folder, or do not fit the configuration.
     """
-    if (folder / "adapter_config.json").is_file():
+    if (Path(folder) / "adapter_config.json").is_file():
         from peft import PeftConfig, PeftModel
 
         adapters = PeftConfig.from_pretrained(str(folder))
@@ -76,14 +78,14 @@ def read_model(folder: Path) -> Any:
         under = kind.from_pretrained(name, revision=revision, dtype=torch.float32)
         return PeftModel.from_pretrained(under, str(folder), is_trainable=True)
     kind = kind_of(AutoConfig.from_pretrained(folder))
-    model, info = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-    wrong = {what: sorted(names) for what, names in info.items() if names}
+    model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    wrong = {what: sorted(names) for what, names in info.items() if names and what != "unexpected_keys"}
     if wrong:
         raise ValueError(f"the weights in {folder} do not fit its configuration: {wrong}")
     return model
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder; one without a pad token pads with its end of text."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
@@ -91,20 +93,20 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def train_tokenizer(settings: Tokenizer) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer trained on the training rows of ``settings.train_on``; digits are single tokens."""
+def train_tokenizer(vocab_size: int, tasks: Sequence[Task]) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer trained on the training rows of ``tasks``; digits are single tokens."""
     tokenizer = FastTokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
+        vocab_size=vocab_size,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    rows = [row for name in sorted(set(settings.train_on)) for row in registered(name).rows("train")]
+    rows = [row for task in tasks for row in task.rows("train")]
     tokenizer.train_from_iterator((f"{row['prompt']} {row['response']}" for row in rows), trainer)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
@@ -121,5 +123,6 @@ def _config(model: Model, vocab_size: int | None) -> Any:
     if model.name is not None:
         return AutoConfig.from_pretrained(model.name, revision=model.revision)
     special = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    special["decoder_start_token_id"] = 0  # of an encoder-decoder
     assert model.architecture is not None, "the config demands one or the other"
     return AutoConfig.for_model(model.architecture, **{**special, **model.config})

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from sfa.config import Config, SFABlock, Train
-from sfa.data import Task, registered
+from sfa.data import Task
 from sfa.store import fingerprint
 
 FORMAT = 2  # raised when a change of the code changes what a stage's weights would be
@@ -43,9 +43,10 @@ def plan(config: Config) -> list[Stage]:
     The first task has nothing to forget, so it is trained alike under every method and shared by all of them.
     """
     stages = [base_stage(config)]
+    trained = [task for task in config.tasks if not task.held_back]
     if config.method == "multitask":
-        return [*stages, train_stage(config, config.tasks, "multitask", stages[0])]
-    for i, task in enumerate(config.tasks):
+        return [*stages, train_stage(config, trained, "multitask", stages[0])]
+    for i, task in enumerate(trained):
         method = config.method if i else "sequential"
         stages.append(train_stage(config, [task], method, stages[-1]))
     return stages
@@ -56,8 +57,7 @@ def base_stage(config: Config) -> Stage:
     model = config.model.model_dump(mode="json", exclude_none=True, exclude={"template"})
     spec: dict[str, Any] = {"kind": "base", "model": model}
     if config.model.tokenizer is not None:
-        names = sorted(set(config.model.tokenizer.train_on))
-        spec["tokenizer"] = [registered(name).data_spec() for name in names]
+        spec["tokenizer"] = [task.data_spec() for task in config.tokenizer_tasks()]
     if config.model.name is None or config.model.lora is not None:
         spec["seed"] = config.seed
     return Stage(spec, "base", "none")
@@ -76,7 +76,7 @@ def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stag
         "method": {"name": method, **(block.weights_spec() if block else {})},
         "seed": config.seed,
     }
-    return Stage(spec, tasks[0].name if len(tasks) == 1 else method, method, parent, tuple(tasks), train, block)
+    return Stage(spec, method if method == "multitask" else tasks[0].name, method, parent, tuple(tasks), train, block)
 
 
 def _train_of_all(config: Config, tasks: Sequence[Task]) -> Train:

@@ -95,7 +95,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
-        model, tokenizer = models.build(context.config.model, context.config.seed)
+        model, tokenizer = models.build(context.config.model, context.config.seed, context.config.tokenizer_tasks())
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
     return {"steps": 0}, []

@@ -28,7 +28,7 @@ def save_model(model: Any, folder: Path) -> None:
 def full_state(folder: Path) -> dict[str, Tensor]:
     """The tensors of a Hugging Face folder, float32, named as the model in memory names them. A folder without a
     ``config.json`` gives the tensors of its safetensors files as they are named there."""
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
         from sfa.models import read_model
 
         return dict(read_model(folder).state_dict())

@@ -9,7 +9,6 @@ from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from sfa.composer_model import StageModel
-from sfa.config import Tokenizer
 from sfa.data import registered
 from sfa.data.batches import Steps, step_count
 from sfa.data.packing import IGNORED, encode, pack
@@ -20,7 +19,7 @@ SEQ_LEN = 96
 
 @pytest.fixture(scope="module")
 def packed_rows():  # type: ignore[no-untyped-def]
-    tokenizer = train_tokenizer(Tokenizer(train_on=["arithmetic"], vocab_size=400))
+    tokenizer = train_tokenizer(400, [registered("arithmetic")])
     rows = registered("arithmetic").rows("train")[:60]
     examples, truncated = encode(rows, tokenizer, SEQ_LEN)
     assert truncated == 0

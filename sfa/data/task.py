@@ -35,6 +35,7 @@ class Task(BaseModel):
             held-out rows.
         package: the installed package that the rows come from, if they do.
         train: this task's own settings of the config's ``train`` block.
+        held_back: evaluated like the others, but never trained on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +44,7 @@ class Task(BaseModel):
     name: str
     evals: tuple[str, ...] = Field((), description="evaluations that score it")
     train: dict[str, Any] = Field({}, description="this task's own settings of the train block")
+    held_back: bool = Field(False, description="evaluated, but never trained on")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -59,7 +61,7 @@ class Task(BaseModel):
 
     def data_spec(self) -> dict[str, Any]:
         """What determines the rows."""
-        options = self.model_dump(mode="json", exclude={"train", "evals"})
+        options = self.model_dump(mode="json", exclude={"train", "evals", "held_back"})
         return {**options, "version": importlib.metadata.version(self.package)} if self.package else options
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # a config is checked without transformers
 Template = Literal["plain", "instruction", "chat"]
 
 
-def render(prompt: str, template: Template, tokenizer: PreTrainedTokenizerBase | None) -> str:
+def render(prompt: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text that comes before the response and its separator.
 
     ``plain`` is the prompt as it is, ``instruction`` puts headings around it, for models that were never tuned to
@@ -23,7 +23,7 @@ def render(prompt: str, template: Template, tokenizer: PreTrainedTokenizerBase |
         return prompt
     if template == "instruction":
         return f"### Instruction:\n{prompt}\n\n### Response:"
-    if tokenizer is None or tokenizer.chat_template is None:
+    if tokenizer.chat_template is None:
         raise ValueError("the tokenizer has no chat template: set model.template to instruction or plain")
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True

@@ -1,0 +1,186 @@
+"""Evaluations against independent scores on the same rows: log-likelihoods by hand, GSM8K by its own answer rule."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lm_eval.api.model import LM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from eval.harness import Harness, Settings
+from scripts import evaluate
+from sfa import models
+from sfa.data import registered
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return models.train_tokenizer(600, [registered("arithmetic"), registered("returns")])
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerBase) -> Any:
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
+    )
+    return GPTNeoXForCausalLM(config).eval()
+
+
+def by_hand(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> float:
+    """log P(response | prompt), one forward pass of the whole."""
+    given, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + response)["input_ids"]
+    with torch.no_grad():
+        logs = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+    return float(sum(logs[i - 1, whole[i]] for i in range(len(given), len(whole))))
+
+
+@pytest.mark.parametrize("template", ["plain", "instruction"])
+def test_accuracy_is_that_of_log_likelihoods_by_hand(
+    template: Any, model: Any, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    harness = Harness(["returns"], [], Settings(template=template, limit=40, batch_size=8))
+    (score,) = harness(model, tokenizer)
+    rows = harness.rows["returns"]
+    right = []
+    for row in rows:
+        shown = row["prompt"] if template == "plain" else f"### Instruction:\n{row['prompt']}\n\n### Response:"
+        found = [by_hand(model, tokenizer, shown, f" {choice}") for choice in row["choices"]]
+        right.append(row["choices"][int(np.argmax(found))] == row["response"])
+    assert score["value"] == pytest.approx(np.mean(right)) and score["n"] == 40
+    assert score["stderr"] == pytest.approx(np.std(right, ddof=1) / 40**0.5)
+    answers = [row["response"] for row in rows]
+    assert score["majority"] == pytest.approx(max(answers.count(kind) for kind in set(answers)) / 40)
+
+
+class Parrot(LM):
+    """Stands for a model: says what it was told to, prompt by prompt."""
+
+    def __init__(self, said: dict[str, str]):
+        super().__init__()
+        self.said = said
+
+    def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
+        return [self.said[request.args[0]] for request in requests]
+
+    def loglikelihood(self, requests: list[Any], **_: Any) -> Any:
+        raise AssertionError("nobody asks for that here")
+
+    loglikelihood_rolling = loglikelihood
+
+
+def test_gsm8k_agrees_with_its_own_answer_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule of the GSM8K authors: the number after ####, without commas."""
+    gold = ["72", "10", "1,000", "-3", "0.5", "18"]
+    said = ["a #### 72", "so it is 7\n#### 10", "#### 1,000", "#### 3", "#### 0.5", "no number"]
+    rows = [{"question": f"q{i}", "answer": f"steps {i * 7}\n#### {answer}"} for i, answer in enumerate(gold)]
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def rule(text: str) -> str | None:
+        found = re.search(r"#### (\-?[0-9\.\,]+)", text)
+        return found[1].replace(",", "") if found else None
+
+    expected = [rule(text) == rule(f"#### {answer}") for text, answer in zip(said, gold, strict=True)]
+    assert expected == [True, True, True, False, True, False]
+    harness = Harness(["gsm8k"], [], Settings(data_folder=tmp_path))
+    parrot = Parrot({row["question"]: text for row, text in zip(rows, said, strict=True)})
+    (score,) = harness.score(parrot, None)  # type: ignore[arg-type]
+    assert score["metric"] == "exact_match" and score["value"] == pytest.approx(np.mean(expected)) and score["n"] == 6
+
+
+def test_a_metamath_answer_is_read_as_well(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps({"question": "q", "answer": "#### 1200"}) + "\n")
+    harness = Harness(["gsm8k"], [], Settings(data_folder=tmp_path))
+    (score,) = harness.score(Parrot({"q": "5 and 6\nThe answer is: 1,200."}), None)  # type: ignore[arg-type]
+    assert score["value"] == 1
+
+
+def test_humaneval_runs_the_completion_in_the_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eval import sandbox
+
+    if not sandbox.works():
+        pytest.skip("bubblewrap does not work here")
+    problems = [
+        {
+            "prompt": f"def f{i}(x):\n",
+            "canonical_solution": f"    return x + {i}\n",
+            "test": f"def check(c):\n    assert c(1) == {i + 1}\n",
+            "entry_point": f"f{i}",
+        }
+        for i in range(8)
+    ]
+    (tmp_path / "openai_humaneval").mkdir()
+    (tmp_path / "openai_humaneval" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    harness = Harness(["humaneval"], [], Settings(template="chat", data_folder=tmp_path))  # a template it must not use
+    rows = registered("magicoder", data_folder=tmp_path).eval_rows("humaneval")
+    said = {row["prompt"]: row["response"] if i % 4 else "    return 0\n" for i, row in enumerate(rows)}
+    (score,) = harness.score(Parrot(said), None)  # type: ignore[arg-type]
+    assert score["metric"] == "pass@1" and score["value"] == pytest.approx(6 / 8)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_the_held_out_loss_is_that_of_the_rows_alone(kind: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    if kind == "encoder-decoder":
+        torch.manual_seed(0)
+        sizes = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
+        config = T5Config(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=0, decoder_start_token_id=0, **sizes)
+        model = T5ForConditionalGeneration(config).eval()
+    harness = Harness(["arithmetic_loss"], [], Settings(limit=30, batch_size=7))
+    (score,) = harness(model, tokenizer)
+    sums, counts = [], []
+    for row in harness.rows["arithmetic_loss"]:
+        prompt, learned = tokenizer(row["prompt"])["input_ids"], tokenizer(" " + row["response"])["input_ids"] + [0]
+        if kind == "decoder":
+            ids, labels = torch.tensor([prompt + learned]), torch.tensor([[-100] * len(prompt) + learned])
+            loss = float(model(input_ids=ids, labels=labels).loss)
+        else:
+            loss = float(model(input_ids=torch.tensor([prompt]), labels=torch.tensor([learned])).loss)
+        sums.append(loss * len(learned))
+        counts.append(len(learned))
+    assert score["metric"] == "loss" and score["value"] == pytest.approx(sum(sums) / sum(counts), rel=1e-4)
+
+
+def test_an_evaluation_leaves_no_trace(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    model.train()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Harness(["returns", "arithmetic_loss"], [], Settings(limit=4))(model, tokenizer)
+    assert model.training and torch.equal(torch.rand(3), expected)
+    model.eval()
+
+
+def test_the_key_of_a_score_changes_with_what_determines_it() -> None:
+    def key(**settings: Any) -> str:
+        return Harness(["returns"], [], Settings(**settings)).key("returns")
+
+    assert key() == key(batch_size=3) == key(unshard=False)
+    assert len({key(), key(limit=5), key(template="instruction"), key(bf16=True)}) == 4
+
+
+def test_scripts_evaluate_gives_the_same_scores(
+    model: Any, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    arguments = [str(tmp_path / "model"), "--tasks", "returns", "arithmetic_loss", "--limit", "20"]
+    assert evaluate.main([*arguments, "--out", str(tmp_path / "scores.json")]) == 0
+    expected = Harness(["returns", "arithmetic_loss"], [], Settings(limit=20))(model, tokenizer)
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert [row["value"] for row in found] == pytest.approx([row["value"] for row in expected])
+    assert "majority class" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([str(tmp_path / "model"), "--tasks", "humaneval"])
+    assert "--run-generated-code" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""Every kind of language model: packing without attention across examples, encoder-decoders, adapters, templates."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    T5Config,
+)
+
+from sfa import models, weights
+from sfa.composer_model import StageModel
+from sfa.config import LoRA, Model
+from sfa.data import registered
+from sfa.data.batches import Steps, collate
+from sfa.data.packing import IGNORED, encode, encode_pairs, pack
+from sfa.data.template import render, separator
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+CONFIGS = {
+    "pythia": (GPTNeoXConfig, SMALL),
+    "llama": (LlamaConfig, {**SMALL, "num_key_value_heads": 1}),
+    "qwen": (Qwen2Config, {**SMALL, "num_key_value_heads": 1}),
+    "t5": (T5Config, {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2, "dropout_rate": 0.0}),
+}
+ROWS = registered("arithmetic").rows("train")[:40]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return models.train_tokenizer(400, [registered("arithmetic")])
+
+
+def model(name: str, tokenizer: PreTrainedTokenizerBase) -> Any:
+    kind, options = CONFIGS[name]
+    start = {"decoder_start_token_id": 0} if name == "t5" else {}
+    config = kind(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=0, **start, **options)
+    torch.manual_seed(0)
+    return models.kind_of(config)(config).float()
+
+
+def batch_of(steps: Steps, n: int) -> dict[str, torch.Tensor]:
+    return collate([steps[i] for i in range(n)])
+
+
+@pytest.mark.parametrize("name", ["pythia", "llama", "qwen"])
+def test_packed_and_unpacked_losses_agree(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    examples, _ = encode(ROWS, tokenizer, 64)
+    stage_model = StageModel(model(name, tokenizer))
+    losses = []
+    for parts in ([examples], [[example] for example in examples]):  # together, and one a sequence
+        arrays = [pack(part, 64, int(tokenizer.pad_token_id), seed=0) for part in parts]
+        packed = {key: np.concatenate([array[key] for array in arrays]) for key in arrays[0]}
+        n = len(packed["input_ids"])
+        batch = batch_of(Steps(packed, 1, n, 0), n)
+        losses.append(stage_model.loss(stage_model(batch), batch).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Against the model's own loss, one row at a time, without padding."""
+    t5 = model("t5", tokenizer)
+    stage_model = StageModel(t5)
+    packed, truncated = encode_pairs(ROWS, tokenizer, 64)
+    assert truncated == 0
+    batch = batch_of(Steps(packed, 1, len(ROWS), 0), len(ROWS))
+    ours = stage_model.loss(stage_model(batch), batch).item()
+    summed, count = 0.0, 0
+    for row in ROWS:
+        prompt = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
+        learned = tokenizer(" " + row["response"])["input_ids"] + [tokenizer.eos_token_id]
+        summed += float(t5(input_ids=prompt, labels=torch.tensor([learned])).loss) * len(learned)
+        count += len(learned)
+    assert ours == pytest.approx(summed / count, rel=1e-5)
+
+
+def test_long_pairs_are_cut_and_counted(tokenizer: PreTrainedTokenizerBase) -> None:
+    long = {"prompt": ROWS[0]["prompt"] * 20, "response": ROWS[0]["response"]}
+    packed, truncated = encode_pairs([long, ROWS[1]], tokenizer, 48)  # type: ignore[list-item]
+    assert truncated == 1 and packed["attention_mask"].sum(1)[0] == 48
+    assert (packed["labels"] != IGNORED).sum(1).min() > 0
+
+
+def test_a_chat_template_is_the_tokenizers_own(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match="no chat template"):
+        render("hi", "chat", tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+    try:
+        assert render("hi", "chat", tokenizer) + separator("chat") == "<user>hi<assistant>"
+        examples, _ = encode([{"prompt": "hi", "response": "ho"}], tokenizer, 64, "chat")
+        assert tokenizer.decode(examples[0]["input_ids"]) == f"<user>hi<assistant>ho{tokenizer.eos_token}"
+    finally:
+        tokenizer.chat_template = None
+    assert render("hi", "instruction", tokenizer).endswith("hi\n\n### Response:")
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_adapters_alone_are_trained_saved_and_read(
+    name: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model(name, tokenizer).save_pretrained(tmp_path / "pretrained")
+    tokenizer.save_pretrained(tmp_path / "pretrained")
+    adapted, _ = models.build(Model(name=str(tmp_path / "pretrained"), lora=LoRA(rank=2)), 1, [])
+    trained = {key for key, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert trained and all("lora_" in key for key in trained)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01)
+    weights.save_model(adapted, tmp_path / "stage")
+    assert not (tmp_path / "stage" / "model.safetensors").exists()
+    again = models.read_model(tmp_path / "stage")
+    state = dict(adapted.named_parameters())
+    assert {key for key, parameter in again.named_parameters() if parameter.requires_grad} == trained
+    assert all(torch.equal(parameter, state[key]) for key, parameter in again.named_parameters())
+    shards = weights.read_shards(again, tmp_path / "stage")
+    assert shards.keys() == trained
+    assert weights.distance(tmp_path / "stage", tmp_path / "stage") == 0

@@ -1,0 +1,104 @@
+"""Streams of every kind through the command line: encoder-decoder, adapters, multitask, a task held back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import train
+from sfa import merge_steps, models
+from sfa.data import registered
+from tests.test_sources import SCHEMAS, jsonl, numbered
+
+TRAIN = {"max_duration": "10ba", "global_batch_size": 4, "seq_len": 64, "lr": 1e-3, "save_interval": "4ba"}
+T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2, "feed_forward_proj": "gated-gelu"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("wiki_auto_asset_turk", "covid_fact"):
+        for k, split in enumerate(("train", "test")):
+            jsonl(folder / name, split, [numbered(SCHEMAS[name], 100 * k + i) for i in range(30)])
+    return folder
+
+
+def run(folder: Path, config: dict[str, Any], *overrides: str) -> dict[str, Any]:
+    file = folder / f"{config['name']}.yaml"
+    file.write_text(yaml.safe_dump({"loggers": {}, "save_folder": str(folder), "train": TRAIN, **config}))
+    assert train.main([str(file), *overrides]) == 0
+    name = next((o.removeprefix("name=") for o in overrides if o.startswith("name=")), config["name"])
+    return dict(json.loads((folder / name / "results.json").read_text()))
+
+
+def test_an_instruction_stream_on_an_encoder_decoder(data: Path, tmp_path: Path) -> None:
+    config = {
+        "name": "t5",
+        "model": {"architecture": "t5", "config": T5, "tokenizer": {"vocab_size": 400}},
+        "tasks": [{"name": "simpl"}, {"name": "covid_fact"}],
+        "method": "sfa",
+        "data_folder": str(data),
+        "eval": {"interval": "5ba", "limit": 10},
+    }
+    found = run(tmp_path, config)
+    assert [stage["merge_steps"] for stage in found["stages"]] == [[], merge_steps(10, 0.25)]
+    losses = {(row["after"], row["task"]): row for row in found["evaluations"]}
+    assert losses["simpl", "simpl_loss"]["value"] < losses["base", "simpl_loss"]["value"]
+    assert losses["covid_fact", "covid_fact"]["majority"] == 1.0 and losses["base", "simpl_loss"]["n"] == 10
+    assert found["metrics"] is None  # one task has a loss alone, the other an accuracy
+    # A task that is held back is evaluated, never trained on.
+    alone = run(tmp_path, config, "name=alone", "method=multitask", "tasks.0.held_back=true")
+    assert [stage["task"] for stage in alone["stages"]] == ["multitask"]
+    assert {row["task"] for row in alone["evaluations"]} == {"simpl_loss", "covid_fact", "covid_fact_loss"}
+    both = run(tmp_path, config, "name=both", "method=multitask")
+    assert [stage["steps"] for stage in alone["stages"] + both["stages"]] == [10, 20]
+    loss = {
+        name: next(r["value"] for r in result["evaluations"] if r["after"] != "base" and r["task"] == "simpl_loss")
+        for name, result in (("alone", alone), ("both", both))
+    }
+    assert loss["both"] < loss["alone"]
+
+
+def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path) -> None:
+    tokenizer = models.train_tokenizer(400, [registered("arithmetic")])
+    tokenizer.bos_token = tokenizer.eos_token
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, **sizes)).save_pretrained(
+        tmp_path / "llama"
+    )
+    tokenizer.save_pretrained(tmp_path / "llama")
+    config = {
+        "name": "lora",
+        "model": {"name": str(tmp_path / "llama"), "template": "instruction", "lora": {"rank": 2}},
+        "tasks": [{"name": "arithmetic"}, {"name": "returns", "lines": 1}],
+        "method": "sfa",
+        "sfa": {"p": 0.5, "beta": 0.25},
+        "eval": {"interval": None, "limit": 6},
+    }
+    found = run(tmp_path, config)
+    folders = [tmp_path / "stages" / stage["fingerprint"] for stage in found["stages"]]
+    first, second = (load_file(folder / "model" / "adapter_model.safetensors") for folder in folders)
+    moved = float(sum(((second[key] - first[key]).double() ** 2).sum() for key in first) ** 0.5)
+    assert found["stages"][1]["l2_from_anchor"] == pytest.approx(moved, rel=1e-6)
+    (*_, last) = json.loads((folders[1] / "manifest.json").read_text())["merges"]
+    assert last["l2_after"] == pytest.approx(moved, rel=1e-4)
+    assert last["l2_after"] == pytest.approx(0.75 * last["l2_before"], rel=1e-4)
+    assert not list((tmp_path / "stages").glob("*/model/model.safetensors"))
+
+
+def test_multitask_takes_all_rows_at_once_and_shares_the_base(tmp_path: Path) -> None:
+    quickstart = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
+    small = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=6ba"]
+    small += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "loggers={}"]
+    for method in ("multitask", "sequential"):
+        assert train.main([quickstart, *small, f"save_folder={tmp_path}", f"method={method}", f"name={method}"]) == 0
+    found = json.loads((tmp_path / "multitask" / "results.json").read_text())
+    assert [(stage["task"], stage["steps"]) for stage in found["stages"]] == [("multitask", 18)]
+    assert found["metrics"]["forgetting"] == 0 and found["stages"][0]["l2_from_anchor"] > 0
+    assert len(list((tmp_path / "stages").glob("*/manifest.json"))) == 1 + 1 + 3

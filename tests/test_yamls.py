@@ -1,0 +1,59 @@
+"""Every config of the suite dry-runs, with the hub switched off, at full size and made small."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import train
+from eval import available
+from sfa.config import load
+from sfa.describe import PARAMETERS, describe
+
+YAMLS = Path(__file__).parent.parent / "yamls"
+FULL = sorted(file.name for file in YAMLS.glob("*.yaml") if not file.name.startswith("small"))
+PRETRAINED = [name for name in FULL if re.match("pythia|llama2|qwen", name)]
+
+
+@pytest.mark.parametrize("name", [name for name in FULL if not name.startswith("smollm2")])
+def test_a_dry_run_says_what_a_run_needs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([str(YAMLS / name), "dry_run=true"]) == 0
+    printed = capsys.readouterr().out
+    assert "unknown" not in printed
+    assert all(word in printed for word in ("steps", "tokens", "parameters: ", "memory: ", "disk: ", "evaluations: "))
+    if "method: sfa" in (YAMLS / name).read_text():
+        assert "merges at" in printed
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_numbers_of_the_paper_and_the_way_to_each_row_stand_in_the_header(name: str) -> None:
+    header = (YAMLS / name).read_text().partition("\nname:")[0]
+    assert re.search(r"Table \d", header) and "Hardware: " in header and f"yamls/{name}" in header
+    for overrides in re.findall(r"^#   ((?:(?:tasks|method|sfa)\S*=\S+ ?)+) ", header, re.MULTILINE):
+        load(YAMLS / name, overrides.split(), available())
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_small_yaml_makes_any_language_config_one_for_two_cores(name: str) -> None:
+    config = load(YAMLS / name, [str(YAMLS / "small.yaml")], available())
+    assert config.model.name == "models/smollm2-135m" and config.parallelism == "none"
+    assert {config.train_of(task).max_duration for task in config.tasks} == {"20ba"}
+
+
+def test_known_sizes_are_those_of_the_published_configurations() -> None:
+    """Counted by hand for Llama 2 7B: embeddings and head, then 32 blocks of attention, three projections, norms."""
+    h, f, v = 4096, 11008, 32000
+    assert PARAMETERS["meta-llama/Llama-2-7b-hf"] == 2 * v * h + 32 * (4 * h * h + 3 * h * f + 2 * h) + h
+
+
+def test_a_file_may_follow_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 3\nsfa: {p: 0.5}\n")
+    config = load(YAMLS / "quickstart.yaml", ["seed=2", str(file), "sfa.beta=0.4"], available())
+    assert (config.seed, config.sfa.p, config.sfa.beta) == (3, 0.5, 0.4)
+    assert "multitask" in describe(load(YAMLS / "quickstart.yaml", ["method=multitask"], available()))
+
+
+def test_an_override_reaches_into_the_stream(tmp_path: Path) -> None:
+    config = load(YAMLS / "pythia_math_law.yaml", ["tasks.1.train.max_duration=7ba"], available())
+    assert config.train_of(config.tasks[1]).max_duration == "7ba"
