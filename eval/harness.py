@@ -26,7 +26,7 @@ from eval import TASK_FILES
 from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.config import Config
-from sfa.data import TASKS, Row, Task, owner
+from sfa.data import Row, Task, owner
 from sfa.data.source import shuffled
 from sfa.data.template import Template, render, separator
 from sfa.store import fingerprint
@@ -191,7 +191,7 @@ def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task
     Raises:
         KeyError: no task owns the evaluation.
     """
-    kind = owner(name) or TASKS.get(name.removesuffix("_loss"))
+    kind = owner(name)
     mine = next((task for task in stream if type(task) is kind or f"{task.name}_loss" == name), None)
     if mine is not None:
         return mine

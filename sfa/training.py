@@ -59,6 +59,8 @@ def train(
         config.model.template,
         pairs=language_model.config.is_encoder_decoder,
     )
+    if truncated:
+        console.print(f"{stage.label}: {truncated:,} rows were cut to {settings.seq_len} tokens")
     batch, sequences = settings.global_batch_size, len(packed["input_ids"])
     total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
 

@@ -130,6 +130,20 @@ def test_humaneval_runs_the_completion_in_the_sandbox(tmp_path: Path, monkeypatc
     assert score["metric"] == "pass@1" and score["value"] == pytest.approx(6 / 8)
 
 
+def test_rouge_is_the_overlap_of_words(tmp_path: Path) -> None:
+    rows = [{"source": f"a long text {i}", "target": "the cat sat on a mat"} for i in range(2)]
+    (tmp_path / "wiki_auto_asset_turk").mkdir()
+    for split in ("train", "test"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "wiki_auto_asset_turk" / f"{split}.jsonl").write_text(lines)
+    harness = Harness(["simpl_rouge"], [], Settings(data_folder=tmp_path))
+    said = {"Simplify this text: a long text 0": "the cat sat", "Simplify this text: a long text 1": "dogs"}
+    (score,) = harness.score(Parrot(said), None)  # type: ignore[arg-type]
+    precision, recall = 3 / 3, 3 / 6
+    assert score["metric"] == "rouge1"
+    assert score["value"] == pytest.approx((2 * precision * recall / (precision + recall) + 0) / 2)
+
+
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
 def test_the_held_out_loss_is_that_of_the_rows_alone(kind: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     if kind == "encoder-decoder":

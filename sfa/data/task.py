@@ -32,7 +32,7 @@ class Task(BaseModel):
     Attributes:
         name: the task's name in a stream.
         evals: names of the evaluations that score it: files of ``eval/tasks``, or ``<task>_loss``, the loss on its
-            held-out rows.
+            held-out rows. A class gives rows to those of its default and to all that are called ``<task>_…``.
         package: the installed package that the rows come from, if they do.
         train: this task's own settings of the config's ``train`` block.
         held_back: evaluated like the others, but never trained on.
@@ -71,8 +71,9 @@ def registered(name: str, **options: Any) -> Task:
 
 
 def owner(evaluation: str) -> type[Task] | None:
-    """The registered task whose class names an evaluation among its own, and so provides its rows."""
-    return next((kind for kind in TASKS.values() if evaluation in kind.model_fields["evals"].default), None)
+    """The registered task that gives an evaluation its rows: its class names it, or it is called ``<task>_…``."""
+    named = (kind for kind in TASKS.values() if evaluation in kind.model_fields["evals"].default)
+    return next(named, None) or TASKS.get(evaluation.rpartition("_")[0])
 
 
 def package_folder(module: str) -> Path:
