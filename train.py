@@ -9,6 +9,7 @@ import warnings
 
 from eval import available
 from sfa import config as configs
+from sfa.schema import Config
 
 USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
 
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
     return train(config, shlex.join(["composer", "train.py", *arguments]), first)
 
 
-def train(config: configs.Config, command: str, first: bool) -> int:
+def train(config: Config, command: str, first: bool) -> int:
     """Trains and reports; ``command`` is what goes on with it."""
     _quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):

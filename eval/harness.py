@@ -25,10 +25,10 @@ from transformers import PreTrainedTokenizerBase
 from eval import TASK_FILES
 from eval.loss import row_losses
 from sfa.callbacks import Score
-from sfa.config import Config
 from sfa.data import Row, Task, owner
 from sfa.data.source import shuffled
 from sfa.data.template import Template, render, separator
+from sfa.schema import Config
 from sfa.store import fingerprint
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sfa.composer_model import StageModel
 from sfa.data.batches import collate
-from sfa.data.packing import IGNORED, Example, Packed, encode, encode_pairs
+from sfa.data.packing import IGNORED, alone, encode, encode_pairs
 from sfa.data.task import Row
 from sfa.data.template import Template
 
@@ -31,7 +31,7 @@ def row_losses(
         sequences, _ = encode_pairs(rows, tokenizer, seq_len, template)
     else:
         examples, _ = encode(rows, tokenizer, seq_len, template)
-        sequences = _alone(examples, int(tokenizer.pad_token_id))
+        sequences = alone(examples, int(tokenizer.pad_token_id))
     found = []
     for start in range(0, len(rows), batch_size):
         part = range(start, min(start + batch_size, len(rows)))
@@ -44,19 +44,3 @@ def row_losses(
             losses = stage_model.sequence_losses(stage_model(batch), batch)
         found.append(torch.stack([losses.cpu(), (batch["labels"] != IGNORED).sum(1).cpu()], 1))
     return torch.cat(found).double().numpy()
-
-
-def _alone(examples: Sequence[Example], pad: int) -> Packed:
-    """One example a sequence, padded at its end, where a decoder's learned tokens cannot see it."""
-    length = max(len(example["input_ids"]) for example in examples)
-    sequences = {
-        "input_ids": np.full((len(examples), length), pad, np.int64),
-        "labels": np.full((len(examples), length), IGNORED, np.int64),
-        "position_ids": np.tile(np.arange(length), (len(examples), 1)),
-        "tokens": np.array([len(example["input_ids"]) for example in examples]),
-    }
-    for i, example in enumerate(examples):
-        sequences["input_ids"][i, : len(example["input_ids"])] = example["input_ids"]
-        sequences["labels"][i, : len(example["labels"])] = example["labels"]
-    sequences["labels"][:, 0] = IGNORED
-    return sequences

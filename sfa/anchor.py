@@ -68,14 +68,14 @@ class Anchor:
         Raises:
             ValueError: names, shapes or dtypes differ from θ_o's.
         """
-        for theta, theta_o in self._buckets(shards):
+        for theta, theta_o in self.aligned(shards):
             torch._foreach_lerp_(theta, theta_o, beta)
 
     @torch.no_grad()
     def squared_distance(self, shards: dict[str, Tensor]) -> float:
         """‖θ − θ_o‖² over this rank's shards, summed in float64. Add the ranks' values before taking the root."""
         norms: list[Tensor] = []
-        for theta, theta_o in self._buckets(shards):
+        for theta, theta_o in self.aligned(shards):
             norms += torch._foreach_norm(torch._foreach_sub(theta, theta_o))
         return _sum_of_squares(norms)
 
@@ -83,25 +83,34 @@ class Anchor:
         """‖θ_o‖² over this rank's shards, summed in float64."""
         return _sum_of_squares(torch._foreach_norm(list(self.shards.values()))) if self.shards else 0.0
 
-    def _buckets(self, shards: dict[str, Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Flat pieces of (θ, θ_o) of together at most ``BUCKET_BYTES``, both on θ's device."""
+    def aligned(self, shards: dict[str, Tensor]) -> Iterator[list[list[Tensor]]]:
+        """(θ, θ_o) in buckets: see :func:`buckets`.
+
+        Raises:
+            ValueError: names, shapes or dtypes differ from θ_o's.
+        """
         check_same(shards, self.shards)
-        theta: list[Tensor] = []
-        theta_o: list[Tensor] = []
-        room = BUCKET_BYTES
-        for name, shard in shards.items():
-            if not shard.is_contiguous():
-                raise ValueError(f"{name} is not contiguous in memory; SFA merges contiguous parameters in place")
-            pieces = zip(_pieces(shard), _pieces(self.shards[name]), strict=True)
-            for piece, piece_o in pieces:
-                if piece.nbytes > room:
-                    yield theta, theta_o
-                    theta, theta_o, room = [], [], BUCKET_BYTES
-                theta.append(piece)
-                theta_o.append(piece_o.to(piece.device, non_blocking=True))
-                room -= piece.nbytes
-        if theta:
-            yield theta, theta_o
+        return buckets(shards, self.shards)
+
+
+def buckets(*tensors: dict[str, Tensor]) -> Iterator[list[list[Tensor]]]:
+    """Flat pieces of several sets of tensors with the same names and shapes, in step, of at most ``BUCKET_BYTES`` each,
+    all on the first set's device. A piece that already lies there shares its memory."""
+    first = tensors[0]
+    bucket: list[list[Tensor]] = [[] for _ in tensors]
+    room = BUCKET_BYTES
+    for name, shard in first.items():
+        if not shard.is_contiguous():
+            raise ValueError(f"{name} is not contiguous in memory; contiguous parameters are merged in place")
+        for pieces in zip(*(_pieces(each[name]) for each in tensors), strict=True):
+            if pieces[0].nbytes > room:
+                yield bucket
+                bucket, room = [[] for _ in tensors], BUCKET_BYTES
+            for part, piece in zip(bucket, pieces, strict=True):
+                part.append(piece.to(pieces[0].device, non_blocking=True))
+            room -= pieces[0].nbytes
+    if bucket[0]:
+        yield bucket
 
 
 def check_same(shards: dict[str, Tensor], anchor: dict[str, Tensor]) -> None:

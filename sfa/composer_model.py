@@ -44,6 +44,15 @@ class StageModel(ComposerModel):
         """Mean over sequences of ``weight · summed token loss``; scalar, float32."""
         return (self.sequence_losses(outputs, batch) * batch["weight"]).mean()
 
+    def sampled(self, outputs: Tensor, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """``batch`` with every learned token drawn from the model's own prediction of it."""
+        shift = 0 if self.pairs else 1
+        logits = outputs[:, : outputs.shape[1] - shift].detach().float().cpu()
+        drawn = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+        labels = batch["labels"].clone()
+        labels[:, shift:] = torch.where(labels[:, shift:] == IGNORED, IGNORED, drawn.to(labels.device))
+        return {**batch, "labels": labels}
+
     def sequence_losses(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Summed loss of the learned tokens of each sequence, ``[batch]``, float32."""
         labels, logits = batch["labels"], outputs

@@ -1,175 +1,22 @@
-"""The YAML schema of a run: read, validated, every error reported at once."""
+"""A run's YAML, read and validated against the schema, with every error reported at once."""
 
 import difflib
 import os
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
-from sfa.data import TASKS, Custom, Task, registered
-from sfa.data.template import Template
+from sfa.data import TASKS, Custom, Task
 from sfa.schedule import exact_fraction
+from sfa.schema import Config, Train
 
-Duration = Annotated[
-    str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
-]
-Interval = Annotated[
-    str,
-    Field(
-        pattern=r"^([1-9][0-9_]*(ba|ep|sp|tok)|(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)dur)$",
-        description='batches, epochs, samples, tokens or a part of the training, like "50ba" or "0.25dur"',
-    ),
-]
 Block = TypeVar("Block", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A block of the YAML. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class Tokenizer(Section):
-    """A byte-level BPE tokenizer trained on tasks' training rows; digits stay single."""
-
-    train_on: list[str] | None = Field(None, min_length=1, description="registered tasks; null: those of the stream")
-    vocab_size: int = Field(1024, ge=300)
-
-
-class LoRA(Section):
-    """Adapters: they alone are trained, and θ_o is the adapters at the start of the task."""
-
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0, description="scale of the adapters, times rank")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = Field("all-linear", description="modules that get adapters, by name")
-
-
-class Model(Section):
-    """Either a pretrained model by ``name``, or an ``architecture`` with random weights."""
-
-    name: str | None = Field(None, description="hub name or folder of a pretrained model")
-    revision: str | None = Field(None, description="the hub's branch, tag or commit")
-    architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
-    config: dict[str, Any] = Field({}, description="the architecture's configuration")
-    tokenizer: Tokenizer | None = None
-    template: Template = Field("plain", description="how a prompt is shown to the model")
-    lora: LoRA | None = Field(None, description="null: all weights are trained")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "Model":
-        if (self.name is None) == (self.architecture is None):
-            raise ValueError("give either name (pretrained) or architecture (random weights)")
-        if self.architecture is not None and self.tokenizer is None:
-            raise ValueError("an architecture with random weights needs a tokenizer")
-        if self.name is not None and (self.config or self.tokenizer):
-            raise ValueError("config and tokenizer belong to an architecture; a pretrained model brings its own")
-        if self.name is None and self.lora is not None:
-            raise ValueError(
-                "lora needs a pretrained model by name; random weights under adapters would never be trained"
-            )
-        return self
-
-
-class Train(Section):
-    """How one task is trained."""
-
-    max_duration: Duration = "1ep"
-    global_batch_size: int = Field(64, ge=1, description="packed sequences a step, over all ranks")
-    microbatch_size: int | None = Field(None, ge=1, description="sequences a rank computes at once; null: all")
-    seq_len: int = Field(1024, ge=8, description="tokens of a packed sequence")
-    lr: float = Field(2e-5, gt=0)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: Interval | None = Field("0.03dur", description="null: none")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
-    precision: Literal["auto", "fp32", "amp_bf16"] = Field("auto", description="auto: amp_bf16 on a GPU, else fp32")
-    activation_checkpointing: bool = Field(False, description="computes activations again instead of keeping them")
-    compile: bool = Field(False, description="torch.compile")
-    save_interval: Interval = Field("0.25dur", description="between checkpoints")
-
-    def weights_spec(self) -> dict[str, Any]:
-        """What determines the weights; the rest changes rounding, speed or safety."""
-        return self.model_dump(
-            mode="json", exclude={"microbatch_size", "save_interval", "activation_checkpointing", "compile"}
-        )
-
-
-class SFABlock(Section):
-    """Sequential Fine-tuning with Averaging."""
-
-    p: float | None = Field(0.25, gt=0, le=1, description="fraction of the training between merges")
-    every: Interval | None = Field(None, description="stands for p, like 50ba")
-    beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
-    anchor_device: Literal["cpu", "device"] = "cpu"
-    reset_optimizer_on_merge: bool = False
-
-    @model_validator(mode="after")
-    def _one_interval(self) -> "SFABlock":
-        if (self.p is None) == (self.every is None):
-            raise ValueError("give either p or every; to use every where a file sets p, add sfa.p=null")
-        return self
-
-    def weights_spec(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"anchor_device"})
-
-
-class Eval(Section):
-    """What is scored, and how often."""
-
-    tasks: list[str] | None = Field(None, description="evaluations; null: those of the stream's tasks")
-    interval: Interval | None = Field("0.25dur", description="null: only at the end of a stage")
-    limit: int | None = Field(None, ge=1, description="rows of each evaluation; null: all")
-    batch_size: int = Field(32, ge=1)
-    unshard: bool = Field(True, description="gather sharded weights to evaluate; false: ranks in lockstep, slower")
-    run_generated_code: bool = Field(False, description="lets humaneval run what the model writes, in a sandbox")
-
-
-class Config(Section):
-    """One run: a model, a stream of tasks, a method, a seed."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder of the results")
-    seed: int = Field(17, ge=0, lt=2**32)
-    model: Model
-    tasks: list[SerializeAsAny[Task]]
-    trial: Duration | None = Field(None, description="trains every task for this long instead, to try a config out")
-    method: Literal["sequential", "sfa", "multitask"] = "sequential"
-    sfa: SFABlock = SFABlock()
-    train: Train = Train()
-    eval: Eval = Eval()
-    parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
-    checkpoint: Literal["sharded", "full"] = Field("sharded", description="form of checkpoints under fsdp2")
-    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = {"tensorboard": {}, "file": {}}
-    save_folder: Path = Path("runs")
-    data_folder: Path | None = Field(None, description="local copies of hub data sets, a folder each, by last name")
-    dry_run: bool = False
-
-    def train_of(self, task: Task) -> Train:
-        """The training settings of a task: the run's, overridden by the task's own ``train`` block."""
-        trial = {"max_duration": self.trial} if self.trial else {}
-        return Train(**{**self.train.model_dump(), **task.train, **trial})
-
-    def tokenizer_tasks(self) -> list[Task]:
-        """The tasks whose training rows the model's own tokenizer is trained on."""
-        if self.model.tokenizer is None:
-            return []
-        if self.model.tokenizer.train_on is None:
-            return list(self.tasks)
-        return [registered(name) for name in sorted(set(self.model.tokenizer.train_on))]
-
-    def evaluations(self) -> list[str]:
-        if self.eval.tasks is not None:
-            return list(self.eval.tasks)
-        return list(dict.fromkeys(name for task in self.tasks for name in task.evals))
 
 
 class ConfigError(Exception):
@@ -223,6 +70,11 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
             "or leave humaneval out of eval.tasks"
         )
+    trained = sum(not task.held_back for task in tasks)
+    for name in ("task_arithmetic", "ties", "fisher"):
+        weights = getattr(config, name).weights
+        if config.method == name and weights is not None and len(weights) != trained:
+            errors.append(f"{name}.weights: must hold one number for each of the {trained} tasks, not {len(weights)}")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
         errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")

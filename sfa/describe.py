@@ -1,8 +1,8 @@
 """What a run would do: the dry run's text. Nothing is written."""
 
-from sfa.config import Config, Train
-from sfa.plan import Stage, plan
+from sfa.plan import Stage, in_order, plan
 from sfa.schedule import exact_fraction, in_steps, interval_steps
+from sfa.schema import Config, PenaltyBlock, SFABlock, Train
 
 GIB = 2**30
 PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
@@ -16,7 +16,7 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
 
 def describe(config: Config) -> str:
     """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
-    stages = plan(config)
+    stages = in_order(plan(config))
     parameters, why = _parameters(config)
     lines = [
         f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(stages)} stages "
@@ -29,6 +29,10 @@ def describe(config: Config) -> str:
         lines.append(head)
         if stage.train is not None:
             lines.append(f"     {_steps(stage, stage.train)}")
+        elif stage.sources:
+            how = {key: value for key, value in stage.spec["method"].items() if key != "name"}
+            settings = ", ".join(f"{key} {value}" for key, value in how.items())
+            lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])
@@ -36,8 +40,8 @@ def describe(config: Config) -> str:
     trained = f", frozen, with adapters of rank {lora.rank}" if lora else ""
     each, kinds = (4, "") if lora else (16, ", gradients and AdamW")
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
-    merging = any(stage.sfa for stage in stages)
-    anchor = "host" if config.sfa.anchor_device == "cpu" else "device"
+    merging = any(isinstance(stage.block, SFABlock | PenaltyBlock) for stage in stages)
+    anchor = "device" if any(getattr(stage.block, "anchor_device", "") == "device" for stage in stages) else "host"
     return "\n".join(
         [
             *lines,
@@ -68,24 +72,24 @@ def _steps(stage: Stage, train: Train) -> str:
     value = int(train.max_duration.removesuffix(unit).replace("_", ""))
     if unit == "ep":
         text = f"{train.max_duration} of {train.global_batch_size} x {train.seq_len} tokens a step"
-        merges = f"every {stage.sfa.every or f'{stage.sfa.p} of it'} and at the end" if stage.sfa else "none"
-        return f"{text}, merges {merges}"
+        if not isinstance(stage.block, SFABlock):
+            return f"{text}, no merges"
+        return f"{text}, merges every {stage.block.every or f'{stage.block.p} of it'} and at the end"
     total = value if unit == "ba" else -(-value // batch)
     text = f"{total:,} steps, at most {total * batch:,} tokens"
-    if stage.sfa is None:
+    if not isinstance(stage.block, SFABlock):
         return f"{text}, no merges"
-    return f"{text}, merges at {_merges(stage, total)}"
+    return f"{text}, merges at {_merges(stage.block, total)}"
 
 
-def _merges(stage: Stage, total: int) -> str:
-    assert stage.sfa is not None
-    every, p = stage.sfa.every, stage.sfa.p
+def _merges(block: SFABlock, total: int) -> str:
+    every, p = block.every, block.p
     if every is not None and not every.endswith(("ba", "dur")):
         return f"every {every} and at the end"
     interval = exact_fraction(p) * total if p is not None else in_steps(str(every), total, epoch=1)
     steps = [f"{step:,}" for step in interval_steps(total, interval)]
     shown = steps if len(steps) <= 12 else [*steps[:5], "…", *steps[-2:]]
-    return f"{', '.join(shown)} (β={stage.sfa.beta})"
+    return f"{', '.join(shown)} (β={block.beta})"
 
 
 def _size(count: float) -> str:

@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sfa.config import LoRA, Model
 from sfa.data import Task
+from sfa.schema import LoRA, Model
 
 END = "<|endoftext|>"
 

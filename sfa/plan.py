@@ -1,15 +1,17 @@
 """The graph of stages that a run needs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from sfa.config import Config, SFABlock, Train
 from sfa.data import Task
+from sfa.schema import Config, Section, Train
 from sfa.store import fingerprint
 
 FORMAT = 2  # raised when a change of the code changes what a stage's weights would be
+WHILE_TRAINING = ("sfa", "rehearsal", "l1", "l2", "ewc")
+OF_SINGLE_TASKS = ("task_arithmetic", "ties", "fisher", "soup")
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,15 @@ class Stage:
     """One step of a run. ``spec`` holds all that determines its weights; equal specs are one stage.
 
     Attributes:
-        spec: canonical description, with the parent's fingerprint.
+        spec: canonical description, with the fingerprints of the stages it comes from.
         label: ``base``, the name of the task, or ``multitask``.
-        method: the method that was in force while it trained.
-        parent: the stage that it starts from, whose weights are θ_o.
+        method: that was in force while it trained, or that merged it.
+        parent: whose weights are θ_o: a training starts from it, and the distance is measured from it.
         tasks: what it trains on, one task or several mixed.
+        train: how it trains; ``None`` if it merges.
+        block: the method's settings.
+        past: the stages of the tasks before, oldest first.
+        sources: of a merge, the stages that are merged; the first is what the others are measured from.
     """
 
     spec: dict[str, Any]
@@ -30,7 +36,9 @@ class Stage:
     parent: "Stage | None" = None
     tasks: tuple[Task, ...] = ()
     train: Train | None = None
-    sfa: SFABlock | None = None
+    block: Section | None = None
+    past: tuple["Stage", ...] = ()
+    sources: tuple["Stage", ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -38,18 +46,40 @@ class Stage:
 
 
 def plan(config: Config) -> list[Stage]:
-    """The stages of a run in order: the base, then one for each task of the stream, or one for all of them.
+    """The stages of a run that are evaluated, in order: the base, then one for each task of the stream, or one for all
+    of them. :func:`in_order` adds those that they need.
 
-    The first task has nothing to forget, so it is trained alike under every method and shared by all of them.
+    The first task has nothing to forget, so it is trained alike under every method and shared by all of them. Where a
+    method merges models of single tasks, the stage of a task is the merge of all up to it.
     """
-    stages = [base_stage(config)]
-    trained = [task for task in config.tasks if not task.held_back]
+    base, trained = base_stage(config), [task for task in config.tasks if not task.held_back]
     if config.method == "multitask":
-        return [*stages, train_stage(config, trained, "multitask", stages[0])]
+        return [base, train_stage(config, trained, "multitask", base)]
+    if config.method in OF_SINGLE_TASKS:
+        return [base, *_merged(config, trained, base)]
+    stages = [base]
     for i, task in enumerate(trained):
-        method = config.method if i else "sequential"
-        stages.append(train_stage(config, [task], method, stages[-1]))
+        if i and _averages_once(config):
+            stages.append(_averaged(config, task, stages[-1]))
+        else:
+            method = config.method if i else "sequential"
+            stages.append(train_stage(config, [task], method, stages[-1], stages[1:]))
     return stages
+
+
+def in_order(stages: Iterable[Stage]) -> list[Stage]:
+    """``stages`` and all that they need, each once, after those that it needs itself."""
+    found: dict[str, Stage] = {}
+
+    def add(stage: Stage) -> None:
+        if stage.fingerprint not in found:
+            for needed in (*([stage.parent] if stage.parent else []), *stage.sources):
+                add(needed)
+            found[stage.fingerprint] = stage
+
+    for stage in stages:
+        add(stage)
+    return list(found.values())
 
 
 def base_stage(config: Config) -> Stage:
@@ -63,10 +93,10 @@ def base_stage(config: Config) -> Stage:
     return Stage(spec, "base", "none")
 
 
-def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stage) -> Stage:
+def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stage, past: Sequence[Stage] = ()) -> Stage:
     """One task, or several mixed, trained from ``parent``."""
     train = config.train_of(tasks[0]) if len(tasks) == 1 else _train_of_all(config, tasks)
-    block = config.sfa if method == "sfa" else None
+    block = getattr(config, method) if method in WHILE_TRAINING else None
     spec = {
         "kind": "train",
         "parent": parent.fingerprint,
@@ -76,7 +106,48 @@ def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stag
         "method": {"name": method, **(block.weights_spec() if block else {})},
         "seed": config.seed,
     }
-    return Stage(spec, method if method == "multitask" else tasks[0].name, method, parent, tuple(tasks), train, block)
+    label = method if method == "multitask" else tasks[0].name
+    return Stage(spec, label, method, parent, tuple(tasks), train, block, tuple(past))
+
+
+def _averages_once(config: Config) -> bool:
+    """Whether the method is one average after the training of each task: WiSE-FT, and SFA with p=1."""
+    sfa = config.sfa
+    return config.method == "wise_ft" or (config.method == "sfa" and sfa.p == 1)
+
+
+def _averaged(config: Config, task: Task, before: Stage) -> Stage:
+    """β·θ_o + (1−β)·θ, where θ is trained from θ_o without intervention."""
+    alone = train_stage(config, [task], "sequential", before)
+    beta = config.wise_ft.beta if config.method == "wise_ft" else config.sfa.beta
+    return _merge(task.name, config.method, "average", {"beta": beta}, before, (before, alone))
+
+
+def _merged(config: Config, tasks: Sequence[Task], base: Stage) -> list[Stage]:
+    """After each task, the merge of the models that were trained on each task so far alone."""
+    singles = [train_stage(config, [task], "sequential", base) for task in tasks]
+    options = {} if config.method == "soup" else getattr(config, config.method).weights_spec()
+    weights = options.pop("weights", None) or [1 / len(tasks)] * len(tasks)
+    stages: list[Stage] = []
+    for k, task in enumerate(tasks, 1):
+        first = [weight * sum(weights) / (sum(weights[:k]) or 1) for weight in weights[:k]]
+        own = options if config.method == "soup" else {"weights": first, **options}
+        parent = stages[-1] if stages else base
+        merged = _merge(task.name, config.method, config.method, own, parent, (base, *singles[:k]))
+        stages.append(replace(merged, block=None if config.method == "soup" else getattr(config, config.method)))
+    return stages
+
+
+def _merge(
+    label: str, method: str, how: str, options: dict[str, Any], parent: Stage, sources: tuple[Stage, ...]
+) -> Stage:
+    spec = {
+        "kind": "merge",
+        "method": {"name": how, **options},
+        "sources": [source.fingerprint for source in sources],
+        "from": parent.fingerprint,
+    }
+    return Stage(spec, label, method, parent, sources=sources)
 
 
 def _train_of_all(config: Config, tasks: Sequence[Task]) -> Train:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfa.callbacks import Score
-from sfa.config import Config
+from sfa.plan import Stage
+from sfa.schema import Config
 
 
 def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> dict[str, float]:
@@ -36,16 +37,28 @@ def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> dict[str, flo
     }
 
 
-def assemble(config: Config, stages: list[dict[str, Any]], scores: list[list[Score]]) -> dict[str, Any]:
+def assemble(
+    config: Config, stages: list[Stage], manifests: list[dict[str, Any]], scores: list[list[Score]]
+) -> dict[str, Any]:
     """The content of ``results.json``.
 
     Args:
         config: of the run.
-        stages: manifests in order, the base first.
+        stages: those that are evaluated, in order, the base first.
+        manifests: of each, in the same order.
         scores: final scores of each, in the same order.
     """
-    names = [stage["task"] for stage in stages]
-    kept = ("task", "method", "fingerprint", "steps", "merge_steps", "l2_from_anchor", "seconds", "tokens")
+    names = [stage.label for stage in stages]
+    kept = (
+        "fingerprint",
+        "steps",
+        "merge_steps",
+        "l2_from_anchor",
+        "seconds",
+        "tokens",
+        "peak_bytes",
+        "stored_examples",
+    )
     rows = [{"after": after, **score} for after, part in zip(names, scores, strict=True) for score in part]
     task_scores = [[_of_task(part, task.evals) for task in config.tasks] for part in scores]
     return {
@@ -53,7 +66,9 @@ def assemble(config: Config, stages: list[dict[str, Any]], scores: list[list[Sco
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
         "stages": [
-            {key: stage[key] for key in (*kept, "peak_bytes", "stored_examples")} for stage in stages if stage["parent"]
+            {"task": stage.label, "method": stage.method, **{key: manifest[key] for key in kept}}
+            for stage, manifest in zip(stages, manifests, strict=True)
+            if stage.parent
         ],
         "evaluations": rows,
         "metrics": _summary(task_scores),

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from sfa import results, stage, store
 from sfa.callbacks import Evaluator
-from sfa.config import Config
-from sfa.plan import plan
+from sfa.context import Context
+from sfa.plan import in_order, plan
+from sfa.schema import Config
 
 
 def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any]:
@@ -24,13 +25,16 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
         DamagedStage: a finished stage's files were changed.
     """
     dist.initialize_dist(get_device(None))
-    context = stage.Context(config, evaluator, console)
+    context = Context(config, evaluator, console)
+    shown = {part.fingerprint: part for part in plan(config)}
     manifests, scores = [], []
-    for part in plan(config):
-        manifests.append(stage.make(part, context))
-        scores.append(stage.scores(part, context))
-        console.print(_line(part.label, scores[-1]))
-    content = results.assemble(config, manifests, scores)
+    for part in in_order(shown.values()):
+        manifest = stage.make(part, context)
+        if part.fingerprint in shown:
+            manifests.append(manifest)
+            scores.append(stage.scores(part, context))
+            console.print(_line(part.label, scores[-1]))
+    content = results.assemble(config, list(shown.values()), manifests, scores)
     folder = config.save_folder / config.name
     if dist.get_global_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,32 +5,23 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from composer.utils import dist
+from composer.utils import dist, get_device
 from filelock import Timeout
 from rich.console import Console
 
-from sfa import machine, models, store
+from sfa import machine, methods, models, store, weights
 from sfa.callbacks import Evaluator, Score
-from sfa.config import Config
+from sfa.composer_model import StageModel
+from sfa.context import Context
+from sfa.data.prepare import single_examples
+from sfa.fisher import diagonal
 from sfa.plan import Stage
+from sfa.schema import FisherMerging
 from sfa.training import train
-
-
-@dataclass
-class Context:
-    """What all stages of a run share."""
-
-    config: Config
-    evaluator: Evaluator
-    console: Console
-
-    def folder(self, stage: Stage) -> Path:
-        return self.config.save_folder / "stages" / stage.fingerprint
 
 
 def make(stage: Stage, context: Context) -> dict[str, Any]:
@@ -46,12 +37,14 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
         if made is not None:
             return made
         folder.mkdir(parents=True, exist_ok=True)
+        for source in (*([stage.parent] if stage.parent else []), *stage.sources):
+            store.verify(context.folder(source))
         if stage.parent is None:
             record, rows = _base(context, folder)
+        elif stage.sources:
+            record, rows = _merge(stage, context), []
         else:
-            parent = context.folder(stage.parent)
-            store.verify(parent)
-            record, rows = train(stage, context.config, context.evaluator, parent, folder, context.console)
+            record, rows = train(stage, context)
         if dist.get_global_rank() == 0:
             store.write_json(folder / "evaluations.json", _keyed(rows, context.evaluator, record["steps"]))
             store.finish(folder, _manifest(stage, record))
@@ -99,6 +92,40 @@ def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
     return {"steps": 0}, []
+
+
+def _merge(stage: Stage, context: Context) -> dict[str, Any]:
+    """Merges on rank 0. The cost of a stage that merges is that of the last training it needed, and of the merge."""
+    assert stage.parent is not None
+    if dist.get_global_rank() != 0:
+        return {"steps": 0}
+    trained = store.manifest(context.folder(stage.sources[-1]))
+    assert trained is not None, "it was made before"
+    start = time.perf_counter()
+    methods.merge(stage, context, lambda source, block: _fisher_of(source, block, context))
+    record = {key: trained[key] for key in ("steps", "tokens", "peak_bytes", "stored_examples", "stored_bytes")}
+    seconds = time.perf_counter() - start
+    record |= {"seconds": round(trained["seconds"] + seconds, 3), "merge_seconds": round(seconds, 3), "merges": []}
+    record["merge_steps"] = [trained["steps"]] if stage.spec["method"]["name"] == "average" else []
+    record["l2_from_anchor"] = weights.distance(context.model(stage), context.model(stage.parent))
+    return record
+
+
+def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
+    """The Fisher information of a single-task model on its task, made if it is not there; one process, whole model."""
+    folder = methods.fisher_folder(source, block, context)
+    if not folder.is_dir():
+        config = context.config
+        tokenizer, model = models.read_tokenizer(context.model(source)), models.read_model(context.model(source))
+        device = get_device(None)
+        wrapped = device.module_to_device(StageModel(model.eval()))
+        (task,), pairs = source.tasks, bool(model.config.is_encoder_decoder)
+        length = config.train_of(task).seq_len
+        examples = single_examples(task, tokenizer, length, block.examples, config.seed, config.model.template, pairs)
+        moved = (device.batch_to_device(example) for example in examples)
+        shards = diagonal(wrapped, moved, block.labels, config.seed)
+        weights.write_alone(wrapped, shards, folder)
+    return folder
 
 
 def _manifest(stage: Stage, record: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.algorithms import GradientClipping
-from composer.core import Algorithm
 from composer.loggers import FileLogger, LoggerDestination, MLFlowLogger, TensorboardLogger, WandBLogger
 from composer.optim import (
     ComposerScheduler,
@@ -17,27 +16,27 @@ from composer.optim import (
     LinearWithWarmupScheduler,
 )
 from composer.utils import dist
-from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from sfa import machine, models, weights
+from sfa import machine, methods, models, weights
 from sfa.algorithm import SFA
-from sfa.callbacks import Evaluator, ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
+from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
-from sfa.config import Config, Train
-from sfa.data.batches import Steps, data_spec, step_count
-from sfa.data.prepare import prepare
+from sfa.context import Context
+from sfa.data import Task
+from sfa.data.batches import Steps, data_spec, example_count, keep, step_count
+from sfa.data.packing import Packed
+from sfa.data.prepare import prepare, single_examples
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Stage
-from sfa.schedule import exact_fraction, in_steps, interval_steps
+from sfa.schedule import in_steps
+from sfa.schema import Config, Rehearsal, Train
 
 
-def train(
-    stage: Stage, config: Config, evaluator: Evaluator, parent: Path, folder: Path, console: Console
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Trains ``stage`` from the model in ``parent`` and exports the result to ``folder/model``. All ranks call it.
+def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Trains ``stage`` from its parent's model and exports the result to its folder. All ranks call it.
 
-    It goes on from the newest checkpoint in ``folder/checkpoints``, if there is one.
+    It goes on from the newest checkpoint in the folder, if there is one.
 
     Returns:
         What the stage's manifest says of the training, and the scores taken during it, by ``step``.
@@ -45,40 +44,49 @@ def train(
     Raises:
         Interrupted: a signal stopped it, after a checkpoint.
     """
-    assert stage.train is not None
-    settings = stage.train
+    assert stage.train is not None and stage.parent is not None
+    settings, config, console = stage.train, context.config, context.console
+    parent, folder = context.folder(stage.parent), context.folder(stage)
     tokenizer = models.read_tokenizer(parent / "model")
     machine.reset_peak()
     language_model = models.read_model(parent / "model")
-    packed, truncated = prepare(
-        stage.tasks,
-        tokenizer,
-        settings.seq_len,
-        config.seed,
-        config.save_folder / "data",
-        config.model.template,
-        pairs=language_model.config.is_encoder_decoder,
-    )
+    pairs, template = bool(language_model.config.is_encoder_decoder), config.model.template
+    seed, cache = config.seed, config.save_folder / "data"
+    packed, truncated = prepare(stage.tasks, tokenizer, settings.seq_len, seed, cache, template, pairs)
+    buffer: list[Packed] = []
+    if isinstance(stage.block, Rehearsal):
+        for past in stage.past:
+            all_of_it, _ = prepare(past.tasks, tokenizer, settings.seq_len, seed, cache, template, pairs)
+            buffer.append(keep(all_of_it, stage.block.buffer, seed))
     if truncated:
         console.print(f"{stage.label}: {truncated:,} rows were cut to {settings.seq_len} tokens")
     batch, sequences = settings.global_batch_size, len(packed["input_ids"])
     total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
 
+    fraction = stage.block.fraction if isinstance(stage.block, Rehearsal) else 0.0
+    steps = Steps(packed, total, batch, seed, buffer, fraction)
+
     precision, cpu_bf16 = _precision(settings)
     model = StageModel(language_model, cpu_bf16)
     if settings.activation_checkpointing:
         language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    merges, sfa = _sfa(stage, parent, total, epoch)
-    clipping = [GradientClipping("norm", settings.max_grad_norm)] if settings.max_grad_norm is not None else []
-    algorithms: list[Algorithm] = [*clipping, *([sfa] if sfa else [])]
+
+    def examples(task: Task, count: int) -> list[dict[str, Tensor]]:
+        return single_examples(task, tokenizer, settings.seq_len, count, seed, template, pairs)
+
+    algorithms = methods.algorithms(stage, context, total, epoch, examples)
+    sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
+    if settings.max_grad_norm is not None:
+        algorithms.append(GradientClipping("norm", settings.max_grad_norm))
+    merges = methods.merge_points(stage, total, epoch)
     interval = in_steps(config.eval.interval, total, epoch) if config.eval.interval else None
-    recorder = Recorder(lambda live: evaluator(live, tokenizer), interval, total)
+    recorder = Recorder(lambda live: context.evaluator(live, tokenizer), interval, total)
     stopper = Stopper()
     checkpoints = folder / "checkpoints"
     saver = checkpoint_saver(str(checkpoints), in_steps(settings.save_interval, total, epoch), total, stopper)
     trainer = Trainer(
         model=model,
-        train_dataloader=data_spec(Steps(packed, total, batch, config.seed), batch),
+        train_dataloader=data_spec(steps, batch),
         max_duration=f"{total}ba",
         optimizers=_optimizer(model, settings),
         schedulers=_scheduler(settings, total, epoch),
@@ -109,35 +117,14 @@ def train(
         "seconds": round(recorder.seconds, 3),
         "tokens": tokens,
         "peak_bytes": machine.peak(),
-        "stored_examples": 0,
+        "stored_examples": sum(example_count(part) for part in buffer),
+        "stored_bytes": sum(array.nbytes for part in buffer for array in part.values()),
         "truncated": truncated,
     }
     if dist.get_global_rank() == 0:
         tokenizer.save_pretrained(folder / "model")
         record["l2_from_anchor"] = weights.distance(folder / "model", parent / "model")
     return record, recorder.rows
-
-
-def _sfa(stage: Stage, parent: Path, total: int, epoch: float) -> tuple[list[int], SFA | None]:
-    """SFA as the stage configures it, and the steps at which it is known to merge."""
-    if stage.sfa is None:
-        return [], None
-    block, every = stage.sfa, stage.sfa.every
-    if every is not None and every.endswith("ep"):  # the Trainer sees all epochs as one
-        every = f"{math.ceil(in_steps(every, total, epoch))}ba"
-    merges: list[int] = []
-    if block.p is not None:
-        merges = interval_steps(total, exact_fraction(block.p) * total)
-    elif every is not None and every.endswith(("ba", "dur")):
-        merges = interval_steps(total, in_steps(every, total, epoch))
-    return merges, SFA(
-        p=block.p,
-        every=every,
-        beta=block.beta,
-        anchor=str(parent / "model"),
-        anchor_device=block.anchor_device,
-        reset_optimizer_on_merge=block.reset_optimizer_on_merge,
-    )
 
 
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from composer.utils import dist
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -15,13 +16,17 @@ from sfa.anchor import trained_shards
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors), or its adapters alone.
-    All ranks call it; only rank 0 holds the whole model, in CPU memory, and writes."""
+    """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors), or its adapters alone;
+    of any other module, its tensors. All ranks call it; only rank 0 holds the whole, in CPU memory, and writes."""
     adapters = hasattr(model, "peft_config")
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters)
-    state = get_model_state_dict(model, options=options)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_global_rank() == 0:
-        model.save_pretrained(folder, state_dict=state)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, state_dict=state)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(state, folder / "model.safetensors")
     dist.barrier()
 
 
@@ -64,6 +69,35 @@ def read_shards(module: nn.Module, folder: Path) -> dict[str, Tensor]:
     return read
 
 
+def write_shards(module: nn.Module, shards: dict[str, Tensor], folder: Path) -> None:
+    """Writes tensors that are split as the trained parameters of ``module`` are, like a model with these weights, whole
+    or not at all. All ranks call it; the tensors pass through ``module``, whose own weights are put back."""
+    own = trained_shards(module)
+    kept = {name: shard.clone() for name, shard in own.items()}
+    temporary = folder.with_name(f".{folder.name}")
+    with torch.no_grad():
+        for name, shard in own.items():
+            shard.copy_(shards[name])
+        save_model(getattr(module, "model", module), temporary)
+        for name, shard in own.items():
+            shard.copy_(kept[name])
+    if dist.get_global_rank() == 0:
+        temporary.replace(folder)
+    dist.barrier()
+
+
+def write_alone(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Writes ``tensors``, named as the parameters of an unsharded :class:`sfa.composer_model.StageModel`, like a model
+    with these weights, whole or not at all. One process calls it; the model is used up."""
+    temporary = folder.with_name(f".{folder.name}")
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+    model.model.save_pretrained(temporary)
+    temporary.replace(folder)
+
+
 def _named_as(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The trained parameters of ``module`` from ``state``, whose model it may wrap as a ComposerModel does."""
     trained = [_plain(name) for name, parameter in module.named_parameters() if parameter.requires_grad]
@@ -85,7 +119,7 @@ def distance(folder: Path, other: Path) -> float:
     Raises:
         ValueError: the models do not have the same tensors.
     """
-    one, two = _locations(folder), _locations(other)
+    one, two = locations(folder), locations(other)
     if one.keys() != two.keys():
         raise ValueError(f"{folder} and {other} differ in tensors, for example {sorted(one.keys() ^ two.keys())[:3]}")
     total = 0.0
@@ -95,7 +129,8 @@ def distance(folder: Path, other: Path) -> float:
     return math.sqrt(total)
 
 
-def _locations(folder: Path) -> dict[str, Path]:
+def locations(folder: Path) -> dict[str, Path]:
+    """The file that each tensor of a model folder is in."""
     found: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stream:

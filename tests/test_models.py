@@ -16,11 +16,11 @@ from transformers import (
 
 from sfa import models, weights
 from sfa.composer_model import StageModel
-from sfa.config import LoRA, Model
 from sfa.data import registered
 from sfa.data.batches import Steps, collate
 from sfa.data.packing import IGNORED, encode, encode_pairs, pack
 from sfa.data.template import render, separator
+from sfa.schema import LoRA, Model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIGS = {

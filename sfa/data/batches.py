@@ -1,5 +1,6 @@
 """Packed sequences in the order of training, the same for any number of ranks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,33 @@ class Steps(Dataset[dict[str, Tensor]]):
     Item ``k·batch + j`` is sequence j of global batch k. Its ``weight`` makes the mean over sequences of
     ``weight · (summed token loss)`` the mean over all learned tokens of the global batch, however the batch is split
     over ranks and microbatches.
+
+    Args:
+        packed: sequences of the task.
+        steps: T.
+        batch: sequences of a global batch.
+        seed: of all orders.
+        past: sequences kept of each past task, for rehearsal.
+        fraction: of the sequences that come from past tasks, on average in every batch; each is drawn from all past
+            tasks with the same probability.
     """
 
-    def __init__(self, packed: Packed, steps: int, batch: int, seed: int):
-        self.packed = packed
+    def __init__(
+        self, packed: Packed, steps: int, batch: int, seed: int, past: Sequence[Packed] = (), fraction: float = 0.0
+    ):
+        self.packed = {name: np.concatenate([part[name] for part in (packed, *past)]) for name in packed}
         n = len(packed["input_ids"])
         rng = np.random.default_rng(seed)
-        epochs = -(-steps * batch // n)
-        self.order = np.concatenate([rng.permutation(n) for _ in range(epochs)])[: steps * batch]
-        learned = (packed["labels"] != IGNORED).sum(1)
+        replayed = np.random.default_rng([seed, 1]).random(steps * batch) < (fraction if past else 0)
+        current = int((~replayed).sum())
+        epochs = max(1, -(-current // n))
+        self.order = np.zeros(steps * batch, np.int64)
+        self.order[~replayed] = np.concatenate([rng.permutation(n) for _ in range(epochs)])[:current]
+        if past:
+            sizes = np.array([len(part["input_ids"]) for part in past])
+            task = rng.integers(len(past), size=int(replayed.sum()))
+            self.order[replayed] = (n + np.cumsum(sizes) - sizes)[task] + rng.integers(sizes[task])
+        learned = (self.packed["labels"] != IGNORED).sum(1)
         per_step = learned[self.order].reshape(steps, batch).sum(1)
         if not per_step.all():
             raise ValueError(f"global batch {int(np.argmin(per_step)) + 1} holds no token to learn")
@@ -39,6 +58,23 @@ class Steps(Dataset[dict[str, Tensor]]):
         row = self.order[position]
         item = {name: torch.as_tensor(array[row]) for name, array in self.packed.items()}
         return {**item, "weight": torch.as_tensor(self.weight[position])}
+
+
+def keep(packed: Packed, size: int | None, seed: int) -> Packed:
+    """The buffer of a past task: ``size`` of its sequences, drawn with a seed, or all."""
+    n = len(packed["input_ids"])
+    if size is None or size >= n:
+        return packed
+    drawn = np.sort(np.random.default_rng([seed, 2]).choice(n, size, replace=False))
+    return {name: array[drawn] for name, array in packed.items()}
+
+
+def example_count(packed: Packed) -> int:
+    """How many examples lie in sequences."""
+    if "position_ids" not in packed:
+        return len(packed["input_ids"])
+    used = np.arange(packed["input_ids"].shape[1]) < packed["tokens"][:, None]
+    return int(((packed["position_ids"] == 0) & used).sum())
 
 
 def step_count(max_duration: str, sequences: int, batch: int, seq_len: int) -> int:

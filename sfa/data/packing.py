@@ -131,3 +131,19 @@ def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Pack
             start = end
         packed["position_ids"][b, start:] = np.arange(seq_len - start)
     return packed
+
+
+def alone(examples: Sequence[Example], pad: int) -> Packed:
+    """One example a sequence, padded at its end, where a decoder's learned tokens cannot see it."""
+    length = max(len(example["input_ids"]) for example in examples)
+    sequences = {
+        "input_ids": np.full((len(examples), length), pad, np.int64),
+        "labels": np.full((len(examples), length), IGNORED, np.int64),
+        "position_ids": np.tile(np.arange(length), (len(examples), 1)),
+        "tokens": np.array([len(example["input_ids"]) for example in examples]),
+    }
+    for i, example in enumerate(examples):
+        sequences["input_ids"][i, : len(example["input_ids"])] = example["input_ids"]
+        sequences["labels"][i, : len(example["labels"])] = example["labels"]
+    sequences["labels"][:, 0] = IGNORED
+    return sequences

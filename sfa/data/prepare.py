@@ -4,12 +4,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from composer.utils import dist
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sfa.data.packing import Packed, encode, encode_pairs, pack
+from sfa.data.batches import collate
+from sfa.data.packing import Packed, alone, encode, encode_pairs, pack
+from sfa.data.source import shuffled
 from sfa.data.task import Row, Task
 from sfa.data.template import Template
 from sfa.store import fingerprint
@@ -58,6 +62,32 @@ def prepare(
     dist.barrier()
     with safe_open(file, framework="np") as stream:
         return {name: stream.get_tensor(name) for name in stream.keys()}, int(stream.metadata()["truncated"])  # noqa: SIM118
+
+
+def single_examples(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    seq_len: int,
+    count: int,
+    seed: int,
+    template: Template = "plain",
+    pairs: bool = False,
+) -> list[dict[str, Tensor]]:
+    """``count`` training rows of a task, drawn with a seed, each a batch of one whose loss is the summed negative
+    log-likelihood of its response."""
+    rows = shuffled(_rows(task), count, seed)
+    if pairs:
+        sequences, _ = encode_pairs(rows, tokenizer, seq_len, template)
+    else:
+        examples, _ = encode(rows, tokenizer, seq_len, template)
+        sequences = alone(examples, int(tokenizer.pad_token_id))
+    found = []
+    for i in range(len(rows)):
+        one = collate([{name: torch.as_tensor(array[i]) for name, array in sequences.items()}])
+        if not pairs:
+            one = {name: x[:, : int(one["tokens"])] if x.ndim > 1 else x for name, x in one.items()}
+        found.append({**one, "weight": torch.ones(1)})
+    return found
 
 
 def _rows(task: Task) -> list[Row]:

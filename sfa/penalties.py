@@ -1,0 +1,141 @@
+"""L1, L2 and EWC: penalties on the distance to θ_o, added to the gradients in place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from composer.core import Algorithm, Event, State
+from composer.loggers import Logger
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sfa.anchor import Anchor, buckets, check_same, local, trained_shards
+from sfa.fisher import Fisher
+from sfa.weights import read_shards
+
+Kind = Literal["l1", "l2", "ewc"]
+
+
+@torch.no_grad()
+def add_gradient(
+    kind: Kind,
+    strength: float,
+    gradients: dict[str, Tensor],
+    shards: dict[str, Tensor],
+    anchor: dict[str, Tensor],
+    fisher: dict[str, Tensor] | None = None,
+) -> None:
+    """Adds a penalty's gradient to ``gradients`` in place, bucket by bucket, without an autograd graph.
+
+    ======  ====================  =================
+    kind    penalty               its gradient
+    ======  ====================  =================
+    l1      λ·‖θ − θ_o‖₁          λ·sign(θ − θ_o)
+    l2      λ/2·‖θ − θ_o‖² (eq. 1)  λ·(θ − θ_o)
+    ewc     λ/2·Σ F_o (θ − θ_o)²  λ·F_o·(θ − θ_o)
+    ======  ====================  =================
+
+    Args:
+        kind: of the penalty.
+        strength: λ.
+        gradients: this rank's shards of the gradients, by name.
+        shards: θ, with the same names and shapes.
+        anchor: θ_o, in host memory or on the device.
+        fisher: F_o, the diagonal Fisher information, for ``ewc``.
+    """
+    check_same(shards, anchor)
+    sets = [gradients, shards, anchor, *([fisher] if fisher is not None else [])]
+    for gradient, theta, theta_o, *weight in buckets(*sets):
+        moved = torch._foreach_sub(theta, theta_o)
+        if kind == "l1":
+            torch._foreach_sign_(moved)
+        elif kind == "ewc":
+            torch._foreach_mul_(moved, weight[0])
+        torch._foreach_add_(gradient, moved, alpha=strength)
+
+
+class Penalty(Algorithm):
+    """Adds a penalty on the distance to θ_o to every step's gradients, after the backward passes and before clipping
+    and the optimizer's step. List it before gradient clipping.
+
+    Each rank works on its own shards, so one process, DDP and FSDP2 behave alike and nothing is gathered.
+
+    Args:
+        kind: ``"l1"``, ``"l2"`` or ``"ewc"``.
+        strength: λ, at least 0.
+        anchor: folder of the model that is θ_o; ``None``: the weights that the Trainer is built with.
+        fishers: of EWC, the Fisher information of past tasks, each with the weights it was taken at. Several that share
+            θ_o are added up (one accumulated Fisher); otherwise each pulls to its own.
+        anchor_device: ``"cpu"`` keeps θ_o and the Fisher information in (pinned) host memory, ``"device"`` beside the
+            parameters.
+
+    Raises:
+        ValueError: ``strength`` is negative, or ``ewc`` lacks its Fisher information.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        strength: float,
+        anchor: str | None = None,
+        fishers: Sequence[Fisher] = (),
+        anchor_device: Literal["cpu", "device"] = "cpu",
+    ):
+        if strength < 0:
+            raise ValueError(f"the strength of a penalty must not be negative, and is {strength}")
+        if (kind == "ewc") != bool(fishers):
+            raise ValueError("ewc needs Fisher information, and the other penalties take none")
+        self.kind: Kind = kind
+        self.strength = strength
+        self.anchor_path = anchor
+        self.fishers = list(fishers)
+        self.anchor_device = anchor_device
+        self._pulls: list[tuple[Anchor, Anchor | None]] = []  # θ_o, F_o
+
+    def match(self, event: Event, state: State) -> bool:
+        return event in (Event.BEFORE_LOAD, Event.FIT_START, Event.AFTER_TRAIN_BATCH)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        module = state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+        if event == Event.BEFORE_LOAD:
+            if self.anchor_path is None:
+                self._pulls = [(Anchor(trained_shards(module), self.anchor_device), None)]
+        elif event == Event.FIT_START:
+            self._fit_start(module, state)
+        else:
+            shards, gradients = trained_shards(module), _gradients(module)
+            for anchor, fisher in self._pulls:
+                weight = fisher.shards if fisher is not None else None
+                add_gradient(self.kind, self.strength, gradients, shards, anchor.shards, weight)
+
+    def _fit_start(self, module: nn.Module, state: State) -> None:
+        if self.anchor_path is not None:
+            self._pulls = [(Anchor(read_shards(module, Path(self.anchor_path)), self.anchor_device), None)]
+        if self.kind != "ewc":
+            return
+        grouped: dict[str | None, dict[str, Tensor]] = {}
+        for fisher in self.fishers:
+            found = fisher.shards(module, state)
+            total = grouped.setdefault(fisher.anchor, found)
+            if total is not found:
+                torch._foreach_add_(list(total.values()), [found[name] for name in total])
+        at_start = self._pulls[0][0]
+        self._pulls = [
+            (
+                at_start if path is None else Anchor(read_shards(module, Path(path)), self.anchor_device),
+                Anchor(shards, self.anchor_device),
+            )
+            for path, shards in grouped.items()
+        ]
+
+
+def _gradients(module: nn.Module) -> dict[str, Tensor]:
+    """This rank's shards of the gradients; a parameter that took no part in the loss has a gradient of zeros."""
+    gradients = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients[name] = local(parameter.grad)
+    return gradients

@@ -1,0 +1,155 @@
+"""Every method through the command line on the quickstart's stream, what they share, and rehearsal's mixture."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train
+from eval import available
+from scripts import merge
+from sfa.config import load
+from sfa.data.batches import Steps, example_count, keep
+from sfa.data.packing import IGNORED, Packed
+from sfa.plan import in_order, plan
+
+QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
+SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=8ba"]
+SMALL += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "loggers={}", "ewc.examples=5"]
+SMALL += ["fisher.examples=5"]
+METHODS = ["sequential", "multitask", "rehearsal", "l1", "l2", "ewc", "sfa"]
+METHODS += ["wise_ft", "task_arithmetic", "ties", "fisher", "soup"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which every method ran once."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method in METHODS:
+        arguments = [f"save_folder={folder}", f"method={method}", f"name={method}"]
+        assert train.main([QUICKSTART, *SMALL, *arguments]) == 0
+    return folder
+
+
+def results(folder: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((folder / name / "results.json").read_text()))
+
+
+def weights(folder: Path, name: str, stage: int = -1) -> dict[str, torch.Tensor]:
+    fingerprint = results(folder, name)["stages"][stage]["fingerprint"]
+    return load_file(folder / "stages" / fingerprint / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_runs_by_one_word_and_says_what_it_cost(method: str, runs: Path) -> None:
+    found = results(runs, method)
+    assert {stage["method"] for stage in found["stages"][1:]} <= {method}
+    for stage in found["stages"]:
+        assert min(stage["steps"], stage["seconds"], stage["peak_bytes"], stage["l2_from_anchor"]) > 0
+        assert (stage["stored_examples"] > 0) == (stage["method"] == "rehearsal")
+    assert found["metrics"] is not None
+    if method != "multitask":
+        assert [stage["task"] for stage in found["stages"]] == ["arithmetic", "licences", "returns"]
+
+
+def test_methods_end_in_different_models(runs: Path) -> None:
+    ends = {method: results(runs, method)["stages"][-1]["fingerprint"] for method in METHODS}
+    assert len(set(ends.values())) == len(METHODS)
+    flat = {method: torch.cat([t.flatten() for t in weights(runs, method).values()]) for method in METHODS}
+    for method in set(METHODS) - {"sequential"}:
+        assert not torch.allclose(flat[method], flat["sequential"], atol=1e-5), method
+
+
+def test_the_plan_shares_every_training(runs: Path) -> None:
+    """Trainings: sequential 3, multitask 1, five methods 2 each but WiSE-FT's second task, single tasks 2 more."""
+    kinds = Counter(json.loads(file.read_text())["spec"]["kind"] for file in (runs / "stages").glob("*/manifest.json"))
+    assert kinds["base"] == 1
+    assert kinds["train"] == 3 + 1 + 5 * 2 + 1 + 2
+    assert kinds["merge"] == 2 + 4 * 3
+    config = load(QUICKSTART, [*SMALL, "method=task_arithmetic", "task_arithmetic.weights=[0.2,0.3,0.5]"], available())
+    new = [stage for stage in in_order(plan(config)) if not (runs / "stages" / stage.fingerprint).exists()]
+    assert all(stage.sources for stage in new)  # another weight is only merges
+
+
+def test_sfa_with_p_1_is_wise_ft(runs: Path) -> None:
+    arguments = [f"save_folder={runs}", "method=sfa", "sfa.p=1", "name=once"]
+    assert train.main([QUICKSTART, *SMALL, *arguments]) == 0
+    once, wise = results(runs, "once"), results(runs, "wise_ft")
+    assert [s["fingerprint"] for s in once["stages"]] == [s["fingerprint"] for s in wise["stages"]]
+    assert [s["merge_steps"] for s in once["stages"]] == [[], [8], [8]]
+    assert [s["method"] for s in once["stages"]] == ["sequential", "sfa", "sfa"]
+
+
+def test_wise_ft_halves_the_way(runs: Path) -> None:
+    first, plain, merged = weights(runs, "wise_ft", 0), weights(runs, "sequential", 1), weights(runs, "wise_ft", 1)
+    assert all(torch.allclose(merged[n], (first[n] + plain[n]) / 2, atol=1e-7) for n in merged)
+
+
+def test_task_arithmetic_of_the_streams_models(runs: Path) -> None:
+    manifests = [json.loads(file.read_text()) for file in (runs / "stages").glob("*/manifest.json")]
+    (base,) = [m for m in manifests if m["spec"]["kind"] == "base"]
+    singles = [m for m in manifests if m["parent"] == base["fingerprint"] and m["method"] == "sequential"]
+    assert sorted(m["task"] for m in singles) == ["arithmetic", "licences", "returns"]
+    tensors = [load_file(runs / "stages" / m["fingerprint"] / "model" / "model.safetensors") for m in (base, *singles)]
+    for name, found in weights(runs, "task_arithmetic").items():
+        origin, *others = (t[name].double() for t in tensors)
+        expected = origin + sum(other - origin for other in others) / 3
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_a_penalty_keeps_the_model_near(runs: Path) -> None:
+    def moved(name: str) -> float:
+        return float(results(runs, name)["stages"][1]["l2_from_anchor"])
+
+    assert moved("l2") < moved("sequential") and moved("ewc") < moved("sequential")
+
+
+def packed(n: int, value: int) -> Packed:
+    return {
+        "input_ids": np.full((n, 8), value),
+        "labels": np.where(np.arange(8) < 1, IGNORED, np.full((n, 8), value)),
+        "position_ids": np.tile([0, 1, 2, 3, 0, 1, 2, 0], (n, 1)),
+        "tokens": np.full(n, 7),
+    }
+
+
+def test_rehearsal_mixes_past_tasks_evenly_and_the_same_every_time() -> None:
+    steps = Steps(packed(50, 1), 1000, 8, 3, [packed(30, 2), packed(3, 3)], fraction=0.1)
+    drawn = np.array([int(steps[i]["input_ids"][0]) for i in range(8000)])
+    past = (drawn != 1).mean()
+    assert past == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 8000) ** 0.5)
+    assert (drawn == 2).sum() / (drawn != 1).sum() == pytest.approx(0.5, abs=4 * 0.5 / (8000 * 0.1) ** 0.5)
+    per_batch = (drawn.reshape(1000, 8) != 1).sum(1)
+    assert per_batch.min() == 0 and per_batch.max() >= 2  # on average, not exactly
+    again = Steps(packed(50, 1), 1000, 8, 3, [packed(30, 2), packed(3, 3)], fraction=0.1)
+    assert np.array_equal(steps.order, again.order)
+    assert not np.array_equal(steps.order, Steps(packed(50, 1), 1000, 8, 4, [packed(30, 2)], fraction=0.1).order)
+    first = steps.order[steps.order < 50]
+    assert sorted(first[:50]) == list(range(50))  # the task's own sequences still come once an epoch
+
+
+def test_a_buffer_is_a_seeded_part_whose_examples_are_counted() -> None:
+    buffer = keep(packed(50, 1), 10, 0)
+    assert len(buffer["input_ids"]) == 10 and example_count(buffer) == 20  # the third start is padding
+    assert keep(packed(50, 1), None, 0)["input_ids"].shape == (50, 8)
+
+
+def test_scripts_merge_writes_a_model_with_a_card(runs: Path, tmp_path: Path) -> None:
+    folders = [str(runs / "stages" / results(runs, "sequential")["stages"][i]["fingerprint"] / "model") for i in (0, 1)]
+    assert merge.main(["average", *folders, "--beta", "0.5", "--out", str(tmp_path / "out")]) == 0
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights(runs, "wise_ft", 1).items())
+    assert "average" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        merge.main(["ties", *folders, "--out", str(tmp_path / "other")])
+
+
+def test_weights_must_fit_the_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [QUICKSTART, "method=ties", "ties.weights=[0.5,0.5]"]
+    assert train.main(arguments) == 2
+    assert "ties.weights: must hold one number for each of the 3 tasks, not 2" in capsys.readouterr().err
