@@ -1,7 +1,7 @@
 """Runs every method of the paper on one config over several seeds, in one process, and prints them side by side.
 
 python -m scripts.methods yamls/quickstart.yaml --out results/methods.md
-python -m scripts.methods yamls/quickstart.yaml --seeds 17 --methods sfa "rehearsal rehearsal.fraction=0.05" --set eval.limit=50
+python -m scripts.methods yamls/quickstart.yaml --seeds 17 --methods sfa "l2 l2.strength=0.01" --set eval.limit=50
 
 A method is one word, or a word with overrides of its own. Stages are shared: every average of WiSE-FT, every weight of
 Task Arithmetic is only a merge. Starting again goes on from what is there.
@@ -43,7 +43,7 @@ def run_all(path: str, methods: Sequence[str], seeds: Sequence[int], overrides: 
     for seed in seeds:
         for label in methods:
             word, *own = label.split()
-            name = f"{Path(path).stem}-{label.replace(' ', '-')}-{seed}"
+            name = f"{Path(path).stem}-{label.replace(' ', '-').replace('=', '-')}-{seed}"
             arguments = [path, *overrides, f"method={word}", *own, f"seed={seed}", f"name={name}"]
             print(f"== {label}, seed {seed}", flush=True)
             if train.main(arguments) != 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from composer.core import Algorithm
 from composer.utils import FSDP2Config, dist, get_device
 from safetensors.torch import save_file
 from torch import nn
@@ -17,7 +18,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from sfa import SFA
 from sfa.anchor import Anchor, trained_shards
 from sfa.parallel import average_gradients_on_gloo
-from tests.toy import BATCH, Regression, data, optimizer, saver_every_step, trainer
+from tests.toy import BATCH, Regression, data, optimizer, penalty, saver_every_step, trainer
 
 warnings.filterwarnings("ignore")
 STEPS, P = 12, 0.25
@@ -36,12 +37,19 @@ def counted(self: Anchor, *args: Any) -> None:
 def run(
     form: str, kind: str, checkpoints: Path | None, load: Path | None, hidden: int = 15, anchor: str | None = None
 ) -> tuple[SFA, dict[str, Any]]:
-    model, sfa = Regression(hidden, outputs=3), SFA(p=P, anchor=anchor)
+    sfa = SFA(p=P, anchor=anchor)
+    return sfa, fitted(form, kind, sfa, checkpoints, load, hidden)
+
+
+def fitted(
+    form: str, kind: str, algorithm: Algorithm, checkpoints: Path | None, load: Path | None, hidden: int = 15
+) -> dict[str, Any]:
+    model = Regression(hidden, outputs=3)
     state = FORMS[form]
     fit = trainer(
         model,
         STEPS,
-        [sfa],
+        [algorithm],
         kind,
         ranks=dist.get_world_size(),
         callbacks=[saver_every_step(checkpoints, STEPS)] if checkpoints else [],
@@ -52,7 +60,7 @@ def run(
     fit.fit()
     full = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     fit.close()
-    return sfa, full
+    return dict(full)
 
 
 def keep(out: Path, name: str, full: dict[str, Any]) -> None:
@@ -96,6 +104,14 @@ def main(out: Path) -> None:
                 record[f"resumed {form}-{kind} at {step}"] = [same, [m["step"] for m in resumed.merges]]
         theta_o = out / "anchor"
         keep(out, f"{form}-folder", run(form, "momentum", None, None, anchor=str(theta_o))[1])
+    for form in FORMS:
+        for kind in ("l1", "l2", "ewc"):
+            folder = out / "checkpoints" / f"{form}-{kind}"
+            full = fitted(form, "momentum", penalty(kind, out / f"fisher-{form}"), folder, None)
+            keep(out, f"{form}-{kind}", full)
+            name = "ep0-ba4" if form == "fsdp2-sharded" else "ep0-ba4.pt"
+            again = fitted(form, "momentum", penalty(kind, out / f"fisher-{form}"), None, folder / name)
+            record[f"resumed {form}-{kind}"] = all(torch.equal(again[key], value) for key, value in full.items())
     for kind in ("momentum", "adamw"):
         keep(out, f"fsdp1-{kind}", plain_fsdp1(kind))
         one = out / "one" / kind / "ep0-ba4.pt"  # written by a single process

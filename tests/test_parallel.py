@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfa import SFA
-from tests.toy import Regression, reference, saver_every_step, trainer, weights
+from tests.toy import Regression, penalty, reference, saver_every_step, trainer, weights
 
 ROOT = Path(__file__).parent.parent
 STEPS, P = 12, 0.25
@@ -102,3 +102,19 @@ def test_the_logged_norm_is_that_of_the_whole_model(out: Path, form: str) -> Non
     final = load_file(out / f"{form}-momentum.safetensors")
     moved = sum(((final[n] - w).double() ** 2).sum() for n, w in start.items()) ** 0.5
     assert record(out)[f"{form}-momentum"][-1]["l2_after"] == pytest.approx(float(moved), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "ewc"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_penalty_on_two_ranks_is_that_of_one_and_resumes_bitwise(
+    out: Path, form: str, kind: str, tmp_path: Path
+) -> None:
+    model = Regression(outputs=3)
+    fit = trainer(model, STEPS, [penalty(kind, tmp_path / "fisher")], "momentum")
+    fit.fit()
+    fit.close()
+    assert_same(load_file(out / f"{form}-{kind}.safetensors"), weights(model))
+    assert record(out)[f"resumed {form}-{kind}"]
+    if kind == "ewc":
+        one, two = (folder / "model.safetensors" for folder in (tmp_path / "fisher", out / f"fisher-{form}"))
+        assert_same(load_file(two), load_file(one), atol=1e-7)
