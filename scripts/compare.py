@@ -1,12 +1,13 @@
-"""Compares finished runs side by side, as a table and as a picture.
+"""Compares finished runs side by side: a table in the terminal, a picture, a Markdown file.
 
-python -m scripts.compare runs/quickstart-sequential runs/quickstart-sfa --out curves.png
+python -m scripts.compare runs/quickstart-sequential runs/quickstart-sfa --picture curves.png --markdown table.md
 """
 
 import argparse
 import itertools
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,69 @@ from rich.table import Table
 from scripts.curves import draw
 
 
-def compare(runs: Sequence[dict[str, Any]]) -> Table:
-    """One column a run: the final score on every evaluation, how much of the first task was kept, and the metrics. Runs
-    that differ only in their seed share a column: mean ± standard deviation over the seeds."""
+def compare(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Lines of cells, the first the head: one column a run, with its final score on every evaluation, how much of the
+    first task was kept, and the metrics. Runs that differ only in their seed share a column: mean ± standard deviation
+    over the seeds."""
     columns: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         columns.setdefault(_but_the_seed(run["config"]), []).append(run)
-    table = Table(title="after the whole stream", title_justify="left", header_style="bold")
-    table.add_column("")
-    for group in columns.values():
-        table.add_column(_title([run["name"] for run in group]), justify="right")
     figures = [[_figures(run) for run in group] for group in columns.values()]
-    for key in dict.fromkeys(key for group in figures for figure in group for key in figure):
-        table.add_row(key, *(_cell([figure.get(key, []) for figure in group]) for group in figures))
+    keys = dict.fromkeys(key for group in figures for figure in group for key in figure)
+    head = ["", *(_title([run["name"] for run in group]) for group in columns.values())]
+    return [head, *([key, *(_cell([f.get(key, []) for f in group]) for group in figures)] for key in keys)]
+
+
+def as_table(lines: Sequence[Sequence[str]]) -> Table:
+    """The lines for a terminal."""
+    table = Table(title="after the whole stream", title_justify="left", header_style="bold")
+    for i, name in enumerate(lines[0]):
+        table.add_column(name, justify="right" if i else "left")
+    for line in lines[1:]:
+        table.add_row(*line)
     return table
+
+
+def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: str) -> str:
+    """The comparison and the score of every run after every stage, with what they were made with."""
+    made = {
+        json.dumps(json.loads(_manifest(folder, stage).read_text())["made"], sort_keys=True): None
+        for folder, run in zip(folders, runs, strict=True)
+        for stage in run["stages"]
+    }
+    about = "; ".join(f"{m['hardware']}, torch {m['torch']}, {m['date']}" for m in map(json.loads, made))
+    parts = [f"`{command}`", f"Seeds {sorted({run['seed'] for run in runs})}; {about}.", grid(compare(runs))]
+    for run in runs:
+        names = list(dict.fromkeys(row["task"] for row in run["evaluations"]))
+        values = {(row["after"], row["task"]): row for row in run["evaluations"]}
+        lines = [["after", *names]]
+        for after in dict.fromkeys(row["after"] for row in run["evaluations"]):
+            lines.append([after, *(_score(values[after, name]) for name in names)])
+        parts += [f"## {run['name']}", f"`{' '.join(_overrides(run))}`", grid(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _manifest(folder: Path, stage: dict[str, Any]) -> Path:
+    return folder.parent / "stages" / str(stage["fingerprint"]) / "manifest.json"
+
+
+def _overrides(run: dict[str, Any]) -> list[str]:
+    """The method with its block, as it would be written on the command line."""
+    method = run["config"]["method"]
+    block = run["config"].get(method) or {}
+    return [f"method={method}", *(f"{method}.{key}={value}" for key, value in block.items()), f"seed={run['seed']}"]
+
+
+def _score(row: dict[str, Any]) -> str:
+    spread = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
+    majority = f" (majority {row['majority']:.3f})" if "majority" in row else ""
+    return f"{row['value']:.3f}{spread}{majority}"
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """The lines as a table in Markdown."""
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([rows[0], f"|{'---|' * len(lines[0])}", *rows[1:]])
 
 
 def _figures(run: dict[str, Any]) -> dict[str, list[float]]:
@@ -70,13 +120,17 @@ def _title(names: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, with their results.json")
-    parser.add_argument("--out", type=Path, help="also draw the curves of the first seed's runs to this file")
-    arguments = parser.parse_args()
-    found = [json.loads((run / "results.json").read_text()) for run in arguments.runs]
-    Console().print(compare(found))
-    if arguments.out:
-        alone = [run for run, content in zip(arguments.runs, found, strict=True) if content["seed"] == found[0]["seed"]]
-        print(draw(alone, arguments.out))
+    parser.add_argument("--picture", type=Path, help="also draw the curves of the first seed's runs to this file")
+    parser.add_argument("--markdown", type=Path, help="also write all scores to this file")
+    given = parser.parse_args()
+    found = [json.loads((run / "results.json").read_text()) for run in given.runs]
+    Console().print(as_table(compare(found)))
+    if given.picture:
+        alone = [run for run, content in zip(given.runs, found, strict=True) if content["seed"] == found[0]["seed"]]
+        print(draw(alone, given.picture))
+    if given.markdown:
+        given.markdown.write_text(markdown(given.runs, found, f"python -m scripts.compare {' '.join(sys.argv[1:])}"))
+        print(given.markdown)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import train
+from scripts.compare import grid
 from sfa import config as configs
 
 METHODS = [
@@ -62,7 +63,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines = [[label, *_cells(group, evaluations)] for label, group in by_label.items()]
     lines.sort(key=lambda line: -float(line[1].split()[0]))
     head = [*HEAD[:3], *evaluations, *HEAD[3:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+    return grid([head, *lines])
 
 
 def _cells(group: list[dict[str, Any]], evaluations: Sequence[str]) -> list[str]:

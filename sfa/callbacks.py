@@ -157,7 +157,7 @@ class ProgressBar(Callback):
     def __init__(self, title: str, total: int, merges: Sequence[int], console: Console):
         self.title, self.total, self.merges, self.console = title, total, list(merges), console
         columns = (
-            TextColumn(f"{title:<24}"),
+            TextColumn(f"{title:<30}"),
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),

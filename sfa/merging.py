@@ -5,10 +5,12 @@ its paper; mergekit trims each tensor for itself. The average of SFA and WiSE-FT
 equation 15.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from mergekit.merge_methods.api import merge_tensors
 from safetensors import safe_open
@@ -148,9 +150,19 @@ def _weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, floa
 
 
 def _threshold(base: Path, model: Path, density: float) -> float:
-    """The magnitude of the smallest entry of θ − base that is kept."""
+    """The magnitude of the smallest entry of θ − base that is kept; 4 bytes a parameter in memory."""
     found = [locations(base), locations(model)]
-    parts = [(theta - origin).abs().flatten() for origin, theta in (_read(name, found) for name in sorted(found[0]))]
-    moved = torch.cat(parts)
-    kept = max(1, round(density * moved.numel()))
-    return float(moved.kthvalue(moved.numel() - kept + 1).values)
+    moved, start = np.empty(sum(_sizes(base)), np.float32), 0
+    for name in found[0]:
+        origin, theta = _read(name, found)
+        moved[start : start + theta.numel()] = (theta - origin).abs_().flatten().numpy()
+        start += theta.numel()
+    kept = max(1, round(density * len(moved)))
+    moved.partition(len(moved) - kept)  # in place
+    return float(moved[len(moved) - kept])
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for name, file in locations(folder).items():
+        with safe_open(file, framework="pt") as stream:
+            yield math.prod(stream.get_slice(name).get_shape())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import train
 from eval import available
-from scripts import merge
+from scripts import compare, merge, methods
 from sfa.config import load
 from sfa.data.batches import Steps, example_count, keep
 from sfa.data.packing import IGNORED, Packed
@@ -147,6 +147,33 @@ def test_scripts_merge_writes_a_model_with_a_card(runs: Path, tmp_path: Path) ->
     assert "average" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(SystemExit, match="2"):
         merge.main(["ties", *folders, "--out", str(tmp_path / "other")])
+
+
+def test_runs_are_compared_side_by_side(runs: Path) -> None:
+    names = ["sequential", "sfa", "l2"]
+    found = [results(runs, name) for name in names]
+    lines = compare.compare(found)
+    assert lines[0] == ["", *names]
+    cells = {line[0]: line[1:] for line in lines[1:]}
+    for name in ("average", "forgetting"):
+        assert cells[name] == [f"{run['metrics'][name]:.3f}" for run in found]
+    text = compare.markdown([runs / name for name in names], found, "the command")
+    assert "`the command`" in text and "`method=sfa sfa.p=0.25" in text and "Seeds [17]" in text
+    other = {**found[1], "seed": 18, "name": "sfa-18", "config": {**found[1]["config"], "seed": 18, "name": "sfa-18"}}
+    other["metrics"] = {key: value + 0.2 for key, value in found[1]["metrics"].items()}
+    head, *rest = compare.compare([{**found[1], "name": "sfa-17"}, other])
+    assert head == ["", "sfa, 2 seeds"]
+    mean = found[1]["metrics"]["average"] + 0.1
+    assert {line[0]: line[1] for line in rest}["average"] == f"{mean:.3f} ± {0.2 / 2**0.5:.3f}"
+
+
+def test_the_table_of_methods_puts_the_best_average_first(runs: Path) -> None:
+    found = [{"label": name, **results(runs, name)} for name in ("sequential", "rehearsal", "wise_ft")]
+    head, _, *rows = [line.strip("| ").split(" | ") for line in methods.table(found).splitlines()]
+    averages = [float(row[1]) for row in rows]
+    assert averages == sorted(averages, reverse=True) and len(rows) == 3
+    by_name = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert int(by_name["rehearsal"]["stored examples"]) > 0 == int(by_name["wise_ft"]["stored examples"])
 
 
 def test_weights_must_fit_the_stream(capsys: pytest.CaptureFixture[str]) -> None:
