@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sfa.data import Task
 from sfa.schema import Config, Section, Train
-from sfa.store import fingerprint
+from sfa.store import fingerprint, identity
 
 FORMAT = 2  # raised when a change of the code changes what a stage's weights would be
 WHILE_TRAINING = ("sfa", "rehearsal", "l1", "l2", "ewc")
@@ -83,9 +84,13 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 
 
 def base_stage(config: Config) -> Stage:
-    """The model that the stream starts from. Random weights depend on the seed, pretrained ones do not."""
+    """The model that the stream starts from. Random weights depend on the seed; those in a folder are told by their
+    content, those on the hub by name and revision."""
     model = config.model.model_dump(mode="json", exclude_none=True, exclude={"template"})
     spec: dict[str, Any] = {"kind": "base", "model": model}
+    if config.model.name is not None and Path(config.model.name).is_dir():
+        files = sorted(file for file in Path(config.model.name).iterdir() if file.is_file())
+        spec["files"] = {file.name: identity(file) for file in files}
     if config.model.tokenizer is not None:
         spec["tokenizer"] = [task.data_spec() for task in config.tokenizer_tasks()]
     if config.model.name is None or config.model.lora is not None:

@@ -1,5 +1,6 @@
 """Stages on disk: written last and atomically, verified before use, made by one process at a time."""
 
+import functools
 import hashlib
 import json
 import os
@@ -65,6 +66,16 @@ def lock(folder: Path) -> FileLock:
     """A lock on making the stage in ``folder``; it is free again when its process ends, however it ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / f".{folder.name}.lock")
+
+
+def identity(file: Path) -> str:
+    """SHA-256 of a file, remembered while the file is not written again."""
+    return _remembered(file, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache
+def _remembered(file: Path, changed: int) -> str:
+    return _sha256(file)
 
 
 def _files(folder: Path) -> list[Path]:

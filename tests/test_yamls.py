@@ -9,6 +9,7 @@ import train
 from eval import available
 from sfa.config import load
 from sfa.describe import PARAMETERS, describe
+from sfa.plan import plan
 
 YAMLS = Path(__file__).parent.parent / "yamls"
 FULL = sorted(file.name for file in YAMLS.glob("*.yaml") if not file.name.startswith("small"))
@@ -59,3 +60,12 @@ def test_a_file_may_follow_a_file(tmp_path: Path) -> None:
 def test_an_override_reaches_into_the_stream(tmp_path: Path) -> None:
     config = load(YAMLS / "pythia_math_law.yaml", ["tasks.1.train.max_duration=7ba"], available())
     assert config.train_of(config.tasks[1]).max_duration == "7ba"
+
+
+def test_a_model_in_a_folder_is_told_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"one")
+    override = [f"model.name={tmp_path / 'model'}"]
+    before = plan(load(YAMLS / "smollm2_math_law.yaml", override, available()))[0].fingerprint
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"two")
+    assert plan(load(YAMLS / "smollm2_math_law.yaml", override, available()))[0].fingerprint != before

@@ -1,13 +1,12 @@
 """Rows of a data set from the hub, or from a folder of ``<split>.{parquet,jsonl,csv}`` with the hub's columns."""
 
-import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from sfa import store
 from sfa.data.task import Row, Split, Task, held_out
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
@@ -108,7 +107,7 @@ def identity(source: str, data_folder: Path | None) -> Any:
     folder = local(source, data_folder)
     if folder is None:
         return source
-    return {split: _hash(file, file.stat().st_mtime_ns) for split, file in sorted(_files(folder).items())}
+    return {split: store.identity(file) for split, file in sorted(_files(folder).items())}
 
 
 def local(source: str, data_folder: Path | None) -> Path | None:
@@ -136,12 +135,6 @@ def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]
 
 def _files(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.iterdir()) if file.suffix in READERS}
-
-
-@functools.lru_cache
-def _hash(file: Path, changed: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _cannot(source: str, error: Exception) -> str:
