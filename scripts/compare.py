@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.curves import draw
+from sfa.config import flat
+
+PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only where things are
 
 
 def compare(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -35,7 +38,7 @@ def as_table(lines: Sequence[Sequence[str]]) -> Table:
     """The lines for a terminal."""
     table = Table(title="after the whole stream", title_justify="left", header_style="bold")
     for i, name in enumerate(lines[0]):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
     for line in lines[1:]:
         table.add_row(*line)
     return table
@@ -56,7 +59,7 @@ def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: s
         lines = [["after", *names]]
         for after in dict.fromkeys(row["after"] for row in run["evaluations"]):
             lines.append([after, *(_score(values[after, name]) for name in names)])
-        parts += [f"## {run['name']}", f"`{' '.join(_overrides(run))}`", grid(lines)]
+        parts += [f"## {run['name']}", f"`{' '.join(_overrides(run, runs[0]))}`", grid(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,11 +67,11 @@ def _manifest(folder: Path, stage: dict[str, Any]) -> Path:
     return folder.parent / "stages" / str(stage["fingerprint"]) / "manifest.json"
 
 
-def _overrides(run: dict[str, Any]) -> list[str]:
-    """The method with its block, as it would be written on the command line."""
-    method = run["config"]["method"]
-    block = run["config"].get(method) or {}
-    return [f"method={method}", *(f"{method}.{key}={value}" for key, value in block.items()), f"seed={run['seed']}"]
+def _overrides(run: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    """The method, the seed, and in what else the config differs from that of the first run."""
+    ours, theirs = flat(run["config"]), flat(first["config"])
+    differs = [key for key, value in ours.items() if theirs.get(key, value) != value]
+    return [f"{key}={ours[key]}" for key in dict.fromkeys(["method", "seed", *differs]) if key not in PLACES]
 
 
 def _score(row: dict[str, Any]) -> str:
@@ -102,14 +105,14 @@ def _cell(seeds: list[list[float]]) -> str:
     """Mean, and standard deviation if there are several seeds, of each number."""
     cells = []
     for numbers in zip(*seeds, strict=True):
-        digits = 3 if max(map(abs, numbers)) < 5 else 1
+        digits = 3 if max(map(abs, numbers)) < 20 else 1
         spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
         cells.append(f"{statistics.fmean(numbers):.{digits}f}{spread}")
     return ", ".join(cells)
 
 
 def _but_the_seed(config: dict[str, Any]) -> str:
-    return json.dumps({key: value for key, value in config.items() if key not in ("seed", "name")}, sort_keys=True)
+    return json.dumps({k: value for k, value in config.items() if k not in ("seed", *PLACES)}, sort_keys=True)
 
 
 def _title(names: list[str]) -> str:

@@ -47,7 +47,7 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     ax.set_xlabel("training steps")
     ax.set_ylabel(evaluation.replace("_", " "))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
     figure.tight_layout()
     figure.savefig(out, dpi=150)
     plt.close(figure)

@@ -212,3 +212,11 @@ def _unknown(key: str, name: Any, known: Iterable[str], what: str) -> str:
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as dotted keys, as they are written on the command line."""
+    parts = enumerate(config) if isinstance(config, list) else config.items() if isinstance(config, dict) else None
+    if parts is None:
+        return {prefix: config}
+    return {key: value for name, part in parts for key, value in flat(part, f"{prefix}.{name}".lstrip(".")).items()}

@@ -7,6 +7,7 @@ from typing import Any
 from composer.utils import dist, get_device
 from rich.console import Console
 
+from sfa import config as configs
 from sfa import results, stage, store
 from sfa.callbacks import Evaluator
 from sfa.context import Context
@@ -47,20 +48,13 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
 def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> None:
     """Says so if the results of another config, of the same name, are about to be replaced."""
     if file.is_file():
-        old, new = _flat(json.loads(file.read_text())["config"]), _flat(content["config"])
+        old, new = configs.flat(json.loads(file.read_text())["config"]), configs.flat(content["config"])
         differs = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differs:
             console.print(
                 f"{file} is replaced; that run had another {', '.join(differs)}. "
                 "To keep both, give each a name=… of its own; no stage is lost."
             )
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    return {k: v for key, part in config.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}
 
 
 def _line(label: str, scores: list[Any]) -> str:

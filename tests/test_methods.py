@@ -158,7 +158,7 @@ def test_runs_are_compared_side_by_side(runs: Path) -> None:
     for name in ("average", "forgetting"):
         assert cells[name] == [f"{run['metrics'][name]:.3f}" for run in found]
     text = compare.markdown([runs / name for name in names], found, "the command")
-    assert "`the command`" in text and "`method=sfa sfa.p=0.25" in text and "Seeds [17]" in text
+    assert "`the command`" in text and "`method=sfa seed=17`" in text and "Seeds [17]" in text
     other = {**found[1], "seed": 18, "name": "sfa-18", "config": {**found[1]["config"], "seed": 18, "name": "sfa-18"}}
     other["metrics"] = {key: value + 0.2 for key, value in found[1]["metrics"].items()}
     head, *rest = compare.compare([{**found[1], "name": "sfa-17"}, other])
