@@ -6,6 +6,7 @@ python -m scripts.compare runs/quickstart-sequential runs/quickstart-sfa --pictu
 import argparse
 import itertools
 import json
+import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -132,7 +133,7 @@ def main() -> None:
         alone = [run for run, content in zip(given.runs, found, strict=True) if content["seed"] == found[0]["seed"]]
         print(draw(alone, given.picture))
     if given.markdown:
-        given.markdown.write_text(markdown(given.runs, found, f"python -m scripts.compare {' '.join(sys.argv[1:])}"))
+        given.markdown.write_text(markdown(given.runs, found, f"python -m scripts.compare {shlex.join(sys.argv[1:])}"))
         print(given.markdown)
 
 

@@ -9,6 +9,7 @@ Task Arithmetic is only a merge. Starting again goes on from what is there.
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import train
 from scripts.compare import grid
 from sfa import config as configs
+from sfa.machine import hardware
 
 METHODS = [
     "sequential",
@@ -97,7 +99,7 @@ def main(arguments: list[str]) -> int:
     text = table(run_all(given.config, given.methods, given.seeds, given.overrides))
     print(f"\n{text}")
     if given.out:
-        about = f"`python -m scripts.methods {' '.join(arguments)}`, seeds {' '.join(map(str, given.seeds))}"
+        about = f"`python -m scripts.methods {shlex.join(arguments)}`, {hardware()}"
         given.out.write_text(f"{about}, {time.strftime('%Y-%m-%d')}\n\n{text}\n")
     return 0
 
