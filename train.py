@@ -45,6 +45,7 @@ def train(config: Config, command: str, first: bool) -> int:
     from eval.harness import Harness
     from scripts.curves import draw
     from sfa.callbacks import Interrupted
+    from sfa.data.source import SourceError
     from sfa.results import matrix_text
     from sfa.run import run
     from sfa.store import DamagedStage
@@ -58,6 +59,9 @@ def train(config: Config, command: str, first: bool) -> int:
         return 130
     except DamagedStage as error:
         print(f"{error}. Delete that stage's folder to make it again.", file=sys.stderr)
+        return 1
+    except SourceError as error:
+        print(error, file=sys.stderr)
         return 1
     folder = config.save_folder / config.name
     if first:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
 from sfa.data import TASKS, Custom, Task
+from sfa.data.source import SourceError
 from sfa.schedule import exact_fraction
 from sfa.schema import Config, Train
 
@@ -70,6 +71,15 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
             "or leave humaneval out of eval.tasks"
         )
+    if config.data_folder is not None and not config.data_folder.is_dir():
+        errors.append(f"data_folder: must be a folder, and {config.data_folder} is none")
+    if (config.model.name or "").startswith((".", "/")) and not Path(str(config.model.name)).is_dir():
+        errors.append(f"model.name: must be a folder or a hub name, and {config.model.name} is neither")
+    for i, task in enumerate(tasks):
+        try:
+            task.data_spec()
+        except SourceError as error:
+            errors.append(f"tasks.{i}: {error}")
     trained = sum(not task.held_back for task in tasks)
     for name in ("task_arithmetic", "ties", "fisher"):
         weights = getattr(config, name).weights

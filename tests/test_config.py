@@ -81,6 +81,8 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         (["tasks=arithmetic"], "tasks: must be a list of registered tasks"),
         (["name=../up"], "name: is not allowed, not '../up' (names the folder of the results)"),
         (["loggers={printer: {}}"], "loggers.printer"),
+        (["tasks=[{name: law, tos: {source: ./none}}]"], "tasks.0: ./none is no folder of"),
+        (["data_folder=./none"], "data_folder: must be a folder"),
         (["seed"], "seed: an override is written key=value"),
         (["name=${nothing}"], "cannot be read: Interpolation key 'nothing' not found"),
     ],
