@@ -47,11 +47,14 @@ def train(config: Config, command: str, first: bool) -> int:
     from sfa.callbacks import Interrupted
     from sfa.data.source import SourceError
     from sfa.results import matrix_text
-    from sfa.run import run
+    from sfa.run import make_only, run
     from sfa.store import DamagedStage
 
     console = Console(quiet=not first, highlight=False, soft_wrap=True)
     try:
+        if config.only is not None:
+            make_only(config, Harness.of(config), console)
+            return 0
         results = run(config, Harness.of(config), console)
     except (Interrupted, KeyboardInterrupt) as error:
         saved = f"at {error}, saved" if isinstance(error, Interrupted) else "nothing of a finished stage is lost"
@@ -72,9 +75,12 @@ def train(config: Config, command: str, first: bool) -> int:
 
 def _quiet() -> None:
     """Leaves the terminal to our own lines; warnings of the libraries go to the log."""
+    import transformers
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
+    transformers.utils.logging.disable_progress_bar()
     logging.getLogger("composer").setLevel(logging.ERROR)
     logging.getLogger("transformers").setLevel(logging.ERROR)
 

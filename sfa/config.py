@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from sfa.data import TASKS, Custom, Task
 from sfa.data.source import SourceError
+from sfa.plan import in_order, plan
 from sfa.schedule import exact_fraction
 from sfa.schema import Config, Train
 
@@ -48,6 +49,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     if config is not None:
         known = sorted(set(evaluations)) if evaluations is not None else None
         errors += _check_together(config, tasks, known)
+    if config is not None and not errors and config.only is not None:
+        known_stages = [stage.fingerprint for stage in in_order(plan(config))]
+        if config.only not in known_stages:
+            errors.append(_unknown("only", config.only, known_stages, "a stage of this run"))
     if errors or config is None:
         raise ConfigError(str(path), errors)
     return config

@@ -45,6 +45,22 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
     return content
 
 
+def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
+    """Makes and, if the run shows it, evaluates the stage that ``config.only`` names; what it needs must be there.
+
+    Raises:
+        Interrupted: a signal stopped it; calling again goes on from there.
+        DamagedStage: a stage that it needs is not there, or was changed.
+    """
+    dist.initialize_dist(get_device(None))
+    context = Context(config, evaluator, console)
+    shown = plan(config)
+    part = next(part for part in in_order(shown) if part.fingerprint == config.only)
+    stage.make(part, context)
+    if any(part.fingerprint == one.fingerprint for one in shown):
+        console.print(_line(part.label, stage.scores(part, context)))
+
+
 def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> None:
     """Says so if the results of another config, of the same name, are about to be replaced."""
     if file.is_file():

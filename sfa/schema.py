@@ -228,6 +228,7 @@ class Config(Section):
     save_folder: Path = Path("runs")
     data_folder: Path | None = Field(None, description="local copies of hub data sets, a folder each, by last name")
     dry_run: bool = False
+    only: str | None = Field(None, description="makes this stage of the plan alone, by its fingerprint")
 
     def train_of(self, task: Task) -> Train:
         """The training settings of a task: the run's, overridden by the task's own ``train`` block."""

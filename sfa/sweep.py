@@ -1,0 +1,120 @@
+"""A sweep: many runs of one config, over methods, a grid of keys and seeds, and the stages that they need together."""
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from pydantic import Field, ValidationError
+
+from sfa import config as configs
+from sfa.config import ConfigError
+from sfa.plan import Stage, in_order, plan
+from sfa.schema import Config, Section
+
+
+class SweepFile(Section):
+    """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists."""
+
+    config: Path = Field(description="the runs' config, from the sweep's own folder")
+    set: dict[str, Any] = Field({}, description="overrides of all runs")
+    seeds: list[int] = Field([17], min_length=1)
+    runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of a run each, like {method: l2}")
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        label: the method and what is set beside it; runs that differ only in their seed share it.
+        arguments: what ``train.py`` is given.
+        config: what these arguments come to.
+    """
+
+    label: str
+    arguments: tuple[str, ...]
+    config: Config
+
+    @property
+    def results(self) -> Path:
+        return self.config.save_folder / self.config.name / "results.json"
+
+
+def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> list[SweepRun]:
+    """The runs of a sweep's YAML, seed after seed. ``overrides`` are of all runs, but for ``seeds=[…]``, of the sweep.
+
+    Raises:
+        ConfigError: with every error of the sweep or of one of its runs.
+    """
+    own = [override for override in overrides if override.startswith("seeds=")]
+    others = [override for override in overrides if override not in own]
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(own)))
+        file = SweepFile(**loaded) if isinstance(loaded, dict) else None
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(str(path), lines) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
+    if file is None:
+        raise ConfigError(str(path), ["must hold keys and values"])
+    return expand(path.parent / file.config, file.runs, file.seeds, [*_written(file.set), *others], evaluations)
+
+
+def expand(
+    config: Path,
+    grids: Sequence[dict[str, Any]],
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    evaluations: Iterable[str] | None = None,
+) -> list[SweepRun]:
+    """All combinations of every grid, for every seed.
+
+    Args:
+        config: the runs' YAML.
+        grids: each a mapping of keys to a value, or to a list of values.
+        seeds: of every combination.
+        overrides: of all runs, like those of ``train.py``.
+        evaluations: see :func:`sfa.config.load`.
+
+    Raises:
+        ConfigError: with the errors of the first run that has any.
+    """
+    known = list(evaluations) if evaluations is not None else None
+    stem = configs.load(config, overrides, known).name
+    points = [
+        dict(zip(grid, values, strict=True))
+        for grid in grids
+        for values in itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values()))
+    ]
+    runs = []
+    for seed, point in itertools.product(seeds, points):
+        label = _label(point)
+        name = f"{stem}-{re.sub(r'[^A-Za-z0-9._-]+', '-', label)}-{seed}"
+        given = (str(config), *overrides, *_written(point), f"seed={seed}", f"name={name}")
+        runs.append(SweepRun(label, given, configs.load(config, given[1:], known)))
+    return runs
+
+
+def stages(runs: Iterable[SweepRun]) -> list[tuple[Stage, SweepRun]]:
+    """All stages that the runs need, each once and after those that it needs itself, with the first run that needs it:
+    that one's settings say how it is evaluated while it trains."""
+    found: dict[str, tuple[Stage, SweepRun]] = {}
+    for run in runs:
+        for stage in in_order(plan(run.config)):
+            found.setdefault(stage.fingerprint, (stage, run))
+    return list(found.values())
+
+
+def _label(point: dict[str, Any]) -> str:
+    method = str(point.get("method", ""))
+    settings = [f"{key.removeprefix(f'{method}.')}={value}" for key, value in point.items() if key != "method"]
+    return " ".join([*([method] if method else []), *settings])
+
+
+def _written(point: dict[str, Any]) -> list[str]:
+    return [f"{key}={'null' if value is None else value}" for key, value in point.items()]
