@@ -42,7 +42,7 @@ def train(config: Config, command: str, first: bool) -> int:
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is written
     from rich.console import Console
 
-    from eval.harness import Harness
+    from eval.evaluator import evaluator
     from scripts.curves import draw
     from sfa.callbacks import Interrupted
     from sfa.data.source import SourceError
@@ -53,9 +53,9 @@ def train(config: Config, command: str, first: bool) -> int:
     console = Console(quiet=not first, highlight=False, soft_wrap=True)
     try:
         if config.only is not None:
-            make_only(config, Harness.of(config), console)
+            make_only(config, evaluator(config), console)
             return 0
-        results = run(config, Harness.of(config), console)
+        results = run(config, evaluator(config), console)
     except (Interrupted, KeyboardInterrupt) as error:
         saved = f"at {error}, saved" if isinstance(error, Interrupted) else "nothing of a finished stage is lost"
         console.print(f"\nInterrupted ({saved}). To go on, run the same command again:\n  {command}")

@@ -3,14 +3,13 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from composer.utils import dist, reproducibility
+from composer.utils import dist
 from datasets import Dataset
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
@@ -19,16 +18,15 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 from numpy.typing import NDArray
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 
 from eval import TASK_FILES
+from eval.live import is_sharded, unsharded, untouched
 from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.data import Row, Task, owner
 from sfa.data.source import shuffled
 from sfa.data.template import Template, render, separator
-from sfa.schema import Config
 from sfa.store import fingerprint
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -50,24 +48,6 @@ class Harness:
         self.rows: dict[str, list[Row]] = {}
         self.tasks: dict[str, ConfigurableTask] = {}
 
-    @classmethod
-    def of(cls, config: Config) -> "Harness":
-        """The evaluations that a config asks for."""
-        bf16 = config.train.precision == "amp_bf16" or (config.train.precision == "auto" and torch.cuda.is_available())
-        return cls(
-            config.evaluations(),
-            config.tasks,
-            Settings(
-                template=config.model.template,
-                seq_len=config.train.seq_len,
-                limit=config.eval.limit,
-                batch_size=config.eval.batch_size,
-                bf16=bf16,
-                unshard=config.eval.unshard,
-                data_folder=config.data_folder,
-            ),
-        )
-
     def key(self, name: str) -> str:
         """Hash of what determines the score of a given model: the task file, the rows and how many, the template."""
         file = TASK_FILES / f"{name}.yaml"
@@ -75,20 +55,18 @@ class Harness:
         spec = self.sources[name].data_spec()
         return fingerprint([text, spec, self.settings.template, self.settings.limit, self.settings.bf16])
 
-    def __call__(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None
-    ) -> list[Score]:
+    def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]:
         """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. All
         ranks call it and receive the whole. Each scores every n-th row with the gathered weights, or, if these do not
         fit (``unshard: false``), all ranks score every row in lockstep."""
         names = self.names if names is None else list(names)
         for name in names:
-            self._load(name, tokenizer)
-        split = self.settings.unshard or not _sharded(model)
+            self._load(name, processor)
+        split = self.settings.unshard or not is_sharded(model)
         rank, ranks = (dist.get_global_rank(), dist.get_world_size()) if split else (0, 1)
         mine = {name: list(range(len(self.rows[name])))[rank::ranks] for name in names}
         with untouched(model), unsharded(model) if split else contextlib.nullcontext():
-            values = self._values(model, tokenizer, {name: rows for name, rows in mine.items() if rows})
+            values = self._values(model, processor, {name: rows for name, rows in mine.items() if rows})
         gathered = dist.all_gather_object(values) if split else [values]
         return [self._score(name, [part[name] for part in gathered if name in part]) for name in names]
 
@@ -222,45 +200,6 @@ def _majority(rows: Sequence[Row]) -> float | None:
     if len({tuple(row.get("choices", ())) for row in rows}) != 1 or "choices" not in rows[0]:
         return None
     return max(Counter(row["response"] for row in rows).values()) / len(rows)
-
-
-def _sharded(model: nn.Module) -> bool:
-    return any(isinstance(module, FSDPModule) for module in model.modules())
-
-
-@contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Puts back each module's training mode and all random states: lm-eval changes both."""
-    modes = {module: module.training for module in model.modules()}
-    states = reproducibility.get_rng_state()
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        reproducibility.load_rng_state(states)
-
-
-@contextlib.contextmanager
-def unsharded(model: nn.Module) -> Iterator[None]:
-    """Gathers FSDP2's parameters, in its compute precision, and keeps them while inside. Forward passes then need no
-    communication, so ranks may do different numbers of them."""
-    modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    # torch 2.7 has no public way to stop a module from dropping its gathered parameters after a forward pass.
-    groups = [group for m in modules if (group := m._get_fsdp_state()._fsdp_param_group) is not None]
-    after_forward = [group.post_forward_mesh_info for group in groups]
-    for group in groups:
-        group.post_forward_mesh_info = None
-    for module in modules:
-        module.unshard()
-    try:
-        yield
-    finally:
-        for group, info in zip(groups, after_forward, strict=True):
-            group.post_forward_mesh_info = info
-        for module in modules:
-            module.reshard()
 
 
 class _Quiet(HFLM):

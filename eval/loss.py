@@ -26,7 +26,7 @@ def row_losses(
 ) -> NDArray[np.float64]:
     """Summed loss and number of learned tokens of each row, ``[n, 2]``. Rows are cut to ``seq_len`` as in training."""
     device = next(model.parameters()).device
-    stage_model = StageModel(model, cpu_bf16=bf16)
+    stage_model = StageModel(model, tokenizer, cpu_bf16=bf16)
     if stage_model.pairs:
         sequences, _ = encode_pairs(rows, tokenizer, seq_len, template)
     else:

@@ -58,10 +58,10 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
     if given.backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
-        tokenizer = models.read_tokenizer(given.model)
+        tokenizer = models.read_processor(given.model)
         return harness.score(VLLM(pretrained=str(given.model), batch_size="auto"), tokenizer)
     model = models.read_model(given.model).eval()
-    return harness(model.cuda() if torch.cuda.is_available() else model, models.read_tokenizer(given.model))
+    return harness(model.cuda() if torch.cuda.is_available() else model, models.read_processor(given.model))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedTokenizerBase
 
 from sfa.schedule import crosses
 
@@ -35,15 +34,14 @@ class Score(TypedDict):
 
 
 class Evaluator(Protocol):
-    """Scores a live model; all ranks call it together and all receive the scores. ``key`` names what was scored."""
+    """Scores a live model, with its tokenizer or image processor; all ranks call it together and all receive the
+    scores. ``key`` names what was scored."""
 
     names: list[str]
 
     def key(self, name: str) -> str: ...
 
-    def __call__(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, names: Sequence[str] | None = None
-    ) -> list[Score]: ...
+    def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]: ...
 
 
 class Interrupted(Exception):
@@ -53,13 +51,25 @@ class Interrupted(Exception):
 class Recorder(Callback):
     """Evaluates at an interval and at the end, and keeps what a stage's record needs, also across resumptions.
 
+    Args:
+        evaluate: scores a live model on some evaluations, or on all.
+        seen: those that are scored before the end.
+        interval: in steps; ``None``: only at the end.
+        total: T, steps.
+
     Attributes:
         rows: scores, each with the ``step`` it was taken at.
         seconds: time spent training, without evaluations and checkpoints before this process.
     """
 
-    def __init__(self, evaluate: Callable[[nn.Module], list[Score]], interval: Fraction | None, total: int):
-        self.evaluate, self.interval, self.total = evaluate, interval, total
+    def __init__(
+        self,
+        evaluate: Callable[[nn.Module, Sequence[str] | None], list[Score]],
+        seen: Sequence[str],
+        interval: Fraction | None,
+        total: int,
+    ):
+        self.evaluate, self.seen, self.interval, self.total = evaluate, seen, interval, total
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self._since = 0.0
@@ -72,7 +82,7 @@ class Recorder(Callback):
         if step != self.total and (self.interval is None or not crosses(step - 1, step, self.interval)):
             return
         self._pause()
-        scores = self.evaluate(bare_model(state))
+        scores = self.evaluate(bare_model(state), None if step == self.total else self.seen)
         self.rows += [{"step": step, **score} for score in scores]
         logger.log_metrics({f"eval/{score['task']}/{score['metric']}": score["value"] for score in scores})
         self._since = time.perf_counter()

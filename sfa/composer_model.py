@@ -5,33 +5,40 @@ from typing import Any
 import torch
 from composer.models import ComposerModel
 from torch import Tensor, nn
+from transformers import BaseImageProcessor
 
 from sfa.data.packing import IGNORED
+from sfa.models import is_encoder_decoder
 
 
 class StageModel(ComposerModel):
-    """A language model of ``transformers`` for a Composer Trainer, decoder or encoder-decoder.
+    """A model of ``transformers`` for a Composer Trainer: decoder, encoder-decoder or image classifier.
 
-    The loss is the cross-entropy over the learned tokens of the *global* batch, whatever its split over ranks and
-    microbatches: see :class:`sfa.data.batches.Steps`.
+    The loss is the cross-entropy over the learned tokens (the labels of images) of the *global* batch, whatever its
+    split over ranks and microbatches: see :class:`sfa.data.batches.Steps`.
 
     Args:
         model: the ``transformers`` model.
+        processor: the tokenizer or image processor; an image processor says how pixels are normalised.
         cpu_bf16: computes in bfloat16 on CPU, where Composer itself allows only float32; weights stay float32.
     """
 
-    def __init__(self, model: Any, cpu_bf16: bool = False):
+    def __init__(self, model: Any, processor: Any, cpu_bf16: bool = False):
         super().__init__()
         self.model = model
         self.cpu_bf16 = cpu_bf16
-        self.pairs = bool(model.config.is_encoder_decoder)
+        self.pairs = is_encoder_decoder(model.config)
+        self.processor = processor if isinstance(processor, BaseImageProcessor) else None
         blocks = set(getattr(model, "_no_split_modules", None) or [])
         model.fsdp_wrap_fn = lambda module: type(module).__name__ in blocks
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits ``[batch, length, vocab]``. Restarting ``position_ids`` keep attention inside each example."""
+        """Logits ``[batch, length, vocab]``, of images ``[batch, labels]``. Restarting ``position_ids`` keep attention
+        inside each example."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bf16):
-            if self.pairs:
+            if self.processor is not None:
+                output = self.model(pixel_values=_normalised(batch["pixel_values"], self.processor))
+            elif self.pairs:
                 shifted = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
                 mask = batch["attention_mask"]
                 output = self.model(input_ids=batch["input_ids"], attention_mask=mask, decoder_input_ids=shifted)
@@ -41,11 +48,14 @@ class StageModel(ComposerModel):
         return logits
 
     def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Mean over sequences of ``weight · summed token loss``; scalar, float32."""
+        """Mean over sequences of ``weight · summed loss``; scalar, float32."""
         return (self.sequence_losses(outputs, batch) * batch["weight"]).mean()
 
     def sampled(self, outputs: Tensor, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """``batch`` with every learned token drawn from the model's own prediction of it."""
+        """``batch`` with every learned token or label drawn from the model's own prediction of it."""
+        if self.processor is not None:
+            drawn = torch.multinomial(outputs.detach().float().cpu().softmax(-1), 1, generator=generator)[:, 0]
+            return {**batch, "labels": drawn.to(outputs.device)}
         shift = 0 if self.pairs else 1
         logits = outputs[:, : outputs.shape[1] - shift].detach().float().cpu()
         drawn = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
@@ -54,10 +64,20 @@ class StageModel(ComposerModel):
         return {**batch, "labels": labels}
 
     def sequence_losses(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Summed loss of the learned tokens of each sequence, ``[batch]``, float32."""
+        """Summed loss of the learned tokens of each sequence, or of each image, ``[batch]``, float32."""
+        if self.processor is not None:
+            return nn.functional.cross_entropy(outputs.float(), batch["labels"], reduction="none")
         labels, logits = batch["labels"], outputs
         if not self.pairs:
             labels, logits = labels[:, 1:], logits[:, :-1]
         flat = logits.float().flatten(0, 1)
         losses = nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none")
         return losses.view_as(labels).sum(1)
+
+
+def _normalised(pixels: Tensor, processor: Any) -> Tensor:
+    """Float pixels, on the device that they are on, as the model's image processor would make them."""
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(processor.image_mean, device=pixels.device).view(shape)
+    std = torch.tensor(processor.image_std, device=pixels.device).view(shape)
+    return (pixels.float() * float(processor.rescale_factor) - mean) / std

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
-from sfa.data import TASKS, Custom, Task
+from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
 from sfa.plan import in_order, plan
 from sfa.schedule import exact_fraction
@@ -66,6 +66,8 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             errors.append(_unknown("model.tokenizer.train_on", name, TASKS, "a registered task"))
     if evaluations is not None:
         losses = [f"{name}_loss" for name in (*TASKS, *(task.name for task in tasks))]
+        if config.classes() is not None:
+            losses, evaluations = [], [f"{task.name}_accuracy" for task in tasks]
         where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
         where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
         for name, key in where.items():
@@ -85,6 +87,17 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             task.data_spec()
         except SourceError as error:
             errors.append(f"tasks.{i}: {error}")
+    images = sum(isinstance(task, ImageTask) for task in tasks)
+    if 0 < images < len(tasks):
+        errors.append("tasks: images and text cannot be in one stream")
+    if not images and config.model.architecture is not None and config.model.tokenizer is None:
+        errors.append("model.tokenizer: is required beside an architecture with random weights")
+    if images and config.model.tokenizer is not None:
+        errors.append("model.tokenizer: a stream of images needs none")
+    if images and config.model.lora is not None:
+        errors.append("model.lora: is for language models")
+    if images and any(config.train_of(task).max_duration.endswith("tok") for task in tasks):
+        errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
     trained = sum(not task.held_back for task in tasks)
     for name in ("task_arithmetic", "ties", "fisher"):
         weights = getattr(config, name).weights
@@ -139,25 +152,41 @@ def _is_file(override: str) -> bool:
 
 
 def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
-    """The stream: each entry a registered name, or a mapping with the name and the task's own settings."""
+    """The stream: each entry a registered name, a mapping with the name and the task's own settings, or one that splits
+    a data set of images into many tasks."""
     if not isinstance(entries, list) or not entries:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
-    tasks = []
+    tasks: list[Task] = []
     for i, entry in enumerate(entries):
-        options = dict(entry) if isinstance(entry, dict) else {"name": entry}
-        if isinstance(options.get("train"), dict):
-            _validate(Train, options["train"], f"tasks.{i}.train.", errors)
-        name = options.get("name")
-        kind = TASKS.get(str(name)) or (Custom if {"prompt", "response"} & options.keys() else None)
-        if kind is None:
-            errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
-            continue
-        if "data_folder" in kind.model_fields:
-            options["data_folder"] = data_folder
-        task = _validate(kind, options, f"tasks.{i}.", errors)
-        if task is not None:
+        if isinstance(entry, dict) and "split" in entry:
+            split = _validate(LabelSplit, entry, f"tasks.{i}.", errors)
+            kind: Any = TASKS.get(split.split, Images) if split is not None else Images
+            try:
+                parts = split.entries() if split is not None else []
+            except ValueError as error:
+                errors.append(f"tasks.{i}.{error}")
+                parts = []
+        else:
+            options = dict(entry) if isinstance(entry, dict) else {"name": entry}
+            name = options.get("name")
+            kind = TASKS.get(str(name)) or (Custom if {"prompt", "response"} & options.keys() else None)
+            if kind is None and {"image", "label"} & options.keys():
+                kind = Images
+            if kind is None:
+                errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
+                continue
+            parts = [options]
+        for options in parts:
+            if isinstance(options.get("train"), dict):
+                _validate(Train, options["train"], f"tasks.{i}.train.", errors)
+            if "data_folder" in kind.model_fields:
+                options["data_folder"] = data_folder
+            task = _validate(kind, options, f"tasks.{i}.", errors)
+            if task is None:
+                break
             tasks.append(task)
+    errors[:] = list(dict.fromkeys(errors))
     if tasks and all(task.held_back for task in tasks):
         errors.append("tasks: every task is held back, so nothing would be trained")
     names = [task.name for task in tasks]

@@ -21,5 +21,12 @@ class Context:
     def folder(self, stage: Stage) -> Path:
         return self.config.save_folder / "stages" / stage.fingerprint
 
+    def seen(self, stage: Stage) -> list[str]:
+        """The evaluations that tell something while ``stage`` trains: not those of tasks that are still to come."""
+        now = {task.name for part in (stage, *stage.past) for task in part.tasks}
+        ahead = {name for task in self.config.tasks if task.name not in now for name in task.evals}
+        mine = {name for task in self.config.tasks if task.name in now for name in task.evals}
+        return [name for name in self.evaluator.names if name in mine or name not in ahead]
+
     def model(self, stage: Stage) -> Path:
         return self.folder(stage) / "model"

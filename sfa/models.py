@@ -1,4 +1,4 @@
-"""Models and tokenizers, from a config or from a folder in Hugging Face format."""
+"""Models with their tokenizers or image processors, from a config or from a folder in Hugging Face format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,23 +10,38 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoImageProcessor,
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    ViTImageProcessor,
 )
 
+import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
 from sfa.schema import LoRA, Model
 
 END = "<|endoftext|>"
 
 
-def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task]) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model that a stream starts from, float32 on CPU, with new adapters if the config asks for LoRA, and its
-    tokenizer, or one trained on ``tokenizer_tasks``. Whatever is random depends on ``seed``."""
+def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int | None = None) -> tuple[Any, Any]:
+    """The model that a stream starts from, float32 on CPU.
+
+    Args:
+        model: of the config.
+        seed: of whatever is random: weights, adapters, a new head.
+        tokenizer_tasks: that a tokenizer of its own is trained on.
+        classes: labels of an image classifier; ``None`` for a language model.
+
+    Returns:
+        The model, with new adapters if the config asks for LoRA, and its tokenizer or image processor.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if classes is not None:
+            return _build_classifier(model, classes)
         if model.name is None:
             assert model.tokenizer is not None, "the config demands one beside an architecture"
             tokenizer = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
@@ -38,24 +53,32 @@ def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task]) -> tuple[Any
 
 
 def kind_of(config: Any) -> Any:
-    """The class of a configuration's language model, decoder or encoder-decoder.
+    """The class of a configuration's model: decoder, encoder-decoder or image classifier.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
-    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
-    if type(config) not in known:
-        raise ValueError(f"{config.model_type} is no language model that transformers knows")
-    return known[type(config)]
+    if is_encoder_decoder(config):
+        mappings = [MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING]
+    else:
+        mappings = [MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING]
+    for known in mappings:
+        if type(config) in known:
+            return known[type(config)]
+    raise ValueError(f"{config.model_type} is no language model and no image classifier that transformers knows")
 
 
-def parameter_count(model: Model) -> int:
+def is_encoder_decoder(config: Any) -> bool:
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def parameter_count(model: Model, classes: int | None = None) -> int:
     """Number of parameters, from the configuration alone, without adapters.
 
     Raises:
         OSError: the configuration of a pretrained model cannot be had, for example because the hub is off.
     """
-    config = _config(model, model.tokenizer.vocab_size if model.tokenizer else None)
+    config = _config(model, model.tokenizer.vocab_size if model.tokenizer else None, classes)
     kind = kind_of(config)  # imported before the device changes: torch 2.7
     with torch.device("meta"):
         empty = kind(config)
@@ -85,8 +108,11 @@ def read_model(folder: Path | str) -> Any:
     return model
 
 
-def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder; one without a pad token pads with its end of text."""
+def read_processor(folder: Path | str) -> Any:
+    """The tokenizer or image processor in a model's folder. A tokenizer without a pad token pads with its end of
+    text."""
+    if (Path(folder) / "preprocessor_config.json").is_file():
+        return AutoImageProcessor.from_pretrained(folder)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -114,14 +140,32 @@ def train_tokenizer(vocab_size: int, tasks: Sequence[Task]) -> PreTrainedTokeniz
 def _with_adapters(model: Any, lora: LoRA) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    task = "SEQ_2_SEQ_LM" if is_encoder_decoder(model.config) else "CAUSAL_LM"
     options: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
     return get_peft_model(model, LoraConfig(task_type=task, target_modules=lora.target_modules, **options))
 
 
-def _config(model: Model, vocab_size: int | None) -> Any:
+def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
+    config = _config(model, None, classes)
+    kind = kind_of(config)
     if model.name is not None:
-        return AutoConfig.from_pretrained(model.name, revision=model.revision)
+        options = {"revision": model.revision, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+        found = kind.from_pretrained(model.name, config=config, **options)
+        return found, AutoImageProcessor.from_pretrained(model.name, revision=model.revision)
+    channels, size = int(config.num_channels), int(config.image_size)
+    half = [0.5] * channels
+    return kind(config).float(), ViTImageProcessor(
+        size={"height": size, "width": size}, image_mean=half, image_std=half
+    )
+
+
+def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:
+    if model.name is not None:
+        labels = {} if classes is None else {"num_labels": classes}
+        return AutoConfig.from_pretrained(model.name, revision=model.revision, **labels)
+    if classes is not None:
+        assert model.architecture is not None, "the config demands one or the other"
+        return AutoConfig.for_model(model.architecture, **{**model.config, "num_labels": classes})
     special = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     special["decoder_start_token_id"] = 0  # of an encoder-decoder
     assert model.architecture is not None, "the config demands one or the other"

@@ -61,7 +61,7 @@ def plan(config: Config) -> list[Stage]:
     stages = [base]
     for i, task in enumerate(trained):
         if i and _averages_once(config):
-            stages.append(_averaged(config, task, stages[-1]))
+            stages.append(_averaged(config, task, stages[-1], stages[1:]))
         else:
             method = config.method if i else "sequential"
             stages.append(train_stage(config, [task], method, stages[-1], stages[1:]))
@@ -84,8 +84,8 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 
 
 def base_stage(config: Config) -> Stage:
-    """The model that the stream starts from. Random weights depend on the seed; those in a folder are told by their
-    content, those on the hub by name and revision."""
+    """The model that the stream starts from. Random weights, and the new head of an image classifier, depend on the
+    seed; weights in a folder are told by their content, those on the hub by name and revision."""
     model = config.model.model_dump(mode="json", exclude_none=True, exclude={"template"})
     spec: dict[str, Any] = {"kind": "base", "model": model}
     if config.model.name is not None and Path(config.model.name).is_dir():
@@ -93,7 +93,9 @@ def base_stage(config: Config) -> Stage:
         spec["files"] = {file.name: identity(file) for file in files}
     if config.model.tokenizer is not None:
         spec["tokenizer"] = [task.data_spec() for task in config.tokenizer_tasks()]
-    if config.model.name is None or config.model.lora is not None:
+    if config.classes() is not None:
+        spec["classes"] = config.classes()
+    if config.model.name is None or config.model.lora is not None or config.classes() is not None:
         spec["seed"] = config.seed
     return Stage(spec, "base", "none")
 
@@ -121,9 +123,9 @@ def _averages_once(config: Config) -> bool:
     return config.method == "wise_ft" or (config.method == "sfa" and sfa.p == 1)
 
 
-def _averaged(config: Config, task: Task, before: Stage) -> Stage:
+def _averaged(config: Config, task: Task, before: Stage, past: Sequence[Stage]) -> Stage:
     """β·θ_o + (1−β)·θ, where θ is trained from θ_o without intervention."""
-    alone = train_stage(config, [task], "sequential", before)
+    alone = train_stage(config, [task], "sequential", before, past)
     beta = config.wise_ft.beta if config.method == "wise_ft" else config.sfa.beta
     return _merge(task.name, config.method, "average", {"beta": beta}, before, (before, alone))
 

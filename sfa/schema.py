@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from sfa.data import Task, registered
+from sfa.data import ImageTask, Task, registered
 from sfa.data.template import Template
 
 Duration = Annotated[
@@ -57,8 +57,6 @@ class Model(Section):
     def _one_source(self) -> "Model":
         if (self.name is None) == (self.architecture is None):
             raise ValueError("give either name (pretrained) or architecture (random weights)")
-        if self.architecture is not None and self.tokenizer is None:
-            raise ValueError("an architecture with random weights needs a tokenizer")
         if self.name is not None and (self.config or self.tokenizer):
             raise ValueError("config and tokenizer belong to an architecture; a pretrained model brings its own")
         if self.name is None and self.lora is not None:
@@ -72,7 +70,7 @@ class Train(Section):
     """How one task is trained."""
 
     max_duration: Duration = "1ep"
-    global_batch_size: int = Field(64, ge=1, description="packed sequences a step, over all ranks")
+    global_batch_size: int = Field(64, ge=1, description="packed sequences, or images, a step, over all ranks")
     microbatch_size: int | None = Field(None, ge=1, description="sequences a rank computes at once; null: all")
     seq_len: int = Field(1024, ge=8, description="tokens of a packed sequence")
     lr: float = Field(2e-5, gt=0)
@@ -87,11 +85,12 @@ class Train(Section):
     activation_checkpointing: bool = Field(False, description="computes activations again instead of keeping them")
     compile: bool = Field(False, description="torch.compile")
     save_interval: Interval = Field("0.25dur", description="between checkpoints")
+    workers: int = Field(0, ge=0, description="processes of each rank that read batches ahead; for augmented images")
 
     def weights_spec(self) -> dict[str, Any]:
         """What determines the weights; the rest changes rounding, speed or safety."""
         return self.model_dump(
-            mode="json", exclude={"microbatch_size", "save_interval", "activation_checkpointing", "compile"}
+            mode="json", exclude={"microbatch_size", "save_interval", "activation_checkpointing", "compile", "workers"}
         )
 
 
@@ -234,6 +233,11 @@ class Config(Section):
         """The training settings of a task: the run's, overridden by the task's own ``train`` block."""
         trial = {"max_duration": self.trial} if self.trial else {}
         return Train(**{**self.train.model_dump(), **task.train, **trial})
+
+    def classes(self) -> int | None:
+        """Labels of the head that classifies images; ``None`` where the stream is of text."""
+        found = [task.classes for task in self.tasks if isinstance(task, ImageTask)]
+        return max(found) if found else None
 
     def tokenizer_tasks(self) -> list[Task]:
         """The tasks whose training rows the model's own tokenizer is trained on."""

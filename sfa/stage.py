@@ -17,7 +17,7 @@ from sfa import machine, methods, models, store, weights
 from sfa.callbacks import Evaluator, Score
 from sfa.composer_model import StageModel
 from sfa.context import Context
-from sfa.data.prepare import single_examples
+from sfa.data.prepare import preparer
 from sfa.fisher import diagonal
 from sfa.plan import Stage
 from sfa.schema import FisherMerging
@@ -65,8 +65,8 @@ def scores(stage: Stage, context: Context) -> list[Score]:
         model = models.read_model(folder / "model").eval()
         if torch.cuda.is_available():
             model = model.cuda()
-        tokenizer = models.read_tokenizer(folder / "model")
-        fresh = _keyed([{"step": 0, **score} for score in evaluator(model, tokenizer, missing)], evaluator, final=0)
+        processor = models.read_processor(folder / "model")
+        fresh = _keyed([{"step": 0, **score} for score in evaluator(model, processor, missing)], evaluator, final=0)
         known |= {row["key"]: row for row in fresh}
         if dist.get_global_rank() == 0:
             store.write_json(folder / "evaluations.json", [*read_rows(folder), *fresh])
@@ -88,9 +88,10 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
-        model, tokenizer = models.build(context.config.model, context.config.seed, context.config.tokenizer_tasks())
+        config = context.config
+        model, processor = models.build(config.model, config.seed, config.tokenizer_tasks(), config.classes())
         model.save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
     return {"steps": 0}, []
 
 
@@ -116,13 +117,12 @@ def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
     folder = methods.fisher_folder(source, block, context)
     if not folder.is_dir():
         config = context.config
-        tokenizer, model = models.read_tokenizer(context.model(source)), models.read_model(context.model(source))
+        processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
         device = get_device(None)
-        wrapped = device.module_to_device(StageModel(model.eval()))
-        (task,), pairs = source.tasks, bool(model.config.is_encoder_decoder)
-        length = config.train_of(task).seq_len
-        examples = single_examples(task, tokenizer, length, block.examples, config.seed, config.model.template, pairs)
-        moved = (device.batch_to_device(example) for example in examples)
+        wrapped = device.module_to_device(StageModel(model.eval(), processor))
+        (task,), pairs = source.tasks, models.is_encoder_decoder(model.config)
+        data = preparer(processor, pairs, config.train_of(task).seq_len, config.model.template)
+        moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
         shards = diagonal(wrapped, moved, block.labels, config.seed)
         weights.write_alone(wrapped, shards, folder)
     return folder

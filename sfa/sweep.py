@@ -54,14 +54,12 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
     others = [override for override in overrides if override not in own]
     try:
         loaded = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(own)))
-        file = SweepFile(**loaded) if isinstance(loaded, dict) else None
+        file = SweepFile.model_validate(loaded)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(str(path), lines) from error
     except (OSError, ValueError) as error:
         raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
-    if file is None:
-        raise ConfigError(str(path), ["must hold keys and values"])
     return expand(path.parent / file.config, file.runs, file.seeds, [*_written(file.set), *others], evaluations)
 
 

@@ -23,10 +23,10 @@ from sfa.algorithm import SFA
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
 from sfa.context import Context
-from sfa.data import Task
-from sfa.data.batches import Steps, data_spec, example_count, keep, step_count
+from sfa.data import ImageTask, Task
+from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, step_count
 from sfa.data.packing import Packed
-from sfa.data.prepare import prepare, single_examples
+from sfa.data.prepare import preparer
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Stage
 from sfa.schedule import in_steps
@@ -47,32 +47,32 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     assert stage.train is not None and stage.parent is not None
     settings, config, console = stage.train, context.config, context.console
     parent, folder = context.folder(stage.parent), context.folder(stage)
-    tokenizer = models.read_tokenizer(parent / "model")
+    processor = models.read_processor(parent / "model")
     machine.reset_peak()
-    language_model = models.read_model(parent / "model")
-    pairs, template = bool(language_model.config.is_encoder_decoder), config.model.template
+    bare = models.read_model(parent / "model")
+    data = preparer(processor, models.is_encoder_decoder(bare.config), settings.seq_len, config.model.template)
     seed, cache = config.seed, config.save_folder / "data"
-    packed, truncated = prepare(stage.tasks, tokenizer, settings.seq_len, seed, cache, template, pairs)
+    packed, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Packed] = []
     if isinstance(stage.block, Rehearsal):
         for past in stage.past:
-            all_of_it, _ = prepare(past.tasks, tokenizer, settings.seq_len, seed, cache, template, pairs)
+            (all_of_it,), _ = data.training(past.tasks, seed, cache)
             buffer.append(keep(all_of_it, stage.block.buffer, seed))
-    if truncated:
-        console.print(f"{stage.label}: {truncated:,} rows were cut to {settings.seq_len} tokens")
-    batch, sequences = settings.global_batch_size, len(packed["input_ids"])
+    if changed:
+        console.print(f"{stage.label}: {changed:,} {data.changed}")
+    batch, sequences = settings.global_batch_size, sum(len(part["labels"]) for part in packed)
     total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
 
     fraction = stage.block.fraction if isinstance(stage.block, Rehearsal) else 0.0
-    steps = Steps(packed, total, batch, seed, buffer, fraction)
+    steps = Steps(packed, total, batch, seed, buffer, fraction, _augmentation(stage, seed))
 
     precision, cpu_bf16 = _precision(settings)
-    model = StageModel(language_model, cpu_bf16)
+    model = StageModel(bare, processor, cpu_bf16)
     if settings.activation_checkpointing:
-        language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        bare.gradient_checkpointing_enable({"use_reentrant": False})
 
     def examples(task: Task, count: int) -> list[dict[str, Tensor]]:
-        return single_examples(task, tokenizer, settings.seq_len, count, seed, template, pairs)
+        return data.examples(task, count, seed)
 
     algorithms = methods.algorithms(stage, context, total, epoch, examples)
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
@@ -80,13 +80,14 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         algorithms.append(GradientClipping("norm", settings.max_grad_norm))
     merges = methods.merge_points(stage, total, epoch)
     interval = in_steps(config.eval.interval, total, epoch) if config.eval.interval else None
-    recorder = Recorder(lambda live: context.evaluator(live, tokenizer), interval, total)
+    seen = context.seen(stage)
+    recorder = Recorder(lambda live, names: context.evaluator(live, processor, names), seen, interval, total)
     stopper = Stopper()
     checkpoints = folder / "checkpoints"
     saver = checkpoint_saver(str(checkpoints), in_steps(settings.save_interval, total, epoch), total, stopper)
     trainer = Trainer(
         model=model,
-        train_dataloader=data_spec(steps, batch),
+        train_dataloader=data_spec(steps, batch, settings.workers),
         max_duration=f"{total}ba",
         optimizers=_optimizer(model, settings),
         schedulers=_scheduler(settings, total, epoch),
@@ -119,12 +120,20 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         "peak_bytes": machine.peak(),
         "stored_examples": sum(example_count(part) for part in buffer),
         "stored_bytes": sum(array.nbytes for part in buffer for array in part.values()),
-        "truncated": truncated,
+        "changed": changed,
     }
     if dist.get_global_rank() == 0:
-        tokenizer.save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
         record["l2_from_anchor"] = weights.distance(folder / "model", parent / "model")
     return record, recorder.rows
+
+
+def _augmentation(stage: Stage, seed: int) -> Transform | None:
+    if not any(isinstance(task, ImageTask) and task.augment for task in stage.tasks):
+        return None
+    from sfa.data.augment import Augment
+
+    return Augment(seed)
 
 
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:

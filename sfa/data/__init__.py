@@ -1,8 +1,9 @@
 """The tasks that a stream is made of, by name."""
 
 # Importing a module registers its tasks.
-from sfa.data import arithmetic, instructions, law, licences, magicoder, metamathqa, returns  # noqa: F401
+from sfa.data import arithmetic, digits, glyphs, instructions, law, licences, magicoder, metamathqa, returns  # noqa: F401
 from sfa.data.custom import Custom
+from sfa.data.images import Images, ImageTask, LabelSplit
 from sfa.data.task import TASKS, Row, Split, Task, owner, registered
 
-__all__ = ["TASKS", "Custom", "Row", "Split", "Task", "owner", "registered"]
+__all__ = ["TASKS", "Custom", "ImageTask", "Images", "LabelSplit", "Row", "Split", "Task", "owner", "registered"]

@@ -1,51 +1,63 @@
-"""Packed sequences in the order of training, the same for any number of ranks."""
+"""Packed sequences, or images, in the order of training, the same for any number of ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from composer.core import DataSpec
 from composer.utils import dist
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sfa.data.packing import IGNORED, Packed
 
+Transform = Callable[[dict[str, Tensor], int], dict[str, Tensor]]  # of an item and its position
+
 
 class Steps(Dataset[dict[str, Tensor]]):
-    """The sequences of ``steps`` global batches, epoch after epoch, each epoch in a new seeded order.
+    """The sequences (or images) of ``steps`` global batches, epoch after epoch, each epoch in a new seeded order.
 
     Item ``k·batch + j`` is sequence j of global batch k. Its ``weight`` makes the mean over sequences of
     ``weight · (summed token loss)`` the mean over all learned tokens of the global batch, however the batch is split
     over ranks and microbatches.
 
     Args:
-        packed: sequences of the task.
+        current: sequences of the stage's tasks, in one part or several.
         steps: T.
         batch: sequences of a global batch.
         seed: of all orders.
         past: sequences kept of each past task, for rehearsal.
         fraction: of the sequences that come from past tasks, on average in every batch; each is drawn from all past
             tasks with the same probability.
+        transform: what is done to every item, such as augmentation.
     """
 
     def __init__(
-        self, packed: Packed, steps: int, batch: int, seed: int, past: Sequence[Packed] = (), fraction: float = 0.0
+        self,
+        current: Sequence[Packed],
+        steps: int,
+        batch: int,
+        seed: int,
+        past: Sequence[Packed] = (),
+        fraction: float = 0.0,
+        transform: Transform | None = None,
     ):
-        self.packed = {name: np.concatenate([part[name] for part in (packed, *past)]) for name in packed}
-        n = len(packed["input_ids"])
+        self.parts, self.transform = [*current, *past], transform
+        self.ends = np.cumsum([len(part["labels"]) for part in self.parts])
+        n = int(self.ends[len(current) - 1])
         rng = np.random.default_rng(seed)
         replayed = np.random.default_rng([seed, 1]).random(steps * batch) < (fraction if past else 0)
-        current = int((~replayed).sum())
-        epochs = max(1, -(-current // n))
+        fresh = int((~replayed).sum())
+        epochs = max(1, -(-fresh // n))
         self.order = np.zeros(steps * batch, np.int64)
-        self.order[~replayed] = np.concatenate([rng.permutation(n) for _ in range(epochs)])[:current]
+        self.order[~replayed] = np.concatenate([rng.permutation(n) for _ in range(epochs)])[:fresh]
         if past:
-            sizes = np.array([len(part["input_ids"]) for part in past])
+            sizes = np.array([len(part["labels"]) for part in past])
             task = rng.integers(len(past), size=int(replayed.sum()))
             self.order[replayed] = (n + np.cumsum(sizes) - sizes)[task] + rng.integers(sizes[task])
-        learned = (self.packed["labels"] != IGNORED).sum(1)
+        learned = np.concatenate([_learned(part["labels"]) for part in self.parts])
         per_step = learned[self.order].reshape(steps, batch).sum(1)
         if not per_step.all():
             raise ValueError(f"global batch {int(np.argmin(per_step)) + 1} holds no token to learn")
@@ -55,14 +67,24 @@ class Steps(Dataset[dict[str, Tensor]]):
         return len(self.order)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        row = self.order[position]
-        item = {name: torch.as_tensor(array[row]) for name, array in self.packed.items()}
-        return {**item, "weight": torch.as_tensor(self.weight[position])}
+        row = int(self.order[position])
+        which = int(np.searchsorted(self.ends, row, "right"))
+        part = self.parts[which]
+        place = row - int(self.ends[which]) + len(part["labels"])
+        item = {name: torch.from_numpy(np.array(array[place])) for name, array in part.items()}
+        item["weight"] = torch.as_tensor(self.weight[position])
+        return self.transform(item, position) if self.transform else item
+
+
+def _learned(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many labels of each sequence are learned; of an image, one."""
+    found: NDArray[np.int64] = (labels != IGNORED).reshape(len(labels), -1).sum(1)
+    return found
 
 
 def keep(packed: Packed, size: int | None, seed: int) -> Packed:
     """The buffer of a past task: ``size`` of its sequences, drawn with a seed, or all."""
-    n = len(packed["input_ids"])
+    n = len(packed["labels"])
     if size is None or size >= n:
         return packed
     drawn = np.sort(np.random.default_rng([seed, 2]).choice(n, size, replace=False))
@@ -72,7 +94,7 @@ def keep(packed: Packed, size: int | None, seed: int) -> Packed:
 def example_count(packed: Packed) -> int:
     """How many examples lie in sequences."""
     if "position_ids" not in packed:
-        return len(packed["input_ids"])
+        return len(packed["labels"])
     used = np.arange(packed["input_ids"].shape[1]) < packed["tokens"][:, None]
     return int(((packed["position_ids"] == 0) & used).sum())
 
@@ -86,14 +108,17 @@ def step_count(max_duration: str, sequences: int, batch: int, seq_len: int) -> i
     return max(1, steps)
 
 
-def data_spec(steps: Steps, batch: int) -> DataSpec:
-    """This rank's part of every global batch, for a Composer Trainer."""
+def data_spec(steps: Steps, batch: int, workers: int = 0) -> DataSpec:
+    """This rank's part of every global batch, for a Composer Trainer. ``workers`` are processes that read ahead; they
+    are started from a server without CUDA, never forked from this process."""
     loader: DataLoader[Any] = DataLoader(
         steps,
         batch_size=batch // dist.get_world_size(),
         sampler=dist.get_sampler(steps, shuffle=False),
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
     )
     return DataSpec(loader, get_num_tokens_in_batch=lambda part: int(part["tokens"].sum()))
 

@@ -1,97 +1,214 @@
-"""A task's rows as packed tokens, made once and kept by content."""
+"""A task's rows as arrays of what its model takes, made once and kept by content."""
 
+import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from composer.utils import dist
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from sfa.data.batches import collate
+from sfa.data.images import ImageRow, ImageTask, decode, place
 from sfa.data.packing import Packed, alone, encode, encode_pairs, pack
-from sfa.data.source import shuffled
-from sfa.data.task import Row, Task
+from sfa.data.source import SourceError, shuffled
+from sfa.data.task import Row, Split, Task
 from sfa.data.template import Template
 from sfa.store import fingerprint
 
+CHUNK = 64  # images that are resized at once
 
-def prepare(
-    tasks: Sequence[Task],
-    tokenizer: PreTrainedTokenizerBase,
-    seq_len: int,
-    seed: int,
-    cache: Path,
-    template: Template = "plain",
-    pairs: bool = False,
-) -> tuple[Packed, int]:
-    """The training sequences of all rows of ``tasks``, read from ``cache`` if the same rows were tokenized before.
+
+class Preparer(Protocol):
+    """Makes what a model takes of a task's rows."""
+
+    changed: str  # what befell the rows that :meth:`training` counts
+
+    def training(self, tasks: Sequence[Task], seed: int, cache: Path) -> tuple[list[Packed], int]:
+        """The training rows of one task, or of several to be mixed, in one part or several, read from the folder
+        ``cache`` if they were prepared before; and how many rows were ``changed``. All ranks call it.
+
+        Raises:
+            ValueError: a task has no rows.
+            SourceError: an image cannot be read.
+        """
+        ...
+
+    def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
+        """``count`` training rows of a task, drawn with a seed, each a batch of one whose loss is the summed negative
+        log-likelihood of its response."""
+        ...
+
+
+def preparer(processor: Any, pairs: bool, seq_len: int, template: Template) -> "Preparer":
+    """The preparer of a model with this tokenizer or image processor; ``pairs`` if it is an encoder-decoder."""
+    if isinstance(processor, BaseImageProcessor):
+        return ImagePreparer(processor)
+    return TextPreparer(processor, seq_len, template, pairs)
+
+
+class TextPreparer:
+    """Rows of text as sequences of tokens: packed for a decoder, one a row for an encoder-decoder (``pairs``).
 
     Args:
-        tasks: one, or several to be mixed.
         tokenizer: of the model.
         seq_len: tokens of a sequence.
-        seed: of the packing.
-        cache: folder of what was tokenized before.
         template: how a prompt is shown to the model.
-        pairs: whether the model is an encoder-decoder, whose rows are not packed.
-
-    Returns:
-        The sequences, and how many rows were truncated to ``seq_len``.
-
-    Raises:
-        ValueError: a task has no rows.
+        pairs: whether the model is an encoder-decoder.
     """
-    about = {"tasks": [task.data_spec() for task in tasks], "template": template, "pairs": pairs, "seq_len": seq_len}
-    about |= {"tokenizer": tokenizer.backend_tokenizer.to_str(), "chat": tokenizer.chat_template, "seed": seed, "v": 2}
-    file = cache / f"{'+'.join(task.name for task in tasks)[:64]}-{fingerprint(about)}.safetensors"
-    if not file.exists() and dist.get_local_rank() == 0:
-        rows = [row for task in tasks for row in _rows(task)]
-        if pairs:
-            packed, truncated = encode_pairs(rows, tokenizer, seq_len, template)
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, seq_len: int, template: Template = "plain", pairs: bool = False
+    ):
+        self.tokenizer, self.seq_len, self.template, self.pairs = tokenizer, seq_len, template, pairs
+        self.changed = f"rows were cut to {seq_len} tokens"
+
+    def training(self, tasks: Sequence[Task], seed: int, cache: Path) -> tuple[list[Packed], int]:
+        about: dict[str, Any] = {
+            "tasks": [task.data_spec() for task in tasks],
+            "template": self.template,
+            "pairs": self.pairs,
+        }
+        about |= {"tokenizer": self.tokenizer.backend_tokenizer.to_str(), "chat": self.tokenizer.chat_template}
+        about |= {"seq_len": self.seq_len, "seed": seed, "v": 2}
+        file = cache / f"{_names(tasks)}-{fingerprint(about)}.safetensors"
+        if not file.exists() and dist.get_local_rank() == 0:
+            rows: list[Row] = [row for task in tasks for row in _rows(task, "train")]
+            if self.pairs:
+                packed, truncated = encode_pairs(rows, self.tokenizer, self.seq_len, self.template)
+            else:
+                examples, truncated = encode(rows, self.tokenizer, self.seq_len, self.template)
+                packed = pack(examples, self.seq_len, int(self.tokenizer.pad_token_id), seed)
+            cache.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}")
+            save_file(packed, temporary, metadata={"truncated": str(truncated)})
+            temporary.replace(file)
+        dist.barrier()
+        with safe_open(file, framework="np") as stream:
+            names = stream.keys()
+            return [{name: stream.get_tensor(name) for name in names}], int(stream.metadata()["truncated"])
+
+    def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
+        rows = shuffled(_rows(task, "train"), count, seed)
+        if self.pairs:
+            sequences, _ = encode_pairs(rows, self.tokenizer, self.seq_len, self.template)
         else:
-            examples, truncated = encode(rows, tokenizer, seq_len, template)
-            packed = pack(examples, seq_len, int(tokenizer.pad_token_id), seed)
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        save_file(packed, temporary, metadata={"truncated": str(truncated)})
-        temporary.replace(file)
-    dist.barrier()
-    with safe_open(file, framework="np") as stream:
-        return {name: stream.get_tensor(name) for name in stream.keys()}, int(stream.metadata()["truncated"])  # noqa: SIM118
+            cut, _ = encode(rows, self.tokenizer, self.seq_len, self.template)
+            sequences = alone(cut, int(self.tokenizer.pad_token_id))
+        found = []
+        for i in range(len(rows)):
+            one = collate([{name: torch.as_tensor(array[i]) for name, array in sequences.items()}])
+            if not self.pairs:
+                one = {name: x[:, : int(one["tokens"])] if x.ndim > 1 else x for name, x in one.items()}
+            found.append({**one, "weight": torch.ones(1)})
+        return found
 
 
-def single_examples(
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    seq_len: int,
-    count: int,
-    seed: int,
-    template: Template = "plain",
-    pairs: bool = False,
-) -> list[dict[str, Tensor]]:
-    """``count`` training rows of a task, drawn with a seed, each a batch of one whose loss is the summed negative
-    log-likelihood of its response."""
-    rows = shuffled(_rows(task), count, seed)
-    if pairs:
-        sequences, _ = encode_pairs(rows, tokenizer, seq_len, template)
-    else:
-        examples, _ = encode(rows, tokenizer, seq_len, template)
-        sequences = alone(examples, int(tokenizer.pad_token_id))
-    found = []
-    for i in range(len(rows)):
-        one = collate([{name: torch.as_tensor(array[i]) for name, array in sequences.items()}])
-        if not pairs:
-            one = {name: x[:, : int(one["tokens"])] if x.ndim > 1 else x for name, x in one.items()}
-        found.append({**one, "weight": torch.ones(1)})
-    return found
+class ImagePreparer:
+    """Images of the size and the channels that the processor asks for, uint8, not normalised: ``pixel_values``
+    ``[n, channels, height, width]``, ``labels`` ``[n]``, and ``tokens`` ``[n]``, ones, which count images. The pixels
+    lie in a file and are read when they are asked for.
+
+    Args:
+        processor: of the model.
+    """
+
+    changed = "images could not be read and were left out"
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+        self.channels = len(processor.image_mean)
+
+    def training(self, tasks: Sequence[Task], seed: int, cache: Path) -> tuple[list[Packed], int]:
+        parts = [self.split(task, "train", cache) for task in tasks]
+        return [part for part, _ in parts], sum(skipped for _, skipped in parts)
+
+    def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
+        rows = _rows(task, "train")
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+        pixels, labels, _ = self._arrays([rows[int(i)] for i in chosen], task)
+        arrays = zip(torch.from_numpy(pixels), torch.from_numpy(labels), strict=True)
+        return [{"pixel_values": x[None], "labels": y[None], "weight": torch.ones(1)} for x, y in arrays]
+
+    def split(self, task: Task, split: Split, cache: Path) -> tuple[Packed, int]:
+        """All images of a split, and how many could not be read. All ranks call it."""
+        about = {"task": task.data_spec(), "split": split, "processor": self.processor.to_dict(), "v": 1}
+        folder = cache / f"{task.name}-{split}-{fingerprint(about)}"
+        if not folder.exists() and dist.get_local_rank() == 0:
+            pixels, labels, skipped = self._arrays(_rows(task, split), task)
+            temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+            temporary.mkdir(parents=True)
+            np.save(temporary / "pixel_values.npy", pixels)
+            np.save(temporary / "labels.npy", labels)
+            (temporary / "about.json").write_text(json.dumps({**about, "skipped": skipped}))
+            if folder.exists():
+                shutil.rmtree(temporary)
+            else:
+                temporary.replace(folder)
+        dist.barrier()
+        labels = np.load(folder / "labels.npy")
+        skipped = json.loads((folder / "about.json").read_text())["skipped"]
+        pixels = _mapped(str(folder / "pixel_values.npy"))
+        return {"pixel_values": pixels, "labels": labels, "tokens": np.ones_like(labels)}, skipped
+
+    def _arrays(self, rows: Sequence[ImageRow], task: Task) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
+        """Pixels and labels of ``rows``, and how many of these cannot be read.
+
+        Raises:
+            SourceError: one cannot be read, and the task does not say to leave it out; names its file or its place.
+        """
+        pixels, labels, chunk = [], [], []
+        for number in range(len(rows)):
+            row = rows[number]
+            try:
+                chunk.append(decode(row["image"], self.channels))
+            except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of broken files
+                if not (isinstance(task, ImageTask) and task.skip_unreadable):
+                    hint = f"tasks.….skip_unreadable=true leaves such images out of {task.name}"
+                    raise SourceError(f"{place(row, number)} is no readable image: {error}; {hint}") from error
+                continue
+            labels.append(int(row["label"]))
+            if len(chunk) == CHUNK:
+                pixels.append(self._resized(chunk))
+                chunk = []
+        if chunk:
+            pixels.append(self._resized(chunk))
+        if not labels:
+            raise ValueError(f"{task.name} has no image that can be read")
+        return np.concatenate(pixels), np.array(labels, np.int64), len(rows) - len(labels)
+
+    def _resized(self, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        options: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
+        found = self.processor(images, input_data_format="channels_first", **options)["pixel_values"]
+        whole: NDArray[np.uint8] = np.clip(np.rint(found), 0, 255).astype(np.uint8)
+        return whole
 
 
-def _rows(task: Task) -> list[Row]:
-    rows = task.rows("train")
-    if not rows:
-        raise ValueError(f"{task.name} has no rows to train on")
+class _Mapped(np.memmap[Any, np.dtype[np.uint8]]):
+    """An array in a file. A process that is handed it opens the file again."""
+
+    def __reduce__(self) -> Any:
+        return _mapped, (str(self.filename),)
+
+
+def _mapped(file: str) -> Any:
+    return np.load(file, mmap_mode="r").view(_Mapped)
+
+
+def _names(tasks: Sequence[Task]) -> str:
+    return "+".join(task.name for task in tasks)[:64]
+
+
+def _rows(task: Task, split: Split) -> Sequence[Any]:
+    rows = task.rows(split)
+    if not len(rows):
+        raise ValueError(f"{task.name} has no rows to {'train on' if split == 'train' else 'be scored on'}")
     return rows

@@ -52,7 +52,20 @@ def read(
     revision: str | None = None,
     optional: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """The named columns of all rows of a split.
+    """The named columns of all rows of a split, as :func:`load` finds them."""
+    return list(load(source, split, columns, data_folder, subset, revision, optional))
+
+
+def load(
+    source: str,
+    split: str,
+    columns: Sequence[str],
+    data_folder: Path | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    optional: Sequence[str] = (),
+) -> Any:
+    """The named columns of all rows of a split, a ``datasets.Dataset``, which reads them when they are asked for.
 
     Args:
         source: hub name or folder. A hub name is looked for in ``data_folder`` first, by its last part.
@@ -82,7 +95,7 @@ def read(
     missing = [column for column in columns if column not in data.column_names]
     if missing:
         raise SourceError(f"{folder or source} ({split}) lacks the columns {missing}; it has {data.column_names}")
-    return list(data.select_columns([*columns, *(column for column in optional if column in data.column_names)]))
+    return data.select_columns([*columns, *(column for column in optional if column in data.column_names)])
 
 
 def splits(source: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> list[str]:

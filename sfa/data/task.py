@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
@@ -32,7 +33,8 @@ class Task(BaseModel):
     Attributes:
         name: the task's name in a stream.
         evals: names of the evaluations that score it: files of ``eval/tasks``, or ``<task>_loss``, the loss on its
-            held-out rows. A class gives rows to those of its default and to all that are called ``<task>_…``.
+            held-out rows; ``<task>_accuracy`` of images. A class gives rows to those of its default and to all that are
+            called ``<task>_…``.
         package: the installed package that the rows come from, if they do.
         train: this task's own settings of the config's ``train`` block.
         held_back: evaluated like the others, but never trained on.
@@ -52,10 +54,11 @@ class Task(BaseModel):
             TASKS[cls.model_fields["name"].default] = cls
 
     @abstractmethod
-    def rows(self, split: Split) -> list[Row]:
-        """The rows of a split, the same at every call. No row of ``test`` is in ``train``."""
+    def rows(self, split: Split) -> Sequence[Any]:
+        """The rows of a split, the same at every call: :class:`Row`, or of an :class:`sfa.data.images.ImageTask` images
+        with labels. No row of ``test`` is in ``train``."""
 
-    def eval_rows(self, evaluation: str) -> list[Row]:
+    def eval_rows(self, evaluation: str) -> Sequence[Any]:
         """The rows that one of the class's own ``evals`` scores."""
         return self.rows("test")
 

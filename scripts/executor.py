@@ -1,0 +1,127 @@
+"""Makes the stages of a sweep on this machine: each in a process of its own, several at once if asked to."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from sfa.plan import Stage
+from sfa.sweep import SweepRun
+
+INTERRUPTED = 130  # exit code of a stage that a signal stopped, after a checkpoint
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage that is to be made, with the settings of ``run``; ``needs`` are jobs, by fingerprint."""
+
+    stage: Stage
+    run: SweepRun
+    needs: frozenset[str]
+    log: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.stage.label} ({self.stage.method}) for {self.run.label}, seed {self.run.config.seed}"
+
+
+class Watcher(Protocol):
+    """Is told of every job that starts, and that ends, with the reason if it failed."""
+
+    def started(self, job: Job) -> None: ...
+
+    def ended(self, job: Job, failure: str | None) -> None: ...
+
+
+def make_all(jobs: Sequence[Job], at_once: int, watcher: Watcher) -> dict[str, str]:
+    """Makes all jobs, after those that they need. A failure stops only those that need the failed one.
+
+    Args:
+        jobs: in any order.
+        at_once: processes at a time; each has its share of the cores, and of the GPUs if there are any.
+        watcher: is told how it goes.
+
+    Returns:
+        Of each job that failed, by fingerprint, why.
+
+    Raises:
+        KeyboardInterrupt: after the running stages saved a checkpoint.
+    """
+    waiting = {job.stage.fingerprint: job for job in jobs}
+    running: dict[int, tuple[Job, BaseProcess]] = {}
+    failed: dict[str, str] = {}
+    done: set[str] = set()
+
+    def end(job: Job, failure: str | None) -> None:
+        done.add(job.stage.fingerprint)
+        if failure is not None:
+            failed[job.stage.fingerprint] = f"{job.title}: {failure}"
+        watcher.ended(job, failure)
+
+    try:
+        while waiting or running:
+            for name, job in list(waiting.items()):
+                if job.needs & failed.keys():
+                    end(waiting.pop(name), "a stage that it needs failed")
+                elif job.needs <= done and len(running) < at_once:
+                    slot = next(i for i in range(at_once) if i not in running)
+                    arguments = [*job.run.arguments, f"only={name}"]
+                    running[slot] = (job, _start(_make, arguments, job.log, slot, at_once))
+                    watcher.started(waiting.pop(name))
+            wait([process.sentinel for _, process in running.values()])
+            for slot, (job, process) in list(running.items()):
+                if process.exitcode is not None:
+                    del running[slot]
+                    if process.exitcode == INTERRUPTED:
+                        raise KeyboardInterrupt
+                    end(job, f"exit code {process.exitcode}, log {job.log}" if process.exitcode else None)
+    except KeyboardInterrupt:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+        raise
+    return failed
+
+
+def alone(work: Callable[[Any], int], given: Any, log: Path) -> int:
+    """Exit code of ``work(given)`` in a process of its own, with all it prints in ``log``."""
+    process = _start(work, given, log, 0, 1)
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def _start(work: Callable[[Any], int], given: Any, log: Path, slot: int, at_once: int) -> BaseProcess:
+    """The process is a fork of one that has imported everything and done nothing: it starts in no time, and the memory
+    that it measures is its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train", "eval.accuracy", "eval.harness", "sfa.run"])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = context.Process(target=_logged, args=(work, given, str(log), slot, at_once))
+    process.start()
+    return process
+
+
+def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once: int) -> None:
+    with open(log, "w") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    if at_once > 1:
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+        torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
+    sys.exit(work(given))
+
+
+def _make(arguments: list[str]) -> int:
+    import train
+
+    return train.main(arguments)
