@@ -84,15 +84,15 @@ def _panel(ax: Axes, run: Path) -> None:
     points, merges, starts = curves(run)
     for merge in merges:
         ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
-    for i, (name, line) in enumerate(points.items()):
-        ax.plot(
-            *zip(*line, strict=True),
-            color=COLOURS[i % 6],
-            marker=MARKERS[i % 6],
-            markersize=3.5,
-            linewidth=1.6,
-            label=name,
-        )
+    many = len(points) > len(COLOURS)
+    for i, (name, all_of_it) in enumerate(points.items()):
+        line = all_of_it
+        style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "label": name}
+        if many:  # a colour a task, from its own stage on
+            own = next((start for start, task in starts if name.startswith(f"{task}_")), 0)
+            line = [(step, value) for step, value in all_of_it if step >= own]
+            style = {"color": plt.get_cmap("turbo")(i / (len(points) - 1))}
+        ax.plot(*zip(*line, strict=True), markersize=3.5, linewidth=1.0 if many else 1.6, **style)
     for (start, task), (end, _) in itertools.pairwise(starts):
         ax.axvline(end, color="0.3", linewidth=0.8)
         place: dict[str, Any] = {
@@ -102,7 +102,7 @@ def _panel(ax: Axes, run: Path) -> None:
             "color": "0.3",
             "transform": ax.get_xaxis_transform(),
         }
-        ax.text((start + end) / 2, 1.01, f"training on {task}", **place)
+        ax.text((start + end) / 2, 1.01, task.rpartition("_")[2] if many else f"training on {task}", **place)
     average = (results["metrics"] or {}).get("average")
     title = f"{results['config']['method']}" + (f", average {average:.2f}" if average is not None else "")
     ax.set_ylabel(f"score\n{title}", fontsize=9)

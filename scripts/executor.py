@@ -70,10 +70,10 @@ def make_all(jobs: Sequence[Job], at_once: int, watcher: Watcher) -> dict[str, s
                     end(waiting.pop(name), "a stage that it needs failed")
                 elif job.needs <= done and len(running) < at_once:
                     slot = next(i for i in range(at_once) if i not in running)
-                    arguments = [*job.run.arguments, f"only={name}"]
+                    arguments = [*job.run.arguments, f"only='{name}'"]  # all digits would be a number
                     running[slot] = (job, _start(_make, arguments, job.log, slot, at_once))
                     watcher.started(waiting.pop(name))
-            wait([process.sentinel for _, process in running.values()])
+            wait([process.sentinel for _, process in running.values()], None if running else 0)
             for slot, (job, process) in list(running.items()):
                 if process.exitcode is not None:
                     del running[slot]

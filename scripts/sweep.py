@@ -44,7 +44,7 @@ def sweep(name: str, runs: Sequence[SweepRun], console: Console, at_once: int = 
     code = alone(_finish, [run.arguments for run in whole], log)
     if code:
         failed[name] = f"the results: exit code {code}, log {log}"
-    rows = [{"label": run.label, "seed": run.config.seed, "name": run.config.name} for run in runs]
+    rows = [{"label": run.label, "point": run.point, "seed": run.config.seed, "name": run.config.name} for run in runs]
     write_json(folder / f"{name}.json", {"sweep": name, "runs": rows})
     return list(failed.values())
 

@@ -11,6 +11,7 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
     "Qwen/Qwen2.5-1.5B": 1_543_714_304,
     "bigscience/T0_3B": 2_849_757_184,
     "bigscience/T0pp": 11_135_332_352,
+    "google/vit-base-patch16-224-in21k": 85_798_656,  # without a head
 }
 
 
@@ -28,7 +29,8 @@ def describe(config: Config) -> str:
         head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
         lines.append(head)
         if stage.train is not None:
-            lines.append(f"     {_steps(stage, stage.train)}")
+            unit = "images" if config.classes() is not None else f"x {stage.train.seq_len} tokens"
+            lines.append(f"     {_steps(stage, stage.train, unit)}")
         elif stage.sources:
             how = {key: value for key, value in stage.spec["method"].items() if key != "name"}
             settings = ", ".join(f"{key} {value}" for key, value in how.items())
@@ -60,23 +62,24 @@ def _parameters(config: Config) -> tuple[int | None, str]:
     from sfa.models import parameter_count
 
     try:
-        return parameter_count(config.model), ""
+        return parameter_count(config.model, config.classes()), ""
     except OSError as error:
         return None, f"the model's configuration cannot be had: {str(error).splitlines()[0]}"
 
 
-def _steps(stage: Stage, train: Train) -> str:
+def _steps(stage: Stage, train: Train, unit_of_batch: str) -> str:
     """Steps, tokens and merges of a stage, as far as they are known before its data are read."""
-    batch = train.global_batch_size * train.seq_len
+    images = unit_of_batch == "images"
+    batch = train.global_batch_size * (1 if images else train.seq_len)
     unit = train.max_duration.lstrip("0123456789_")
     value = int(train.max_duration.removesuffix(unit).replace("_", ""))
     if unit == "ep":
-        text = f"{train.max_duration} of {train.global_batch_size} x {train.seq_len} tokens a step"
+        text = f"{train.max_duration} of {train.global_batch_size} {unit_of_batch} a step"
         if not isinstance(stage.block, SFABlock):
             return f"{text}, no merges"
         return f"{text}, merges every {stage.block.every or f'{stage.block.p} of it'} and at the end"
     total = value if unit == "ba" else -(-value // batch)
-    text = f"{total:,} steps, at most {total * batch:,} tokens"
+    text = f"{total:,} steps, " + (f"{total * batch:,} images" if images else f"at most {total * batch:,} tokens")
     if not isinstance(stage.block, SFABlock):
         return f"{text}, no merges"
     return f"{text}, merges at {_merges(stage.block, total)}"

@@ -31,11 +31,13 @@ class SweepRun:
 
     Attributes:
         label: the method and what is set beside it; runs that differ only in their seed share it.
+        point: the overrides that the label says.
         arguments: what ``train.py`` is given.
         config: what these arguments come to.
     """
 
     label: str
+    point: dict[str, Any]
     arguments: tuple[str, ...]
     config: Config
 
@@ -94,7 +96,7 @@ def expand(
         label = _label(point)
         name = f"{stem}-{re.sub(r'[^A-Za-z0-9._-]+', '-', label)}-{seed}"
         given = (str(config), *overrides, *_written(point), f"seed={seed}", f"name={name}")
-        runs.append(SweepRun(label, given, configs.load(config, given[1:], known)))
+        runs.append(SweepRun(label, point, given, configs.load(config, given[1:], known)))
     return runs
 
 

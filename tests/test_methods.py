@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import train
 from eval import available
-from scripts import compare, merge, methods
+from scripts import compare, merge, summary
 from sfa.config import load
 from sfa.data.batches import Steps, example_count, keep
 from sfa.data.packing import IGNORED, Packed
@@ -119,16 +119,16 @@ def packed(n: int, value: int) -> Packed:
 
 
 def test_rehearsal_mixes_past_tasks_evenly_and_the_same_every_time() -> None:
-    steps = Steps(packed(50, 1), 1000, 8, 3, [packed(30, 2), packed(3, 3)], fraction=0.1)
+    steps = Steps([packed(50, 1)], 1000, 8, 3, [packed(30, 2), packed(3, 3)], fraction=0.1)
     drawn = np.array([int(steps[i]["input_ids"][0]) for i in range(8000)])
     past = (drawn != 1).mean()
     assert past == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 8000) ** 0.5)
     assert (drawn == 2).sum() / (drawn != 1).sum() == pytest.approx(0.5, abs=4 * 0.5 / (8000 * 0.1) ** 0.5)
     per_batch = (drawn.reshape(1000, 8) != 1).sum(1)
     assert per_batch.min() == 0 and per_batch.max() >= 2  # on average, not exactly
-    again = Steps(packed(50, 1), 1000, 8, 3, [packed(30, 2), packed(3, 3)], fraction=0.1)
+    again = Steps([packed(50, 1)], 1000, 8, 3, [packed(30, 2), packed(3, 3)], fraction=0.1)
     assert np.array_equal(steps.order, again.order)
-    assert not np.array_equal(steps.order, Steps(packed(50, 1), 1000, 8, 4, [packed(30, 2)], fraction=0.1).order)
+    assert not np.array_equal(steps.order, Steps([packed(50, 1)], 1000, 8, 4, [packed(30, 2)], fraction=0.1).order)
     first = steps.order[steps.order < 50]
     assert sorted(first[:50]) == list(range(50))  # the task's own sequences still come once an epoch
 
@@ -168,8 +168,8 @@ def test_runs_are_compared_side_by_side(runs: Path) -> None:
 
 
 def test_the_table_of_methods_puts_the_best_average_first(runs: Path) -> None:
-    found = [{"label": name, **results(runs, name)} for name in ("sequential", "rehearsal", "wise_ft")]
-    head, _, *rows = [line.strip("| ").split(" | ") for line in methods.table(found).splitlines()]
+    found = [(name, results(runs, name)) for name in ("sequential", "rehearsal", "wise_ft")]
+    head, _, *rows = [line.strip("| ").split(" | ") for line in summary.table(found).splitlines()]
     averages = [float(row[1]) for row in rows]
     assert averages == sorted(averages, reverse=True) and len(rows) == 3
     by_name = {row[0]: dict(zip(head, row, strict=True)) for row in rows}

@@ -52,13 +52,13 @@ def batch_of(steps: Steps, n: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["pythia", "llama", "qwen"])
 def test_packed_and_unpacked_losses_agree(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     examples, _ = encode(ROWS, tokenizer, 64)
-    stage_model = StageModel(model(name, tokenizer))
+    stage_model = StageModel(model(name, tokenizer), tokenizer)
     losses = []
     for parts in ([examples], [[example] for example in examples]):  # together, and one a sequence
         arrays = [pack(part, 64, int(tokenizer.pad_token_id), seed=0) for part in parts]
         packed = {key: np.concatenate([array[key] for array in arrays]) for key in arrays[0]}
         n = len(packed["input_ids"])
-        batch = batch_of(Steps(packed, 1, n, 0), n)
+        batch = batch_of(Steps([packed], 1, n, 0), n)
         losses.append(stage_model.loss(stage_model(batch), batch).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -66,10 +66,10 @@ def test_packed_and_unpacked_losses_agree(name: str, tokenizer: PreTrainedTokeni
 def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
     """Against the model's own loss, one row at a time, without padding."""
     t5 = model("t5", tokenizer)
-    stage_model = StageModel(t5)
+    stage_model = StageModel(t5, None)
     packed, truncated = encode_pairs(ROWS, tokenizer, 64)
     assert truncated == 0
-    batch = batch_of(Steps(packed, 1, len(ROWS), 0), len(ROWS))
+    batch = batch_of(Steps([packed], 1, len(ROWS), 0), len(ROWS))
     ours = stage_model.loss(stage_model(batch), batch).item()
     summed, count = 0.0, 0
     for row in ROWS:

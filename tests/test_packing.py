@@ -31,7 +31,7 @@ def model(tokenizer) -> StageModel:  # type: ignore[no-untyped-def]
     config = GPTNeoXConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
-    return StageModel(GPTNeoXForCausalLM(config))
+    return StageModel(GPTNeoXForCausalLM(config), None)
 
 
 def test_every_example_is_packed_once_and_whole(packed_rows) -> None:  # type: ignore[no-untyped-def]
@@ -55,7 +55,7 @@ def test_only_responses_are_learned(packed_rows) -> None:  # type: ignore[no-unt
 def test_the_packed_loss_is_that_of_the_examples_alone(packed_rows) -> None:  # type: ignore[no-untyped-def]
     tokenizer, _, examples, packed = packed_rows
     stage_model, n = model(tokenizer), len(packed["input_ids"])
-    steps = Steps(packed, steps=1, batch=n, seed=0)
+    steps = Steps([packed], steps=1, batch=n, seed=0)
     batch = {name: torch.stack([steps[i][name] for i in range(n)]) for name in steps[0]}
     together = stage_model.loss(stage_model(batch), batch)
     summed, count = torch.zeros(()), 0
@@ -70,7 +70,7 @@ def test_the_packed_loss_is_that_of_the_examples_alone(packed_rows) -> None:  # 
 def test_parts_of_a_batch_average_to_the_loss_of_the_whole(packed_rows) -> None:  # type: ignore[no-untyped-def]
     tokenizer, _, _, packed = packed_rows
     stage_model = model(tokenizer)
-    steps = Steps(packed, steps=1, batch=6, seed=0)
+    steps = Steps([packed], steps=1, batch=6, seed=0)
     batch = {name: torch.stack([steps[i][name] for i in range(6)]) for name in steps[0]}
     whole = stage_model.loss(stage_model(batch), batch)
     parts = []
@@ -93,10 +93,10 @@ def test_long_rows_are_cut_and_counted(packed_rows) -> None:  # type: ignore[no-
 def test_each_epoch_shows_every_sequence_once_in_a_new_order(packed_rows) -> None:  # type: ignore[no-untyped-def]
     _, _, _, packed = packed_rows
     n = len(packed["input_ids"])
-    order = Steps(packed, steps=2 * n, batch=1, seed=0).order
+    order = Steps([packed], steps=2 * n, batch=1, seed=0).order
     assert sorted(order[:n]) == sorted(order[n:]) == list(range(n))
     assert order[:n].tolist() != order[n:].tolist()
-    assert Steps(packed, steps=2 * n, batch=1, seed=0).order.tolist() == order.tolist()
+    assert Steps([packed], steps=2 * n, batch=1, seed=0).order.tolist() == order.tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Draws the average over all tasks at the end of a stream, a bar a method (the paper's Figure 1).
+
+python -m scripts.bars runs/glyphs.json --out results/figure1.png
+
+The file lists the runs of a sweep. Rehearsal is a band, multitask training a star.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from scripts.tradeoff import NAMES, Results, points_of
+
+COLOURS = {"sequential": "#C44E52", "task_arithmetic": "#0072B2", "wise_ft": "#E69F00", "sfa": "#009E73"}
+
+
+def draw(results: Results, out: Path) -> Path:
+    """Writes the picture to ``out``; whiskers are standard deviations over seeds."""
+    figure, ax = plt.subplots(figsize=(max(4.5, 1.0 + 0.62 * len(results)), 4.0))
+    bars = [part for part in results if part[0]["method"] not in ("rehearsal", "multitask")]
+    for i, (point, runs) in enumerate(bars):
+        mean, spread = _average(runs)
+        ax.bar(
+            i, mean, yerr=spread, color=COLOURS.get(point["method"], "0.6"), edgecolor="0.2", linewidth=0.6, capsize=2
+        )
+        ax.text(i, mean + spread + 0.01, f"{mean:.2f}", ha="center", fontsize=8)
+    past = sorted(
+        (point.get("rehearsal.fraction", 0.1), *_average(runs))
+        for point, runs in results
+        if point["method"] == "rehearsal"
+    )
+    for fraction, mean, _ in past:
+        ax.axhline(mean, color="#CC79A7", linestyle="--", linewidth=1.2)
+        ax.text(
+            len(bars) - 0.45, mean, f"rehearsal {fraction:.0%}", fontsize=8, va="bottom", ha="right", color="#8A4A70"
+        )
+    if len(past) > 1:
+        ax.axhspan(past[0][1], past[-1][1], color="#CC79A7", alpha=0.15)
+    for _, runs in (part for part in results if part[0]["method"] == "multitask"):
+        ax.plot(len(bars) - 0.1, _average(runs)[0], "k*", markersize=14)
+        ax.text(len(bars) - 0.3, _average(runs)[0], "multitask", fontsize=8, va="center", ha="right")
+    ax.set_xticks(range(len(bars)), [_name(point) for point, _ in bars], rotation=30, ha="right", fontsize=8)
+    ax.set_xlim(-0.6, len(bars) + 0.2)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("average accuracy over all tasks")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+    return out
+
+
+def _average(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    values = [run["metrics"]["average"] for run in runs]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _name(point: dict[str, Any]) -> str:
+    method = str(point["method"])
+    settings = [f"{key.rpartition('.')[2]}={value}" for key, value in point.items() if key != "method"]
+    return " ".join([NAMES.get(method, method.replace("_", " ")), *settings])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="<save_folder>/<sweep>.json")
+    parser.add_argument("--out", type=Path, default=Path("bars.png"))
+    given = parser.parse_args()
+    print(draw(points_of(given.sweep), given.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,375 @@
+"""Streams of images: the split by label, what is read, what is scored, and MNIST A/B against a plain loop."""
+
+import gzip
+import io
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import ViTImageProcessor
+
+import train
+from eval.accuracy import Accuracy
+from sfa import merge_steps
+from sfa.config import ConfigError, load
+from sfa.data import ImageTask, registered
+from sfa.data.batches import Steps, data_spec
+from sfa.data.digits import Digits
+from sfa.data.glyphs import FACES, LATIN_AND_GREEK, OTHERS, Glyphs, draw
+from sfa.data.images import Images, decode
+from sfa.data.prepare import ImagePreparer
+from sfa.data.source import SourceError
+from sfa.mlp import MLPConfig, MLPForImageClassification
+from sfa.models import build, read_model, read_processor
+from sfa.schema import Model
+from tests.test_methods import METHODS
+
+YAMLS = Path(train.__file__).parent / "yamls"
+MNIST = str(YAMLS / "mnist.yaml")
+PROCESSOR = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.25] * 3)
+
+
+def stream(*overrides: str) -> list[ImageTask]:
+    tasks = load(YAMLS / "food101_vit.yaml", overrides).tasks
+    assert all(isinstance(task, ImageTask) for task in tasks)
+    return tasks  # type: ignore[return-value]
+
+
+def test_the_papers_split_has_every_label_but_one_in_exactly_one_task() -> None:
+    tasks = stream()
+    assert len(tasks) == 20 and {len(task.own_labels()) for task in tasks} == {5}
+    labels = [label for task in tasks for label in task.own_labels()]
+    assert labels == list(range(100)) and {task.classes for task in tasks} == {101}
+    assert [task.name for task in tasks][:2] == ["food101_01", "food101_02"]
+    assert tasks[1].evals == ("food101_02_accuracy",)
+
+
+def test_grouping_and_order_are_seeded_or_listed() -> None:
+    def groups(*overrides: str) -> list[tuple[int, ...]]:
+        return [task.own_labels() for task in stream(*overrides)]
+
+    shuffled = groups("tasks.0.shuffle=3")
+    assert shuffled == groups("tasks.0.shuffle=3") != groups("tasks.0.shuffle=4")
+    assert len({label for group in shuffled for label in group}) == 100
+    ordered = groups("tasks.0.order=5")
+    assert ordered != groups() and sorted(ordered) == groups()
+    listed = ["tasks.0.into=null", "tasks.0.per_task=null", "tasks.0.groups=[[3,1],[2,7,9]]"]
+    assert groups(*listed) == [(3, 1), (2, 7, 9)]
+    assert groups(*listed, "tasks.0.order=[1,0]") == [(2, 7, 9), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks.0.per_task=6", "20 tasks of 6 labels need more than the 101 there are"),
+        ("tasks.0.groups=[[1],[1]]", "give either into"),
+        ("tasks.0.order=[0,0]", "order: must hold each of 0 … 19 once"),
+        ("tasks.0.classes=null", "classes: is required"),
+        ("tasks.0.labl=x", "labl: unknown key; did you mean label?"),
+        ("train.max_duration=100tok", "images are trained for epochs or batches"),
+        ("eval.tasks=[food101_01_acuracy]", "did you mean food101_01_accuracy?"),
+    ],
+)
+def test_a_wrong_split_is_told(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(YAMLS / "food101_vit.yaml", [override], ["gsm8k"])
+    assert message in str(caught.value)
+
+
+def test_images_and_text_cannot_be_mixed() -> None:
+    with pytest.raises(ConfigError, match="images and text cannot be in one stream"):
+        load(MNIST, ["tasks=[digits, arithmetic]"])
+
+
+def picture(value: int) -> Image.Image:
+    return Image.fromarray(np.full((12, 10, 3), value, np.uint8))
+
+
+def encoded(value: int) -> bytes:
+    stream = io.BytesIO()
+    picture(value).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def folder(path: Path, feature: bool, broken: bool = False) -> Path:
+    """40 pictures of 4 labels to train on and 8 to test, as the hub's parquet has them; picture 5 may be broken."""
+    path.mkdir(parents=True)
+    for split, n in (("train", 40), ("test", 8)):
+        images: list[Any] = [{"bytes": encoded(i), "path": f"{split}/{i}.png"} for i in range(n)]
+        if broken and split == "train":
+            images[5]["bytes"] = images[5]["bytes"][:20]
+        data = datasets.Dataset.from_dict({"picture": images, "kind": [i % 4 for i in range(n)]})
+        if feature:
+            data = data.cast_column("picture", datasets.Image(decode=False)).cast_column("picture", datasets.Image())
+        data.to_parquet(str(path / f"{split}.parquet"))
+    return path
+
+
+def images(source: Path, **options: Any) -> Images:
+    return Images(name="mine", source=str(source), image="picture", label="kind", classes=4, **options)
+
+
+@pytest.mark.parametrize("feature", [True, False])
+def test_any_data_set_with_a_label_column_is_read_and_only_its_own_labels(tmp_path: Path, feature: bool) -> None:
+    task = images(folder(tmp_path / "data", feature), labels=(1, 3))
+    packed, skipped = ImagePreparer(PROCESSOR).split(task, "train", tmp_path / "cache")
+    assert set(packed["labels"]) == {1, 3} and len(packed["labels"]) == 20 and skipped == 0
+    assert packed["pixel_values"].shape == (20, 3, 8, 8) and packed["pixel_values"].dtype == np.uint8
+    assert packed["pixel_values"][:, 0, 0, 0].tolist() == [i for i in range(40) if i % 4 in (1, 3)]
+    test, _ = ImagePreparer(PROCESSOR).split(task, "test", tmp_path / "cache")
+    assert test["labels"].tolist() == [1, 3, 1, 3]
+    limited, _ = ImagePreparer(PROCESSOR).split(images(tmp_path / "data", limit=7), "train", tmp_path / "cache")
+    assert len(limited["labels"]) == 7
+
+
+def test_a_label_column_that_holds_something_else_is_told(tmp_path: Path) -> None:
+    folder(tmp_path / "data", True)
+    task = Images(name="m", source=str(tmp_path / "data"), image="picture", label="kind", classes=3)
+    with pytest.raises(SourceError, match="kind must hold whole numbers from 0 to 2"):
+        task.rows("train")
+
+
+def test_a_broken_image_is_named_or_left_out_and_counted(tmp_path: Path) -> None:
+    source = folder(tmp_path / "data", True, broken=True)
+    with pytest.raises(SourceError, match=r"train/5.png \(row 5\) is no readable image.*skip_unreadable"):
+        ImagePreparer(PROCESSOR).split(images(source), "train", tmp_path / "cache")
+    packed, skipped = ImagePreparer(PROCESSOR).split(images(source, skip_unreadable=True), "train", tmp_path / "cache")
+    assert skipped == 1 and 5 not in packed["pixel_values"][:, 0, 0, 0] and len(packed["labels"]) == 39
+    with pytest.raises(OSError, match=r"gone\.png"):
+        decode(str(tmp_path / "gone.png"), 3)
+
+
+def test_grey_and_coloured_images_get_the_channels_that_the_model_takes() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array_equal(decode(grey, 1), grey[None])
+    assert np.array_equal(decode(Image.fromarray(grey), 3), np.stack([grey] * 3))
+    assert decode(encoded(9), 3).shape == (3, 12, 10)
+
+
+def test_idx_files_are_read_and_told_from_others(tmp_path: Path) -> None:
+    pixels = np.arange(3 * 28 * 28, dtype=np.int64).astype(np.uint8).reshape(3, 28, 28)
+    for prefix in ("train", "t10k"):
+        content = b"\0\0\x08\x03" + struct.pack(">III", 3, 28, 28) + pixels.tobytes()
+        (tmp_path / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + struct.pack(">I", 3) + bytes([7, 2, 7])
+        )
+    rows = Digits(source=str(tmp_path), labels=(7,)).rows("test")
+    assert [row["label"] for row in rows] == [7, 7] and np.array_equal(rows[1]["image"], pixels[2])
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + struct.pack(">I", 4) + bytes([7, 2, 7]))
+    with pytest.raises(SourceError, match="train-labels-idx1-ubyte is no whole IDX file"):
+        Digits(source=str(tmp_path)).rows("train")
+
+
+def test_the_embedded_digits_are_held_out_once() -> None:
+    task = registered("digits")
+    train_rows, test_rows = task.rows("train"), task.rows("test")
+    assert len(train_rows) + len(test_rows) == 5000 and 900 < len(test_rows) < 1100
+    assert not {row["image"].tobytes() for row in train_rows} & {row["image"].tobytes() for row in test_rows}
+
+
+def test_glyphs_of_a_held_out_face_are_never_trained_on() -> None:
+    assert len(LATIN_AND_GREEK) == 100 == len(set(LATIN_AND_GREEK)) and not set(LATIN_AND_GREEK) & set(OTHERS)
+    assert not set(FACES["train"]) & set(FACES["test"]) and len(FACES["train"]) == 12
+    task = registered("glyphs", labels=[10, 99], drawings=3)
+    for split, faces in FACES.items():
+        drawn = [(row["label"], row["image"].tobytes()) for row in task.rows(split)]  # type: ignore[arg-type]
+        expected = [
+            (n, draw(LATIN_AND_GREEK[n], face, k).tobytes()) for n in (10, 99) for face in faces for k in range(3)
+        ]
+        assert drawn == expected
+    assert (
+        draw("A", "DejaVuSans", 0).max() == 255
+        and draw("A", "DejaVuSans", 0).tobytes() != draw("A", "DejaVuSans", 1).tobytes()
+    )
+
+
+def test_accuracy_is_counted_over_all_labels_and_a_task_s_own_images(tmp_path: Path) -> None:
+    tasks = [
+        Glyphs(name="a", labels=(1, 2, 3), drawings=4),
+        Glyphs(name="b", labels=(40,), drawings=4),
+    ]
+    model, processor = build(Model(architecture="mlp", config={"image_size": 32, "hidden_sizes": [20]}), 3, [], 100)
+    names = ["a_accuracy", "b_accuracy"]
+    found = Accuracy(names, tasks, tmp_path, None, 7, False)(model, processor)
+    for score, task in zip(found, tasks, strict=True):
+        right = 0
+        for row in task.rows("test"):
+            pixels = torch.tensor(row["image"]).float().view(1, 1, 32, 32) / 255
+            right += int(model((pixels - 0.5) / 0.5).logits.argmax()) == row["label"]
+        n = len(task.rows("test"))
+        assert (score["n"], score["value"]) == (n, pytest.approx(right / n))
+    biased = MLPForImageClassification(MLPConfig(image_size=32, hidden_sizes=(4,), num_labels=100))
+    with torch.no_grad():
+        biased.classifier.bias[2] = 1e6  # always answers 2: a third of a's images, none of b's
+    values = {s["task"]: s["value"] for s in Accuracy(names, tasks, tmp_path, None, 7, False)(biased, processor)}
+    assert values == {"a_accuracy": pytest.approx(1 / 3), "b_accuracy": 0.0}
+    limited = Accuracy(names, tasks, tmp_path, 5, 7, False)(biased, processor)
+    assert [score["n"] for score in limited] == [5, 5]
+
+
+def test_augmentation_depends_on_the_position_alone_and_workers_change_nothing(tmp_path: Path) -> None:
+    from sfa.data.augment import Augment
+
+    packed, _ = ImagePreparer(PROCESSOR).split(images(folder(tmp_path / "d", True)), "train", tmp_path / "cache")
+    noisy = {
+        **packed,
+        "pixel_values": np.random.default_rng(0).integers(0, 256, packed["pixel_values"].shape, np.uint8),
+    }
+    steps = Steps([noisy], 4, 8, 1, transform=Augment(5))
+    assert torch.equal(steps[3]["pixel_values"], steps[3]["pixel_values"])
+    plain = Steps([noisy], 4, 8, 1)
+    assert sum(torch.equal(steps[i]["pixel_values"], plain[i]["pixel_values"]) for i in range(32)) < 8
+    first = Steps([packed], 4, 8, 1, transform=Augment(5))
+    alone, helped = (list(data_spec(first, 8, workers).dataloader) for workers in (0, 2))
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(alone, helped, strict=True) for key in a)
+
+
+def arrays(labels: tuple[int, ...], split: Any) -> tuple[Tensor, Tensor]:
+    rows = registered("digits", labels=labels).rows(split)
+    pixels: NDArray[np.float32] = np.stack([row["image"] for row in rows]).astype(np.float32).reshape(len(rows), -1)
+    return torch.tensor((pixels / 255 - 0.5) / 0.5), torch.tensor([row["label"] for row in rows])
+
+
+def loop(model: nn.Sequential, x: Tensor, y: Tensor, order: NDArray[np.int64], lr: float, after: Any = None) -> None:
+    """Plain SGD over the rows of ``order``, 20 a step; ``after(step)`` runs before the step's update is done with."""
+    for step, rows in enumerate(torch.tensor(order).view(-1, 20), 1):
+        model.zero_grad()
+        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+        if after is not None and after.penalty is not None:
+            loss = loss + after.penalty(model)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(lr * parameter.grad)  # type: ignore[operator]
+            if after is not None and after.merge is not None:
+                after.merge(model, step)
+
+
+class After:
+    """What a method adds to the plain loop: a penalty to the loss, or a merge after a step."""
+
+    def __init__(self, method: str, old: list[Tensor], fisher: list[Tensor], total: int):
+        def distance(model: nn.Module, weights: list[Tensor]) -> Tensor:
+            moved = zip(weights, model.parameters(), old, strict=True)
+            return torch.stack([(w * (p - o) ** 2).sum() for w, p, o in moved]).sum()
+
+        def merge(model: nn.Module, step: int) -> None:
+            if step % 10 == 0 or step == total:
+                for parameter, o in zip(model.parameters(), old, strict=True):
+                    parameter.copy_(0.2 * o + 0.8 * parameter)
+
+        ones = [torch.ones_like(o) for o in old]
+        self.penalty = {"l2": lambda m: 0.5 / 2 * distance(m, ones), "ewc": lambda m: 20 / 2 * distance(m, fisher)}.get(
+            method
+        )
+        self.merge = merge if method == "sfa" else None
+
+
+@pytest.mark.parametrize("method", ["sfa", "l2", "ewc"])
+def test_mnist_ab_is_what_a_plain_loop_makes_of_it(method: str, tmp_path: Path) -> None:
+    """Figure 9: the same base, order of images and settings, written again without the suite."""
+    overrides = ["train.max_duration=35ba", "l2.strength=0.5", "ewc.strength=20", "ewc.examples=50", "train.lr=0.05"]
+    assert train.main([MNIST, *overrides, f"method={method}", f"save_folder={tmp_path}", "name=run"]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    stages = {
+        m["task"]: f
+        for f in (tmp_path / "stages").iterdir()
+        if f.is_dir() and (m := json.loads((f / "manifest.json").read_text()))
+    }
+    base = load_file(stages["base"] / "model" / "model.safetensors")
+    model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+    model.load_state_dict({"0.weight": base["hidden.0.weight"], "0.bias": base["hidden.0.bias"],
+                           "2.weight": base["classifier.weight"], "2.bias": base["classifier.bias"]})  # fmt: skip
+    even, odd = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
+    orders = []
+    for labels in (even, odd):
+        y = arrays(labels, "train")[1].numpy()
+        orders.append(Steps([{"labels": y}], 35, 20, 17).order)
+    x, y = arrays(even, "train")
+    loop(model, x, y, orders[0], 0.05)
+    old = [p.detach().clone() for p in model.parameters()]
+    fisher = [torch.zeros_like(o) for o in old]
+    for i in np.random.default_rng(17).permutation(len(y))[:50]:
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward()
+        fisher = [f + p.grad**2 / 50 for f, p in zip(fisher, model.parameters(), strict=True)]  # type: ignore[operator]
+    loop(model, *arrays(odd, "train"), orders[1], 0.05, After(method, old, fisher, 35))
+    found = load_file(tmp_path / "stages" / results["stages"][1]["fingerprint"] / "model" / "model.safetensors")
+    expected = dict(
+        zip(
+            ("hidden.0.weight", "hidden.0.bias", "classifier.weight", "classifier.bias"),
+            model.parameters(),
+            strict=True,
+        )
+    )
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor.detach(), rtol=0, atol=2e-6)
+    scores = {row["task"]: row["value"] for row in results["evaluations"] if row["after"] == "odd"}
+    for labels, name in ((even, "even_accuracy"), (odd, "odd_accuracy")):
+        x, y = arrays(labels, "test")
+        assert scores[name] == pytest.approx(float((model(x).argmax(1) == y).float().mean()), abs=1.5 / len(y))
+
+
+VIT = {"image_size": 32, "patch_size": 16, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 1}
+VIT |= {"num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(scope="module")
+def glyph_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which every method ran once on a stream of three tasks and a ViT with random weights."""
+    folder = tmp_path_factory.mktemp("glyphs")
+    overrides = [
+        "model.name=null",
+        "model.architecture=vit",
+        f"model.config={json.dumps(VIT)}",
+        "tasks.0.groups=[[0,1],[2,3],[4]]",
+    ]
+    overrides += ["tasks.0.into=null", "tasks.0.drawings=1", "train.max_duration=6ba", "train.global_batch_size=4"]
+    overrides += ["ewc.examples=4", "fisher.examples=4", "eval.interval=3ba", "sfa.p=0.5"]
+    for method in METHODS:
+        arguments = [*overrides, f"save_folder={folder}", f"method={method}", f"name={method}"]
+        assert train.main([str(YAMLS / "glyphs.yaml"), *arguments]) == 0
+    return folder
+
+
+def test_every_method_runs_on_a_stream_of_images(glyph_runs: Path) -> None:
+    ends = {}
+    for method in METHODS:
+        found = json.loads((glyph_runs / method / "results.json").read_text())
+        ends[method] = found["stages"][-1]["fingerprint"]
+        assert {row["task"] for row in found["evaluations"]} == {f"glyphs_{k}_accuracy" for k in (1, 2, 3)}
+        if method == "sfa":
+            assert [stage["merge_steps"] for stage in found["stages"]] == [[], *[merge_steps(6, 0.5)] * 2]
+    assert len(set(ends.values())) == len(METHODS)
+
+
+def test_while_a_task_trains_only_those_seen_so_far_are_scored(glyph_runs: Path) -> None:
+    stages = json.loads((glyph_runs / "sequential" / "results.json").read_text())["stages"]
+    for seen, stage in enumerate(stages, 1):
+        rows = json.loads((glyph_runs / "stages" / stage["fingerprint"] / "evaluations.json").read_text())
+        during = [row["task"] for row in rows if row["step"] == 3]
+        assert during == [f"glyphs_{k}_accuracy" for k in range(1, seen + 1)]
+        assert len([row for row in rows if row["final"]]) == 3
+
+
+def test_a_pretrained_classifier_gets_a_new_head_and_keeps_the_rest(glyph_runs: Path, tmp_path: Path) -> None:
+    stage = json.loads((glyph_runs / "sequential" / "results.json").read_text())["stages"][-1]["fingerprint"]
+    source = glyph_runs / "stages" / stage / "model"
+    one, two = (build(Model(name=str(source)), seed, [], 7)[0].state_dict() for seed in (1, 2))
+    old = read_model(source).state_dict()
+    heads = [name for name in one if name.startswith("classifier")]
+    assert one["classifier.weight"].shape == (7, 16) and not torch.equal(
+        one["classifier.weight"], two["classifier.weight"]
+    )
+    assert heads and all(torch.equal(one[name], old[name]) for name in one if name not in heads)
+    assert read_processor(source).size["height"] == 32

@@ -1,0 +1,103 @@
+"""Sweeps: what a file expands to, what its runs share, and what happens when a stage fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import train
+from scripts import bars, sweep, tradeoff
+from sfa.config import ConfigError
+from sfa.sweep import read, stages
+
+MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
+SMALL = {"train.max_duration": "4ba", "eval.limit": 20}
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "small.yaml"
+    file.write_text(f"config: {MNIST}\nset: {json.dumps(SMALL)}\n{text}")
+    return file
+
+
+def test_a_grid_is_every_combination_for_every_seed(tmp_path: Path) -> None:
+    text = "seeds: [3, 4]\nruns:\n- method: [sequential, l2]\n"
+    text += "- {method: sfa, sfa.beta: [0.1, 0.2], sfa.every: [2ba, 3ba]}\n"
+    runs = read(written(tmp_path, text), ["train.lr=0.5"])
+    labels = ["sequential", "l2", *(f"sfa beta={b} every={e}ba" for b in (0.1, 0.2) for e in (2, 3))]
+    assert [run.label for run in runs] == labels * 2
+    assert [run.config.seed for run in runs] == [3] * 6 + [4] * 6
+    assert {run.config.train.lr for run in runs} == {0.5} and {run.config.eval.limit for run in runs} == {20}
+    assert runs[3].config.sfa.every == "3ba" and runs[3].config.name == "mnist-sfa-beta-0.1-every-3ba-3"
+    assert len({run.config.name for run in runs}) == 12
+    assert read(tmp_path / "small.yaml", ["seeds=[9]"])[0].config.seed == 9
+
+
+def test_the_sweep_of_all_methods_trains_each_stage_once() -> None:
+    """A seed: the base; of sequential 3, multitask 1, six that train 2 each (rehearsal twice), WiSE-FT 1 and its 2
+    averages, single tasks 2, four merges of 3."""
+    runs = read(MNIST.parent / "sweeps" / "methods.yaml", ["seeds=[17]"])
+    assert len(runs) == 13
+    assert len(stages(runs)) == 1 + 3 + 1 + 6 * 2 + 3 + 2 + 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs: []\n", "runs"),
+        ("runs: [{method: sfa}]\nsed: [1]\n", "sed"),
+        ("runs: [{method: sfaa}]\n", "did you mean sfa?"),
+        ("runs: [{method: sfa, sfa.bta: 1}]\n", "sfa.bta"),
+    ],
+)
+def test_a_wrong_sweep_exits_2_and_says_why(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.main([str(written(tmp_path, text))]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        read(tmp_path / "absent.yaml")
+
+
+def test_a_sweep_runs_goes_on_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "seeds: [3, 4]\nruns:\n- method: [sequential, multitask]\n"
+    text += "- {method: rehearsal, rehearsal.fraction: [0.1, 0.2]}\n"
+    text += "- {method: sfa, sfa.every: 2ba, sfa.beta: [0.1, 0.3, 0.5]}\n- {method: l2, l2.strength: [0.1, 1]}\n"
+    file, out = written(tmp_path, text), tmp_path / "runs"
+    arguments = [str(file), f"save_folder={out}", "--jobs", "2", "--out", str(tmp_path / "table.md")]
+    assert sweep.main(arguments) == 0
+    first = capsys.readouterr().out
+    assert "18 runs, 22 stages, 22 of them to make" in first and "| sfa every=2ba beta=0.3 |" in first
+    assert "Seeds [3, 4]" in (tmp_path / "table.md").read_text()
+    assert sweep.main(arguments) == 0
+    assert "22 stages, 0 of them to make" in capsys.readouterr().out
+    results = tradeoff.points_of(out / "small.json")
+    assert [len(runs) for _, runs in results] == [2] * 9
+    line = tradeoff.line(results, "sfa", "sfa.beta", "even_accuracy", "odd_accuracy")
+    finals = []
+    for seed in (3, 4):
+        rows = json.loads((out / f"mnist-sfa-every-2ba-beta-0.3-{seed}" / "results.json").read_text())["evaluations"]
+        finals.append({row["task"]: row["value"] for row in rows if row["after"] == "odd"})
+    assert [point.value for point in line] == [0.1, 0.3, 0.5]
+    assert line[1].x == pytest.approx(sum(final["even_accuracy"] for final in finals) / 2)
+    assert line[1].dy == pytest.approx(abs(finals[0]["odd_accuracy"] - finals[1]["odd_accuracy"]) / 2**0.5)
+    for picture in (
+        tradeoff.draw(results, "even_accuracy", "odd_accuracy", tmp_path / "t.png"),
+        bars.draw(results, tmp_path / "b.png"),
+    ):
+        assert picture.stat().st_size > 10_000
+
+
+def test_a_stage_that_fails_stops_only_what_needs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "runs:\n- method: sequential\n- {method: sequential, train.lr: 0.02, 'tasks.0.source': %s}\n"
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (broken / name).write_bytes(b"no digits")
+    file, out = written(tmp_path, text % broken), tmp_path / "runs"
+    assert sweep.main([str(file), f"save_folder={out}"]) == 1
+    found = capsys.readouterr()
+    assert (out / "mnist-sequential-17" / "results.json").is_file()
+    assert found.err.count("a stage that it needs failed") == 1 and "exit code 1, log" in found.err
+    log = Path(found.err.split("log ")[1].splitlines()[0])
+    assert "is no whole IDX file" in log.read_text()
