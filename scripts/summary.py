@@ -1,9 +1,10 @@
 """Runs over several seeds as one table: what a method keeps, and what it costs."""
 
 import json
-import statistics
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from scripts.compare import grid
 from sfa.sweep import SweepRun
@@ -48,5 +49,5 @@ def _cells(group: list[dict[str, Any]], evaluations: Sequence[str]) -> list[str]
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and digits else mean
+    mean = f"{np.mean(values):.{digits}f}"  # not a number where a run diverged
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 and digits else mean
