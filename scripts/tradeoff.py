@@ -7,6 +7,7 @@ The file lists the runs of a sweep. A panel for each key of SFA that the sweep v
 
 import argparse
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -51,13 +52,21 @@ Results = list[tuple[dict[str, Any], list[dict[str, Any]]]]  # overrides of a po
 
 
 def points_of(index: Path) -> Results:
-    """The runs that a sweep's file lists, seeds together; those without results are left out."""
+    """The runs that a sweep's file lists, seeds together. Those without results are left out, and so is a point of
+    which a seed diverged: the rest of its seeds would not stand for it."""
     found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for run in json.loads(index.read_text())["runs"]:
         file = index.parent / run["name"] / "results.json"
         if file.is_file():
             found.setdefault(run["label"], (run["point"], []))[1].append(json.loads(file.read_text()))
-    return list(found.values())
+    diverged = [label for label, (_, runs) in found.items() if not all(_finite(run) for run in runs)]
+    if diverged:
+        print(f"not drawn, because a seed diverged: {', '.join(diverged)}")
+    return [part for label, part in found.items() if label not in diverged]
+
+
+def _finite(run: dict[str, Any]) -> bool:
+    return all(math.isfinite(stage["l2_from_anchor"]) for stage in run["stages"])
 
 
 def draw(results: Results, x: str, y: str, out: Path) -> Path:
@@ -109,7 +118,7 @@ def _plot(ax: Axes, name: str, points: Sequence[Point]) -> None:
         xs, ys, [p.dy for p in points], [p.dx for p in points], fmt="none", ecolor=style.get("color"), elinewidth=0.7
     )
     if len(points) > 2:
-        for p in (points[0], points[-1]):
+        for p in (points[0], points[-1]) if name == "sfa" else points[-1:]:
             ax.annotate(str(p.value), (p.x, p.y), textcoords="offset points", xytext=(5, 5), fontsize=7, color="0.3")
 
 

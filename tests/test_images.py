@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +374,22 @@ def test_a_pretrained_classifier_gets_a_new_head_and_keeps_the_rest(glyph_runs: 
     )
     assert heads and all(torch.equal(one[name], old[name]) for name in one if name not in heads)
     assert read_processor(source).size["height"] == 32
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_two_ranks_make_the_same_of_images_as_one(parallelism: str, tmp_path: Path) -> None:
+    """SFA with SGD, whose steps show every wrong scale of a gradient."""
+    overrides = ["train.max_duration=12ba", "sfa.every=5ba", f"save_folder={tmp_path}"]
+    assert train.main([MNIST, *overrides, "name=one"]) == 0
+    command = ["composer", "-n", "2", "train.py", MNIST, *overrides, f"parallelism={parallelism}", "name=two"]
+    # Stages do not depend on the number of ranks, so those of the first run are put out of the way.
+    stage = json.loads((tmp_path / "one" / "results.json").read_text())["stages"][1]["fingerprint"]
+    alone = load_file(tmp_path / "stages" / stage / "model" / "model.safetensors")
+    (tmp_path / "stages").rename(tmp_path / "before")
+    ended = subprocess.run(command, cwd=YAMLS.parent, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    both = load_file(tmp_path / "stages" / stage / "model" / "model.safetensors")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(both[name], tensor, rtol=0, atol=1e-6)
+    rows = [json.loads((tmp_path / name / "results.json").read_text())["evaluations"] for name in ("one", "two")]
+    assert rows[0] == [{**b, "value": pytest.approx(b["value"]), "stderr": pytest.approx(b["stderr"])} for b in rows[1]]

@@ -22,7 +22,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from sfa import merging
+from sfa import machine, merging
 from sfa.algorithm import SFA
 from tests.toy import Regression, trainer, weights
 
@@ -157,3 +157,29 @@ def test_mismatched_models_end_in_an_error_that_names_the_tensor(tmp_path: Path)
         merging.soup([tmp_path / "good", tmp_path / "vocabulary"], tmp_path / "out")
     with pytest.raises(ValueError, match="2 models need as many weights, not 1"):
         merging.task_arithmetic(tmp_path / "good", [tmp_path / "good"] * 2, [1.0], tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["average", "soup", "task_arithmetic", "ties", "fisher"])
+def test_a_merge_of_n_models_needs_less_memory_than_n_and_one(method: str, tmp_path: Path) -> None:
+    """Peak of resident memory over what was there before, against (n+1)·4·N bytes of models of N = 8M parameters."""
+    tensors, size = 16, 2**19
+    folders = [tmp_path / str(i) for i in range(4)]
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        generator = torch.Generator().manual_seed(i)
+        whole = {f"w{k}": torch.randn(size, generator=generator) for k in range(tensors)}
+        save_file(whole, folder / "model.safetensors", {"format": "pt"})
+    del whole
+    base, *models = folders
+    merges: dict[str, Any] = {
+        "average": lambda: merging.average(base, models[0], 0.5, tmp_path / "out"),
+        "soup": lambda: merging.soup(models, tmp_path / "out"),
+        "task_arithmetic": lambda: merging.task_arithmetic(base, models, [0.3] * 3, tmp_path / "out"),
+        "ties": lambda: merging.ties(base, models, [0.3] * 3, tmp_path / "out"),
+        "fisher": lambda: merging.fisher(models, [base] * 3, [1.0] * 3, tmp_path / "out"),
+    }
+    machine.reset_peak()
+    before = machine.peak()
+    merges[method]()
+    n = 2 if method == "average" else 3
+    assert 0 < machine.peak() - before < (n + 1) * 4 * tensors * size
