@@ -22,6 +22,7 @@ from eval import available
 from scripts.executor import Job, alone, make_all
 from scripts.summary import finished, table
 from sfa.config import ConfigError
+from sfa.describe import describe_sweep
 from sfa.machine import hardware
 from sfa.plan import in_order, plan
 from sfa.store import write_json
@@ -110,6 +111,9 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    if runs[0].config.dry_run:
+        print(describe_sweep(given.name or given.file.stem, runs))
+        return 0
     try:
         failed = sweep(given.name or given.file.stem, runs, console, given.jobs)
     except KeyboardInterrupt:

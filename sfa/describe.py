@@ -1,8 +1,11 @@
 """What a run would do: the dry run's text. Nothing is written."""
 
+from collections.abc import Sequence
+
 from sfa.plan import Stage, in_order, plan
 from sfa.schedule import exact_fraction, in_steps, interval_steps
 from sfa.schema import Config, PenaltyBlock, SFABlock, Train
+from sfa.sweep import SweepRun, stages
 
 GIB = 2**30
 PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
@@ -17,14 +20,14 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
 
 def describe(config: Config) -> str:
     """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
-    stages = in_order(plan(config))
+    needed = in_order(plan(config))
     parameters, why = _parameters(config)
     lines = [
-        f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(stages)} stages "
+        f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(needed)} stages "
         f"in {config.save_folder / 'stages'}",
         "",
     ]
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(needed):
         done = (config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
         head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
         lines.append(head)
@@ -42,16 +45,43 @@ def describe(config: Config) -> str:
     trained = f", frozen, with adapters of rank {lora.rank}" if lora else ""
     each, kinds = (4, "") if lora else (16, ", gradients and AdamW")
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
-    merging = any(isinstance(stage.block, SFABlock | PenaltyBlock) for stage in stages)
-    anchor = "device" if any(getattr(stage.block, "anchor_device", "") == "device" for stage in stages) else "host"
+    merging = any(isinstance(stage.block, SFABlock | PenaltyBlock) for stage in needed)
+    anchor = "device" if any(getattr(stage.block, "anchor_device", "") == "device" for stage in needed) else "host"
     return "\n".join(
         [
             *lines,
             f"parameters: {parameters:,}{trained}",
             f"memory: {_size(each * parameters)} / {ranks} a rank for float32 weights{kinds}, without activations"
             + (f"; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory" if merging and not lora else ""),
-            f"disk: {_size(4 * parameters * len(stages))} for {len(stages)} models, and up to "
+            f"disk: {_size(4 * parameters * len(needed))} for {len(needed)} models, and up to "
             f"{_size(24 * parameters)} for checkpoints while a stage trains",
+        ]
+    )
+
+
+def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
+    """The graph of stages of a sweep: what is there of it, what remains, and what sharing saves."""
+    lines, done, trainings = [], 0, 0
+    found = stages(runs)
+    for stage, run in found:
+        ready = (run.config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        kind = "trains" if stage.train is not None else "merges" if stage.sources else "builds"
+        needed = stage.sources or ([stage.parent] if stage.parent else [])
+        origin = f"from {' '.join(part.fingerprint[:8] for part in needed)}" if needed else ""
+        state = "done" if ready else "to do"
+        lines.append(
+            f"  {stage.fingerprint[:8]}  {state:<5}  {kind}  {stage.label:<16} {stage.method:<16} {origin}".rstrip()
+        )
+        done, trainings = done + ready, trainings + (kind == "trains")
+    loop = sum(stage.train is not None for run in runs for stage in in_order(plan(run.config)))
+    parameters, why = _parameters(runs[0].config)
+    disk = why if parameters is None else f"{_size(4 * parameters * len(found))} for {len(found)} models"
+    return "\n".join(
+        [
+            f"{name}: {len(runs)} runs, {len(found)} stages, {done} done, {len(found) - done} to do",
+            *lines,
+            f"trainings: {trainings}; a loop over the runs would take {loop}",
+            f"disk: {disk}",
         ]
     )
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sfa.data.source import identity, read, shuffled, splits
+from sfa.data.source import identity, load, shuffled, splits
 from sfa.data.task import Row, Split, Task
 
 LETTERS = ["A", "B", "C", "D", "E"]
@@ -56,7 +56,7 @@ class Law(Task):
         """All rows of one of the three data sets."""
         known, source = SETS[name], getattr(self, name).source or SETS[name].source
         data = {
-            own: read(source, own, known.columns, self.data_folder, known.subset, optional=["document"])
+            own: list(load(source, own, known.columns, self.data_folder, known.subset, optional=["document"]))
             for own in splits(source, self.data_folder, known.subset)
             if own in ("train", "test")
         }

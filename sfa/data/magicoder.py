@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, read, shuffled
+from sfa.data.source import SourcedTask, load, shuffled
 from sfa.data.task import Row, Split
 
 SHOTS = 5
@@ -33,7 +33,7 @@ def humaneval_rows(source: str, data_folder: Path | None = None, shots: int = SH
     """HumanEval's problems (Chen et al., 2021), as text to be continued. The shots before each are other problems with
     their canonical solutions, drawn with a seed: never the problem itself, and no unit tests."""
     columns = ["prompt", "canonical_solution", "test", "entry_point"]
-    problems = read(source, "test", columns, data_folder)
+    problems = list(load(source, "test", columns, data_folder))
     rng = random.Random(0)
     rows: list[Row] = []
     for problem in problems:

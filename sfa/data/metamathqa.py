@@ -4,7 +4,7 @@ import re
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, read, shuffled
+from sfa.data.source import SourcedTask, load, shuffled
 from sfa.data.task import Row, Split
 
 
@@ -27,7 +27,7 @@ class MetaMathQA(SourcedTask):
         return shuffled(rows, self.limit if split == "train" else None)
 
     def eval_rows(self, evaluation: str) -> list[Row]:
-        found = read(self.gsm8k, "test", ["question", "answer"], self.data_folder, "main")
+        found = load(self.gsm8k, "test", ["question", "answer"], self.data_folder, "main")
         return [{"prompt": row["question"], "response": number(row["answer"])} for row in found]
 
 

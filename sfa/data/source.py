@@ -27,7 +27,7 @@ class SourcedTask(Task):
 
     def read(self, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of one of the source's splits."""
-        return read(self.source, split, columns, self.data_folder, self.subset, self.revision)
+        return list(load(self.source, split, columns, self.data_folder, self.subset, self.revision))
 
     def split_rows(self, split: Split, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of a split. A source without a ``test`` or ``validation`` split of its own gives one row in fifty,
@@ -41,19 +41,6 @@ class SourcedTask(Task):
 
     def data_spec(self) -> dict[str, Any]:
         return {**super().data_spec(), "source": identity(self.source, self.data_folder)}
-
-
-def read(
-    source: str,
-    split: str,
-    columns: Sequence[str],
-    data_folder: Path | None = None,
-    subset: str | None = None,
-    revision: str | None = None,
-    optional: Sequence[str] = (),
-) -> list[dict[str, Any]]:
-    """The named columns of all rows of a split, as :func:`load` finds them."""
-    return list(load(source, split, columns, data_folder, subset, revision, optional))
 
 
 def load(
