@@ -26,27 +26,21 @@ def draw(results: Results, out: Path) -> Path:
     bars = [part for part in results if part[0]["method"] not in ("rehearsal", "multitask")]
     for i, (point, runs) in enumerate(bars):
         mean, spread = _average(runs)
-        ax.bar(
-            i, mean, yerr=spread, color=COLOURS.get(point["method"], "0.6"), edgecolor="0.2", linewidth=0.6, capsize=2
-        )
+        colour = COLOURS.get(point["method"], "0.6")
+        ax.bar(i, mean, yerr=spread, color=colour, edgecolor="0.2", linewidth=0.6, capsize=2)
         ax.text(i, mean + spread + 0.01, f"{mean:.2f}", ha="center", fontsize=8)
-    past = sorted(
-        (point.get("rehearsal.fraction", 0.1), *_average(runs))
-        for point, runs in results
-        if point["method"] == "rehearsal"
-    )
+    replayed = [part for part in results if part[0]["method"] == "rehearsal"]
+    past = sorted((point.get("rehearsal.fraction", 0.1), *_average(runs)) for point, runs in replayed)
     for fraction, mean, _ in past:
-        ax.axhline(mean, color="#CC79A7", linestyle="--", linewidth=1.2)
-        ax.text(
-            len(bars) - 0.45, mean, f"rehearsal {fraction:.0%}", fontsize=8, va="bottom", ha="right", color="#8A4A70"
-        )
+        ax.plot([-0.6, len(bars)], [mean, mean], color="#CC79A7", linestyle="--", linewidth=1.2)
+        ax.text(len(bars) + 0.05, mean, f"rehearsal {fraction:.0%}", fontsize=8, va="center", color="#8A4A70")
     if len(past) > 1:
-        ax.axhspan(past[0][1], past[-1][1], color="#CC79A7", alpha=0.15)
+        ax.fill_between([-0.6, len(bars)], past[0][1], past[-1][1], color="#CC79A7", alpha=0.15)
     for _, runs in (part for part in results if part[0]["method"] == "multitask"):
-        ax.plot(len(bars) - 0.1, _average(runs)[0], "k*", markersize=14)
-        ax.text(len(bars) - 0.3, _average(runs)[0], "multitask", fontsize=8, va="center", ha="right")
+        ax.plot(len(bars) + 0.2, _average(runs)[0], "k*", markersize=14)
+        ax.text(len(bars), _average(runs)[0], "multitask", fontsize=8, va="center", ha="right")
     ax.set_xticks(range(len(bars)), [_name(point) for point, _ in bars], rotation=30, ha="right", fontsize=8)
-    ax.set_xlim(-0.6, len(bars) + 0.2)
+    ax.set_xlim(-0.6, len(bars) + (1.2 if past else 0.5))
     ax.set_ylim(0, 1)
     ax.set_ylabel("average accuracy over all tasks")
     ax.spines[["top", "right"]].set_visible(False)

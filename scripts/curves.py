@@ -104,7 +104,9 @@ def _panel(ax: Axes, run: Path) -> None:
         }
         ax.text((start + end) / 2, 1.01, task.rpartition("_")[2] if many else f"training on {task}", **place)
     average = (results["metrics"] or {}).get("average")
-    title = f"{results['config']['method']}" + (f", average {average:.2f}" if average is not None else "")
+    method = results["config"]["method"]
+    setting = f" p={results['config']['sfa']['p']}" if method == "sfa" and results["config"]["sfa"]["p"] else ""
+    title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
     ax.set_ylabel(f"score\n{title}", fontsize=9)
     if all(value <= 1 for line in points.values() for _, value in line):
         ax.set_ylim(-0.03, 1.02)
