@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods mnist stream test test-slow lint types check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights mnist stream test test-slow lint types check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -34,6 +34,22 @@ seeds: setup  ## the same over seeds 17, 18, 19
 methods: setup  ## every method on the quickstart over three seeds, one table
 	$(BIN)/python -m scripts.sweep yamls/sweeps/methods.yaml --out runs/methods.md
 
+P ?= 1 0.75 0.5 0.25 0.1
+BETA ?= 0.1 0.25 0.5 0.75 0.9
+WEIGHTS ?= [0.25,0.75] [0.5,0.5] [0.75,0.25]
+SWEEP = $(BIN)/python -m scripts.sweep $(CONFIG) --seeds $(subst $(comma), ,$(SEEDS)) --jobs $(JOBS)
+comma = ,
+FIRST = $(firstword $(subst $(comma), ,$(SEEDS)))
+
+sweep-p: setup  ## SFA over P on CONFIG
+	$(SWEEP) --over method sfa --over sfa.p $(P) --name $(NAME)-p
+
+sweep-beta: setup  ## WiSE-FT, that is SFA at p=1, over BETA
+	$(SWEEP) --over method wise_ft --over wise_ft.beta $(BETA) --name $(NAME)-beta
+
+sweep-weights: setup  ## Task Arithmetic over WEIGHTS
+	$(SWEEP) --over method task_arithmetic --over task_arithmetic.weights $(WEIGHTS) --name $(NAME)-weights
+
 mnist: setup  ## Figure 9 from real digits, three seeds
 	$(BIN)/python -m scripts.sweep yamls/sweeps/mnist.yaml --jobs $(JOBS) --out runs/mnist.md
 	$(BIN)/python -m scripts.tradeoff runs/mnist.json --out runs/figure9.png
@@ -41,7 +57,7 @@ mnist: setup  ## Figure 9 from real digits, three seeds
 stream: setup models/glyphs-vit  ## Figures 1 and 2 on twenty tasks of glyphs; SEEDS=17,18,19
 	$(BIN)/python -m scripts.sweep yamls/sweeps/glyphs.yaml seeds=[$(SEEDS)] --jobs $(JOBS) --out runs/glyphs.md
 	$(BIN)/python -m scripts.bars runs/glyphs.json --out runs/figure1.png
-	$(BIN)/python -m scripts.curves runs/glyphs-sequential-17 runs/glyphs-sfa-p-0.9-17 --out runs/figure2.png
+	$(BIN)/python -m scripts.curves runs/glyphs-sequential-$(FIRST) runs/glyphs-sfa-p-0.9-$(FIRST) --out runs/figure2.png
 
 models/glyphs-vit: | setup  ## a small ViT that knows other glyphs
 	$(BIN)/composer train.py yamls/glyphs_pretrain.yaml

@@ -46,7 +46,8 @@ def convert(out: Path, image_size: int) -> None:
         {name: tensor.contiguous() for name, tensor in weights.items()}, out / "model.safetensors", {"format": "pt"}
     )
     config.save_pretrained(out)
-    model, info = Dinov2Model.from_pretrained(out, output_loading_info=True)  # which knows the older names
+    read: Any = Dinov2Model.from_pretrained(out, output_loading_info=True)  # which knows the older names
+    model, info = read
     wrong = {what: sorted(names)[:3] for what, names in info.items() if names}
     if wrong:
         raise RuntimeError(f"the weights in the package are not those of the architecture: {wrong}")

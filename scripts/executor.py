@@ -1,7 +1,9 @@
 """Makes the stages of a sweep on this machine: each in a process of its own, several at once if asked to."""
 
+import functools
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,11 @@ class Job:
     log: Path
 
     @property
+    def arguments(self) -> list[str]:
+        """What ``train.py`` is given; quoted, because a fingerprint of digits alone would be a number."""
+        return [*self.run.arguments, f"only='{self.stage.fingerprint}'"]
+
+    @property
     def title(self) -> str:
         return f"{self.stage.label} ({self.stage.method}) for {self.run.label}, seed {self.run.config.seed}"
 
@@ -38,12 +45,13 @@ class Watcher(Protocol):
     def ended(self, job: Job, failure: str | None) -> None: ...
 
 
-def make_all(jobs: Sequence[Job], at_once: int, watcher: Watcher) -> dict[str, str]:
+def make_all(jobs: Sequence[Job], at_once: int, ranks: int, watcher: Watcher) -> dict[str, str]:
     """Makes all jobs, after those that they need. A failure stops only those that need the failed one.
 
     Args:
         jobs: in any order.
-        at_once: processes at a time; each has its share of the cores, and of the GPUs if there are any.
+        at_once: stages at a time; each has its share of the cores, and of the GPUs if there are any.
+        ranks: processes of a stage.
         watcher: is told how it goes.
 
     Returns:
@@ -70,8 +78,8 @@ def make_all(jobs: Sequence[Job], at_once: int, watcher: Watcher) -> dict[str, s
                     end(waiting.pop(name), "a stage that it needs failed")
                 elif job.needs <= done and len(running) < at_once:
                     slot = next(i for i in range(at_once) if i not in running)
-                    arguments = [*job.run.arguments, f"only='{name}'"]  # all digits would be a number
-                    running[slot] = (job, _start(_make, arguments, job.log, slot, at_once))
+                    work = functools.partial(run_stage, ranks=ranks)
+                    running[slot] = (job, _start(work, job.arguments, job.log, slot, at_once))
                     watcher.started(waiting.pop(name))
             wait([process.sentinel for _, process in running.values()], None if running else 0)
             for slot, (job, process) in list(running.items()):
@@ -114,14 +122,17 @@ def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once
     if at_once > 1:
         import torch
 
-        gpus = torch.cuda.device_count()
+        gpus = torch.cuda.device_count() // at_once
         if gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot * gpus + i) for i in range(gpus))
         torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
     sys.exit(work(given))
 
 
-def _make(arguments: list[str]) -> int:
+def run_stage(arguments: list[str], ranks: int) -> int:
+    """Exit code of ``train.py``, in this process or, for several ranks, under the launcher."""
+    if ranks > 1:
+        return subprocess.run(["composer", "-n", str(ranks), "train.py", *arguments], check=False).returncode
     import train
 
     return train.main(arguments)

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eval import available
-from scripts.executor import Job, alone, make_all
+from scripts import executor
+from scripts.executor import Job, alone
 from scripts.summary import finished, table
 from sfa.config import ConfigError
 from sfa.describe import describe_sweep
@@ -29,8 +30,18 @@ from sfa.store import write_json
 from sfa.sweep import SweepRun, expand, read, stages
 
 
-def sweep(name: str, runs: Sequence[SweepRun], console: Console, at_once: int = 1) -> list[str]:
+def sweep(
+    name: str, runs: Sequence[SweepRun], console: Console, at_once: int = 1, ranks: int = 1, ray: str | None = None
+) -> list[str]:
     """Makes all stages of ``runs`` and writes the runs' results, and ``<save_folder>/<name>.json``, which lists them.
+
+    Args:
+        name: of the sweep.
+        runs: of it.
+        console: that progress is printed on.
+        at_once: stages at a time, on this machine.
+        ranks: processes of a stage.
+        ray: address of a Ray cluster to make the stages on, or ``local``.
 
     Returns:
         A line for each stage that failed.
@@ -39,7 +50,12 @@ def sweep(name: str, runs: Sequence[SweepRun], console: Console, at_once: int = 
     jobs = _missing(runs, folder)
     console.print(f"{name}: {len(runs)} runs, {len(stages(runs))} stages, {len(jobs)} of them to make")
     with _Progress(console, len(jobs)) as progress:
-        failed = make_all(jobs, at_once, progress)
+        if ray is None:
+            failed = executor.make_all(jobs, at_once, ranks, progress)
+        else:
+            from scripts import ray_executor
+
+            failed = ray_executor.make_all(jobs, ray, ranks, progress)
     whole = [run for run in runs if not any(part.fingerprint in failed for part in in_order(plan(run.config)))]
     log = folder / "logs" / f"{name}.log"
     code = alone(_finish, [run.arguments for run in whole], log)
@@ -98,6 +114,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--over", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help="a grid axis")
     parser.add_argument("--seeds", nargs="+", type=int, default=[17], help="beside --over")
     parser.add_argument("--jobs", type=int, default=1, help="stages at once; they share the cores and the GPUs")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of each stage, by the composer launcher")
+    parser.add_argument("--ray", metavar="ADDRESS", help="make the stages on a Ray cluster; local starts one here")
     parser.add_argument("--name", help="of the sweep; the file's if it is not given")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     given = parser.parse_intermixed_args(arguments)
@@ -115,7 +133,7 @@ def main(arguments: list[str]) -> int:
         print(describe_sweep(given.name or given.file.stem, runs))
         return 0
     try:
-        failed = sweep(given.name or given.file.stem, runs, console, given.jobs)
+        failed = sweep(given.name or given.file.stem, runs, console, given.jobs, given.ranks, given.ray)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. To go on:\n  python -m scripts.sweep {shlex.join(arguments)}")
         return 130

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import ViTImageProcessor
 
 import train
 from eval.accuracy import Accuracy
+from scripts.export import export
 from sfa import merge_steps
 from sfa.config import ConfigError, load
 from sfa.data import ImageTask, registered
@@ -32,6 +34,7 @@ from sfa.data.source import SourceError
 from sfa.mlp import MLPConfig, MLPForImageClassification
 from sfa.models import build, read_model, read_processor
 from sfa.schema import Model
+from sfa.store import DamagedStage
 from tests.test_methods import METHODS
 
 YAMLS = Path(train.__file__).parent / "yamls"
@@ -393,3 +396,18 @@ def test_two_ranks_make_the_same_of_images_as_one(parallelism: str, tmp_path: Pa
         torch.testing.assert_close(both[name], tensor, rtol=0, atol=1e-6)
     rows = [json.loads((tmp_path / name / "results.json").read_text())["evaluations"] for name in ("one", "two")]
     assert rows[0] == [{**b, "value": pytest.approx(b["value"]), "stderr": pytest.approx(b["stderr"])} for b in rows[1]]
+
+
+def test_a_run_s_last_model_is_exported_and_a_damaged_one_is_not(glyph_runs: Path, tmp_path: Path) -> None:
+    export(glyph_runs / "sfa", tmp_path / "models" / "mine")
+    stage = json.loads((glyph_runs / "sfa" / "results.json").read_text())["stages"][-1]["fingerprint"]
+    model = glyph_runs / "stages" / stage / "model"
+    assert sorted(f.name for f in model.iterdir()) == sorted(f.name for f in (tmp_path / "models" / "mine").iterdir())
+    copied = load_file(tmp_path / "models" / "mine" / "model.safetensors")
+    assert all(torch.equal(copied[name], tensor) for name, tensor in load_file(model / "model.safetensors").items())
+    shutil.copytree(glyph_runs / "sfa", tmp_path / "runs" / "sfa")
+    shutil.copytree(model.parent, tmp_path / "runs" / "stages" / stage)
+    (tmp_path / "runs" / "stages" / stage / "model" / "config.json").write_text("{}")
+    with pytest.raises(DamagedStage):
+        export(tmp_path / "runs" / "sfa", tmp_path / "models" / "mine")
+    assert load_file(tmp_path / "models" / "mine" / "model.safetensors").keys() == copied.keys()

@@ -1,9 +1,14 @@
 """Sweeps: what a file expands to, what its runs share, and what happens when a stage fails."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import train
 from scripts import bars, sweep, tradeoff
@@ -109,3 +114,47 @@ def test_table_1_needs_eight_trainings(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     assert "trainings: 8; a loop over the runs would take 25" in shown
     assert "14 runs, 16 stages, 0 done, 16 to do" in shown
+
+
+def weights(out: Path, name: str) -> dict[str, torch.Tensor]:
+    stage = json.loads((out / name / "results.json").read_text())["stages"][-1]["fingerprint"]
+    return load_file(out / "stages" / stage / "model" / "model.safetensors")
+
+
+def test_a_killed_ray_worker_is_replaced_and_its_stage_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real Ray on this machine; the worker is killed after the stage's first checkpoint."""
+    text = "runs:\n- method: [sequential]\n"
+    file = written(tmp_path, text)
+    longer = ["train.max_duration=800ba", "train.save_interval=100ba"]
+    undisturbed = [f"save_folder={tmp_path / 'undisturbed'}", "--jobs", "2"]  # that is one thread, as in a Ray worker
+    assert sweep.main([str(file), *longer, *undisturbed]) == 0
+    out, killed = tmp_path / "ray", []
+
+    def kill() -> None:
+        while not killed:
+            saved = list(out.glob("stages/*/checkpoints/*"))
+            workers = [
+                p for p in psutil.process_iter(["name", "cmdline"]) if "ray::_make" in (p.info["cmdline"] or [""])[0]
+            ]
+            if saved and workers:
+                killed.append(workers[0].pid)
+                workers[0].kill()
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    assert sweep.main([str(file), *longer, f"save_folder={out}", "--ray", "local"]) == 0
+    assert len(killed) == 1
+    one, two = weights(tmp_path / "undisturbed", "mnist-sequential-17"), weights(out, "mnist-sequential-17")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_ray_tells_of_a_stage_that_fails_and_makes_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "runs:\n- method: sequential\n- {method: sequential, train.lr: 1.0e-3, 'tasks.0.source': %s}\n"
+    (tmp_path / "empty").mkdir()
+    file, out = written(tmp_path, text % (tmp_path / "empty")), tmp_path / "runs"
+    assert sweep.main([str(file), f"save_folder={out}", "--ray", "local"]) == 1
+    assert (out / "mnist-sequential-17" / "results.json").is_file()
+    assert "a stage that it needs failed" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Makes the stages of a sweep on a Ray cluster: each a task with its GPUs, after the tasks that it needs.
+
+All machines of the cluster must see the project's folder and the runs' ``save_folder`` under the same paths.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from scripts.executor import Job, Watcher, run_stage
+
+RETRIES = 3  # of a task whose worker died; a stage that fails by itself is not tried again
+SKIPPED = -1  # in place of an exit code: a stage that it needs failed
+
+
+def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) -> dict[str, str]:
+    """Makes all jobs. A failure stops only those that need the failed one; a worker that dies is replaced, and its
+    stage goes on from its last checkpoint.
+
+    Args:
+        jobs: each after those that it needs.
+        address: of a running cluster, or ``local``: one is started here, and ended.
+        ranks: processes of a stage; on a cluster with GPUs, each has one.
+        watcher: is told how it goes.
+
+    Returns:
+        Of each job that failed, by fingerprint, why.
+    """
+    here = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
+    options: dict[str, Any] = {} if address == "local" else {"address": address}
+    ray.init(runtime_env={"env_vars": here}, log_to_driver=False, **options)
+    try:
+        gpus = ranks if ray.cluster_resources().get("GPU") else 0
+        task = ray.remote(_make).options(num_cpus=1 if gpus else ranks, num_gpus=gpus, max_retries=RETRIES)
+        references: dict[str, Any] = {}
+        by_reference: dict[Any, Job] = {}
+        for job in jobs:
+            name = job.stage.fingerprint
+            needed = [references[other] for other in sorted(job.needs)]
+            references[name] = task.remote(job.arguments, ranks, str(job.log.absolute()), str(Path.cwd()), *needed)
+            by_reference[references[name]] = job
+        return _collect(by_reference, watcher)
+    finally:
+        ray.shutdown()
+
+
+def _collect(by_reference: dict[Any, Job], watcher: Watcher) -> dict[str, str]:
+    failed = {}
+    waiting = list(by_reference)
+    while waiting:
+        (ready,), waiting = ray.wait(waiting, num_returns=1)
+        job = by_reference[ready]
+        watcher.started(job)
+        try:
+            code = ray.get(ready)
+            failure = {0: None, SKIPPED: "a stage that it needs failed"}.get(code, f"exit code {code}, log {job.log}")
+        except ray.exceptions.RayError as error:
+            failure = f"its worker died {RETRIES + 1} times: {type(error).__name__}, log {job.log}"
+        if failure is not None:
+            failed[job.stage.fingerprint] = f"{job.title}: {failure}"
+        watcher.ended(job, failure)
+    return failed
+
+
+def _make(arguments: list[str], ranks: int, log: str, folder: str, *needed: int) -> int:
+    """In a worker: exit code of the stage, with all it prints added to ``log``."""
+    if any(needed):
+        return SKIPPED
+    os.chdir(folder)
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    kept = [os.dup(number) for number in (1, 2)]
+    with open(log, "a") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+        try:
+            return run_stage(arguments, ranks)
+        finally:
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)
