@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,17 @@ from sfa.config import ConfigError
 from sfa.plan import Stage, in_order, plan
 from sfa.schema import Config, Section
 
+BESIDE = ("row", "paper", "l2", "config")  # what a run of a sweep's file holds beside its overrides
+
+
+class PaperTable(Section):
+    """A table of the paper. A run whose overrides stand beside ``row`` and ``paper`` is a row of it, with the paper's
+    scores in the order of ``columns``, and perhaps its distance ``l2`` from the model after the first task."""
+
+    title: str
+    columns: list[str] = Field(min_length=1, description="evaluations")
+    original: list[float] = Field(description="the paper's scores of the model before the stream")
+
 
 class SweepFile(Section):
     """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists."""
@@ -22,6 +33,7 @@ class SweepFile(Section):
     config: Path = Field(description="the runs' config, from the sweep's own folder")
     set: dict[str, Any] = Field({}, description="overrides of all runs")
     seeds: list[int] = Field([17], min_length=1)
+    table: PaperTable | None = None
     runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of a run each, like {method: l2}")
 
 
@@ -32,6 +44,7 @@ class SweepRun:
     Attributes:
         label: the method and what is set beside it; runs that differ only in their seed share it.
         point: the overrides that the label says.
+        row: what the sweep's file says of it beside them: its ``row`` in the paper's table, and the numbers there.
         arguments: what ``train.py`` is given.
         config: what these arguments come to.
     """
@@ -40,6 +53,7 @@ class SweepRun:
     point: dict[str, Any]
     arguments: tuple[str, ...]
     config: Config
+    row: dict[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -47,10 +61,33 @@ class SweepRun:
 
 
 def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> list[SweepRun]:
-    """The runs of a sweep's YAML, seed after seed. ``overrides`` are of all runs, but for ``seeds=[…]``, of the sweep.
+    """The runs of a sweep's YAML, seed after seed.
+
+    Args:
+        path: of the YAML.
+        overrides: of all runs, but for ``seeds=[…]``, of the sweep.
+        evaluations: see :func:`sfa.config.load`.
 
     Raises:
         ConfigError: with every error of the sweep or of one of its runs.
+    """
+    file, others = read_file(path, overrides)
+    known = list(evaluations) if evaluations is not None else None
+    runs = []
+    for seed, given in itertools.product(file.seeds, file.runs):
+        row = {key: given[key] for key in BESIDE if key in given}
+        grid = {key: value for key, value in given.items() if key not in BESIDE}
+        config = path.parent / row.get("config", file.config)
+        found = expand(config, [grid], [seed], [*_written(file.set), *others], known)
+        runs += [replace(run, row=row) for run in found]
+    return runs
+
+
+def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, list[str]]:
+    """A sweep's YAML, and those of ``overrides`` that are not its own but its runs'.
+
+    Raises:
+        ConfigError: with every error of the sweep.
     """
     own = [override for override in overrides if override.startswith("seeds=")]
     others = [override for override in overrides if override not in own]
@@ -62,7 +99,7 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
         raise ConfigError(str(path), lines) from error
     except (OSError, ValueError) as error:
         raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
-    return expand(path.parent / file.config, file.runs, file.seeds, [*_written(file.set), *others], evaluations)
+    return file, others
 
 
 def expand(
@@ -94,7 +131,7 @@ def expand(
     runs = []
     for seed, point in itertools.product(seeds, points):
         label = _label(point)
-        name = f"{stem}-{re.sub(r'[^A-Za-z0-9._-]+', '-', label)}-{seed}"
+        name = f"{stem}-{re.sub(r'[^A-Za-z0-9._-]+', '-', label).strip('-')}-{seed}"
         given = (str(config), *overrides, *_written(point), f"seed={seed}", f"name={name}")
         runs.append(SweepRun(label, point, given, configs.load(config, given[1:], known)))
     return runs

@@ -1,0 +1,168 @@
+"""The paper's tables beside ours: its number, ours where the run is there, the difference, and whether its order holds.
+
+python -m scripts.tables yamls/sweeps/table1.yaml
+python -m scripts.tables yamls/sweeps/table*.yaml --format latex --out tables.tex
+python -m scripts.tables yamls/sweeps/table1.yaml yamls/small.yaml save_folder=runs/small
+
+Overrides are those that the sweep was run with.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.compare import grid
+from sfa import weights
+from sfa.config import ConfigError
+from sfa.sweep import SweepRun, read, read_file
+
+L2 = "L2 from the first task's model"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: by column the paper's number, and ours over the seeds that are there."""
+
+    name: str
+    paper: dict[str, float]
+    ours: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: list[str]
+    rows: list[Row]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Table:
+    """The table of a sweep's file, with what its runs came to.
+
+    Raises:
+        ConfigError: the file is wrong, or is of no table.
+    """
+    about = read_file(path, overrides)[0].table
+    if about is None:
+        raise ConfigError(str(path), ["table: is required here"])
+    by_name: dict[str, list[SweepRun]] = {}
+    for run in read(path, overrides):
+        if "row" in run.row:
+            by_name.setdefault(run.row["row"], []).append(run)
+    columns = [*about.columns, *([L2] if any("l2" in run[0].row for run in by_name.values()) else [])]
+    rows = [Row("original", dict(zip(about.columns, about.original, strict=True)), {})]
+    for name, runs in by_name.items():
+        paper = dict(zip(about.columns, map(float, runs[0].row["paper"]), strict=True))
+        if "l2" in runs[0].row:
+            paper[L2] = float(runs[0].row["l2"])
+        found = [(run, json.loads(run.results.read_text())) for run in runs if run.results.is_file()]
+        ours: dict[str, list[float]] = {}
+        for run, results in found:
+            for column, value in _final(results, results["stages"][-1]["task"]).items():
+                ours.setdefault(column, []).append(value)
+            if "l2" in run.row:
+                ours.setdefault(L2, []).extend(_distance(run, results, by_name))
+            if run.config.method == "sequential" and name == next(iter(by_name)):
+                for column, value in _final(results, "base").items():
+                    rows[0].ours.setdefault(column, []).append(value)
+        rows.append(Row(name, paper, {column: ours[column] for column in columns if column in ours}))
+    return Table(about.title, columns, rows)
+
+
+def _final(results: dict[str, Any], after: str) -> dict[str, float]:
+    return {row["task"]: row["value"] for row in results["evaluations"] if row["after"] == after}
+
+
+def _distance(run: SweepRun, results: dict[str, Any], by_name: dict[str, list[SweepRun]]) -> list[float]:
+    """‖θ − θ_first‖₂, where θ_first is the model after the stream's first task, as sequential training made it."""
+    if len(results["stages"]) == 2 and results["stages"][1]["method"] != "task_arithmetic":
+        return [float(results["stages"][1]["l2_from_anchor"])]
+    plain = (other for runs in by_name.values() for other in runs if other.point == {"method": "sequential"})
+    same = next((other for other in plain if other.config.seed == run.config.seed), None)
+    if same is None or not same.results.is_file():
+        return []
+    first = json.loads(same.results.read_text())["stages"][0]["fingerprint"]
+    stages, last = run.config.save_folder / "stages", results["stages"][-1]["fingerprint"]
+    return [weights.distance(stages / last / "model", stages / first / "model")]
+
+
+def orders(table: Table) -> dict[str, tuple[int, int]]:
+    """By column, how many pairs of rows that the paper tells apart are in the same order in ours, and how many there
+    are of which we have both."""
+    counts = {}
+    for column in table.columns:
+        both = [row for row in table.rows if row.ours.get(column) and column in row.paper]
+        there = [(row.paper[column], statistics.fmean(row.ours[column])) for row in both]
+        pairs = [(a, b) for a, b in itertools.combinations(there, 2) if a[0] != b[0]]
+        counts[column] = (sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs), len(pairs))
+    return counts
+
+
+def cells(table: Table) -> list[list[str]]:
+    """Lines of cells, the first the head: of each column the paper's number, ours, and the difference."""
+    head = ["", *(f"{column}{part}" for column in table.columns for part in (", paper", ", ours", ", difference"))]
+    lines = [head]
+    for row in table.rows:
+        line = [row.name]
+        for column in table.columns:
+            paper, ours = row.paper.get(column), row.ours.get(column)
+            mean = statistics.fmean(ours) if ours else None
+            spread = f" ± {statistics.stdev(ours):.3f}" if ours and len(ours) > 1 else ""
+            line += ["" if paper is None else f"{paper:g}", "" if mean is None else f"{mean:.3f}{spread}"]
+            line.append("" if mean is None or paper is None else f"{mean - paper:+.3f}")
+        lines.append(line)
+    kept = [part for k, n in orders(table).values() for part in ("", f"{k} of {n}" if n else "", "")]
+    return [*lines, ["pairs in the paper's order", *kept]]
+
+
+def render(table: Table, form: str) -> str:
+    """The table as ``text``, ``csv``, ``latex`` or ``markdown``."""
+    lines = cells(table)
+    if form == "csv":
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows(lines)
+        return stream.getvalue()
+    if form == "latex":
+        signs = {"%": r"\%", "_": r"\_", "→": r"$\to$", "±": r"$\pm$"}
+        escaped = [["".join(signs.get(sign, sign) for sign in cell) for cell in line] for line in lines]
+        body = "\n".join(" & ".join(line) + r" \\" for line in escaped)
+        return f"% {table.title}\n\\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}\n{body}\n\\end{{tabular}}\n"
+    if form == "markdown":
+        return f"**{table.title}**\n\n{grid(lines)}\n"
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = ["  ".join(map(str.rjust, line[1:], widths[1:])) for line in lines]
+    named = [f"{line[0]:<{widths[0]}}  {rest}".rstrip() for line, rest in zip(lines, text, strict=True)]
+    return "\n".join([table.title, *named]) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 wrong file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="TABLE.yaml | KEY=VALUE", help="sweeps with a table, and overrides")
+    parser.add_argument("--format", choices=["text", "csv", "latex", "markdown"], default="text")
+    parser.add_argument("--out", type=Path, help="write to this file instead of the terminal")
+    given = parser.parse_args(arguments)
+    tables = [file for file in given.files if Path(file).parent.name == "sweeps"]
+    overrides = [word for word in given.files if word not in tables]
+    try:
+        text = "\n".join(render(load(Path(file), overrides), given.format) for file in tables)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if given.out:
+        given.out.write_text(text)
+        print(given.out)
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
