@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights mnist stream test test-slow lint types check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables mnist stream test test-slow lint types check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -49,6 +49,10 @@ sweep-beta: setup  ## WiSE-FT, that is SFA at p=1, over BETA
 
 sweep-weights: setup  ## Task Arithmetic over WEIGHTS
 	$(SWEEP) --over method task_arithmetic --over task_arithmetic.weights $(WEIGHTS) --name $(NAME)-weights
+
+FORMAT ?= text
+tables: setup  ## the paper's tables beside ours; FORMAT=csv, latex or markdown
+	$(BIN)/python -m scripts.tables yamls/sweeps/table*.yaml --format $(FORMAT)
 
 mnist: setup  ## Figure 9 from real digits, three seeds
 	$(BIN)/python -m scripts.sweep yamls/sweeps/mnist.yaml --jobs $(JOBS) --out runs/mnist.md

@@ -110,7 +110,7 @@ def test_a_stage_that_fails_stops_only_what_needs_it(tmp_path: Path, capsys: pyt
 
 def test_table_1_needs_eight_trainings(capsys: pytest.CaptureFixture[str]) -> None:
     """A loop over its rows would take 25."""
-    assert sweep.main([str(MNIST.parent / "sweeps" / "pythia_math_law.yaml"), "dry_run=true"]) == 0
+    assert sweep.main([str(MNIST.parent / "sweeps" / "table1.yaml"), "dry_run=true"]) == 0
     shown = capsys.readouterr().out
     assert "trainings: 8; a loop over the runs would take 25" in shown
     assert "14 runs, 16 stages, 0 done, 16 to do" in shown
