@@ -30,7 +30,7 @@ def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) ->
         Of each job that failed, by fingerprint, why.
     """
     here = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
-    options: dict[str, Any] = {} if address == "local" else {"address": address}
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
     ray.init(runtime_env={"env_vars": here}, log_to_driver=False, **options)
     try:
         gpus = ranks if ray.cluster_resources().get("GPU") else 0

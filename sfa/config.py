@@ -81,8 +81,8 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     if config.data_folder is not None and not config.data_folder.is_dir():
         errors.append(f"data_folder: must be a folder, and {config.data_folder} is none")
     name = config.model.name or ""
-    if name.startswith((".", "/", "models/", "runs/")) and not Path(name).is_dir():
-        made = f"; make {name}" if name.startswith("models/") else ""
+    made = f"; make {name}" if name.startswith("models/") else ""
+    if name.startswith((".", "/", "runs/", "models/")) and not Path(name).is_dir() and not (made and config.dry_run):
         errors.append(f"model.name: must be a folder or a hub name, and {name} is neither{made}")
     for i, task in enumerate(tasks):
         try:
