@@ -379,12 +379,11 @@ def test_a_pretrained_classifier_gets_a_new_head_and_keeps_the_rest(glyph_runs: 
     assert read_processor(source).size["height"] == 32
 
 
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
-def test_two_ranks_make_the_same_of_images_as_one(parallelism: str, tmp_path: Path) -> None:
+def test_two_ranks_make_the_same_of_images_as_one(tmp_path: Path) -> None:
     """SFA with SGD, whose steps show every wrong scale of a gradient."""
     overrides = ["train.max_duration=12ba", "sfa.every=5ba", f"save_folder={tmp_path}"]
     assert train.main([MNIST, *overrides, "name=one"]) == 0
-    command = ["composer", "-n", "2", "train.py", MNIST, *overrides, f"parallelism={parallelism}", "name=two"]
+    command = ["composer", "-n", "2", "train.py", MNIST, *overrides, "parallelism=fsdp2", "name=two"]
     # Stages do not depend on the number of ranks, so those of the first run are put out of the way.
     stage = json.loads((tmp_path / "one" / "results.json").read_text())["stages"][1]["fingerprint"]
     alone = load_file(tmp_path / "stages" / stage / "model" / "model.safetensors")

@@ -47,7 +47,7 @@ def test_the_numbers_of_the_paper_and_the_way_to_each_row_stand_in_the_header(na
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_small_yaml_makes_any_language_config_one_for_two_cores(name: str) -> None:
-    config = load(YAMLS / name, [str(YAMLS / "small.yaml")], available())
+    config = load(YAMLS / name, [str(YAMLS / "small.yaml"), "dry_run=true"], available())
     assert config.model.name == "models/smollm2-135m" and config.parallelism == "none"
     assert {config.train_of(task).max_duration for task in config.tasks} == {"20ba"}
 
