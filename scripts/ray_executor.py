@@ -57,6 +57,8 @@ def _collect(by_reference: dict[Any, Job], watcher: Watcher) -> dict[str, str]:
         try:
             code = ray.get(ready)
             failure = {0: None, SKIPPED: "a stage that it needs failed"}.get(code, f"exit code {code}, log {job.log}")
+        except ray.exceptions.RayTaskError as error:
+            failure = f"{str(error).strip().splitlines()[-1]}, log {job.log}"
         except ray.exceptions.RayError as error:
             failure = f"its worker died {RETRIES + 1} times: {type(error).__name__}, log {job.log}"
         if failure is not None:

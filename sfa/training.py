@@ -1,6 +1,7 @@
 """Trains one task from its parent's weights, with a Composer Trainer of its own."""
 
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from composer.optim import (
     LinearWithWarmupScheduler,
 )
 from composer.utils import dist
+from rich.console import Console
 from torch import Tensor, nn
 
 from sfa import machine, methods, models, weights
@@ -98,7 +100,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         precision=precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
         parallelism_config=parallelism_config(config.parallelism, config.checkpoint),
-        load_path=_newest(checkpoints),
+        load_path=newest_checkpoint(checkpoints, console),
         compile_config={} if settings.compile else None,
         run_name=f"{config.name}-{stage.label}",
         progress_bar=False,
@@ -178,7 +180,23 @@ def _title(stage: Stage, config: Config) -> str:
     return f"{position}{stage.label}" + (f" ({stage.method})" if stage.method != stage.label else "")
 
 
-def _newest(checkpoints: Path) -> str | None:
-    """The checkpoint to go on from."""
-    found = [path for path in checkpoints.glob("ep*-ba*") if path.is_file() or (path / ".metadata").is_file()]
-    return str(max(found, key=lambda path: int(path.stem.rpartition("ba")[2]))) if found else None
+def newest_checkpoint(folder: Path, console: Console) -> str | None:
+    """The newest whole checkpoint, to go on from. One that a process died over while writing is told and left out."""
+    found = sorted(folder.glob("ep*-ba*"), key=lambda path: int(path.stem.rpartition("ba")[2]), reverse=True)
+    for checkpoint in found:
+        if _whole(checkpoint):
+            return str(checkpoint)
+        console.print(f"{checkpoint} is torn or damaged and is not used")
+    return None
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint is there: of a sharded one the metadata, which are written last; of a file, which is
+    a zip archive, the directory at its end and every checksum."""
+    if checkpoint.is_dir():
+        return (checkpoint / ".metadata").is_file()
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False

@@ -1,5 +1,6 @@
 """The quickstart, shrunk, through the command line."""
 
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 import train
 from sfa import merge_steps
+from sfa.training import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "yamls" / "quickstart.yaml")
@@ -199,3 +202,24 @@ def test_the_quickstart_shows_the_effect_over_three_seeds(tmp_path: Path) -> Non
             shares.append((math["returns"] - math["base"]) / gain)
     assert max(kept["sequential"]) <= 0.5
     assert min(kept["sfa"]) >= max(kept["sequential"]) + 0.2
+
+
+def test_a_torn_or_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_path: Path) -> None:
+    lines = io.StringIO()
+    console = Console(file=lines, soft_wrap=True)
+    assert newest_checkpoint(tmp_path, console) is None
+    for step in (4, 8, 12):
+        torch.save({"weights": torch.arange(1000.0) + step}, tmp_path / f"ep0-ba{step}.pt")
+    assert newest_checkpoint(tmp_path, console) == str(tmp_path / "ep0-ba12.pt") and not lines.getvalue()
+    whole = (tmp_path / "ep0-ba12.pt").read_bytes()
+    (tmp_path / "ep0-ba12.pt").write_bytes(whole[: len(whole) // 2])  # a process died while it wrote
+    flipped = bytearray((tmp_path / "ep0-ba8.pt").read_bytes())
+    flipped[flipped.index(torch.arange(8.0, 16.0).numpy().tobytes()) + 3] ^= 1  # a bit of the weights
+    (tmp_path / "ep0-ba8.pt").write_bytes(flipped)
+    assert newest_checkpoint(tmp_path, console) == str(tmp_path / "ep0-ba4.pt")
+    assert [line.split()[0].rpartition("/")[2] for line in lines.getvalue().splitlines()] == [
+        "ep0-ba12.pt",
+        "ep0-ba8.pt",
+    ]
+    (tmp_path / "ep0-ba16").mkdir()  # shards without the metadata that are written last
+    assert newest_checkpoint(tmp_path, console) == str(tmp_path / "ep0-ba4.pt")
