@@ -121,6 +121,7 @@ def weights(out: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(out / "stages" / stage / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_on_ray_a_killed_worker_s_stage_goes_on_and_a_failed_one_stops_only_what_needs_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
