@@ -33,6 +33,7 @@ from sfa.mlp import MLPConfig, MLPForImageClassification
 from sfa.models import build, read_model, read_processor
 from sfa.schema import Model
 from sfa.store import DamagedStage
+from tests import COMPOSER
 from tests.test_methods import METHODS
 
 YAMLS = Path(train.__file__).parent / "yamls"
@@ -295,7 +296,7 @@ def test_two_ranks_make_the_same_of_images_as_one(tmp_path: Path) -> None:
     """SFA with SGD, whose steps show every wrong scale of a gradient."""
     overrides = ["train.max_duration=12ba", "sfa.every=5ba", f"save_folder={tmp_path}"]
     assert train.main([MNIST, *overrides, "name=one"]) == 0
-    command = ["composer", "-n", "2", "train.py", MNIST, *overrides, "parallelism=fsdp2", "name=two"]
+    command = [COMPOSER, "-n", "2", "train.py", MNIST, *overrides, "parallelism=fsdp2", "name=two"]
     # Stages do not depend on the number of ranks, so those of the first run are put out of the way.
     stage = json.loads((tmp_path / "one" / "results.json").read_text())["stages"][1]["fingerprint"]
     alone = load_file(tmp_path / "stages" / stage / "model" / "model.safetensors")

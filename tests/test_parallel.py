@@ -1,9 +1,7 @@
 """Two ranks on gloo through the Composer launcher: DDP, FSDP2 with sharded and full checkpoints, and plain FSDP1."""
 
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfa import SFA
+from tests import COMPOSER
 from tests.toy import Regression, penalty, reference, saver_every_step, trainer, weights
 
 ROOT = Path(__file__).parent.parent
 STEPS, P = 12, 0.25
 KINDS = ("momentum", "adamw")
 FORMS = ("ddp", "fsdp2-sharded", "fsdp2-full")
-COMPOSER = shutil.which("composer", path=str(Path(sys.executable).parent)) or "composer"
 
 
 def single(kind: str, anchor: str | None = None, **more: Any) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 import train
 from sfa import merge_steps
 from sfa.training import newest_checkpoint
+from tests import COMPOSER
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "yamls" / "quickstart.yaml")
@@ -32,7 +32,6 @@ SMALL = [
     "eval.interval=0.5dur",
     "loggers={}",
 ]
-COMPOSER = shutil.which("composer", path=str(Path(sys.executable).parent)) or "composer"
 
 
 def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
