@@ -61,7 +61,10 @@ def sweep(
     code = alone(_finish, [run.arguments for run in whole], log)
     if code:
         failed[name] = f"the results: exit code {code}, log {log}"
-    rows = [{"label": run.label, "point": run.point, "seed": run.config.seed, "name": run.config.name} for run in runs]
+    rows = [
+        {"label": run.label, "point": run.point, "seed": run.config.seed, "order": run.order, "name": run.config.name}
+        for run in runs
+    ]
     write_json(folder / f"{name}.json", {"sweep": name, "runs": rows})
     return list(failed.values())
 
@@ -113,6 +116,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of all runs")
     parser.add_argument("--over", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help="a grid axis")
     parser.add_argument("--seeds", nargs="+", type=int, default=[17], help="beside --over")
+    parser.add_argument("--orders", nargs="+", type=yaml.safe_load, default=[None], metavar="[0,2,1]", help="of tasks")
     parser.add_argument("--jobs", type=int, default=1, help="stages at once; they share the cores and the GPUs")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each stage, by the composer launcher")
     parser.add_argument("--ray", metavar="ADDRESS", help="make the stages on a Ray cluster; local starts one here")
@@ -123,7 +127,7 @@ def main(arguments: list[str]) -> int:
     try:
         if given.over:
             axes = {key: [yaml.safe_load(value) for value in values] for key, *values in given.over}
-            runs = expand(given.file, [axes], given.seeds, given.overrides, available())
+            runs = expand(given.file, [axes], given.seeds, given.overrides, available(), given.orders)
         else:
             runs = read(given.file, given.overrides, available())
     except ConfigError as error:

@@ -46,6 +46,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     errors: list[str] = []
     tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
     config = _validate(Config, {**raw, "tasks": tasks}, "", errors)
+    if config is not None and config.order is not None:
+        config = _ordered(config, errors)
+        tasks = config.tasks
     if config is not None:
         known = sorted(set(evaluations)) if evaluations is not None else None
         errors += _check_together(config, tasks, known)
@@ -56,6 +59,15 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     if errors or config is None:
         raise ConfigError(str(path), errors)
     return config
+
+
+def _ordered(config: Config, errors: list[str]) -> Config:
+    """The config with its tasks in the order that it asks for, which is thereby fulfilled."""
+    places = list(range(len(config.tasks)))
+    if config.order is None or sorted(config.order) != places:
+        errors.append(f"order: must hold each of {places} once, a number a task, not {config.order}")
+        return config
+    return config.model_copy(update={"tasks": [config.tasks[i] for i in config.order], "order": None})
 
 
 def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | None) -> list[str]:

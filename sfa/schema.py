@@ -208,6 +208,7 @@ class Config(Section):
     seed: int = Field(17, ge=0, lt=2**32)
     model: Model
     tasks: list[SerializeAsAny[Task]]
+    order: list[int] | None = Field(None, description="the stream's tasks in this order, by their places in tasks")
     trial: Duration | None = Field(None, description="trains every task for this long instead, to try a config out")
     method: Method = "sequential"
     sfa: SFABlock = SFABlock()
@@ -244,7 +245,7 @@ class Config(Section):
         if self.model.tokenizer is None:
             return []
         if self.model.tokenizer.train_on is None:
-            return list(self.tasks)
+            return sorted(self.tasks, key=lambda task: task.name)
         return [registered(name) for name in sorted(set(self.model.tokenizer.train_on))]
 
     def evaluations(self) -> list[str]:

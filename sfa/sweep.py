@@ -33,6 +33,7 @@ class SweepFile(Section):
     config: Path = Field(description="the runs' config, from the sweep's own folder")
     set: dict[str, Any] = Field({}, description="overrides of all runs")
     seeds: list[int] = Field([17], min_length=1)
+    orders: list[list[int]] | None = Field(None, min_length=1, description="of the stream's tasks, each like [0, 2, 1]")
     table: PaperTable | None = None
     runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of a run each, like {method: l2}")
 
@@ -42,17 +43,19 @@ class SweepRun:
     """One run of a sweep.
 
     Attributes:
-        label: the method and what is set beside it; runs that differ only in their seed share it.
+        label: the method and what is set beside it; runs that differ only in their seed or order of tasks share it.
         point: the overrides that the label says.
         row: what the sweep's file says of it beside them: its ``row`` in the paper's table, and the numbers there.
         arguments: what ``train.py`` is given.
         config: what these arguments come to.
+        order: of the stream's tasks, where the sweep is over several.
     """
 
     label: str
     point: dict[str, Any]
     arguments: tuple[str, ...]
     config: Config
+    order: tuple[int, ...] | None = None
     row: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,7 +68,7 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
 
     Args:
         path: of the YAML.
-        overrides: of all runs, but for ``seeds=[…]``, of the sweep.
+        overrides: of all runs, but for ``seeds=[…]`` and ``orders=[…]``, of the sweep.
         evaluations: see :func:`sfa.config.load`.
 
     Raises:
@@ -74,11 +77,12 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
     file, others = read_file(path, overrides)
     known = list(evaluations) if evaluations is not None else None
     runs = []
-    for seed, given in itertools.product(file.seeds, file.runs):
+    repeats = itertools.product(file.seeds, [*file.orders] if file.orders else [None])
+    for (seed, order), given in itertools.product(list(repeats), file.runs):
         row = {key: given[key] for key in BESIDE if key in given}
         grid = {key: value for key, value in given.items() if key not in BESIDE}
         config = path.parent / row.get("config", file.config)
-        found = expand(config, [grid], [seed], [*_written(file.set), *others], known)
+        found = expand(config, [grid], [seed], [*_written(file.set), *others], known, [order])
         runs += [replace(run, row=row) for run in found]
     return runs
 
@@ -89,7 +93,7 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, lis
     Raises:
         ConfigError: with every error of the sweep.
     """
-    own = [override for override in overrides if override.startswith("seeds=")]
+    own = [override for override in overrides if override.startswith(("seeds=", "orders="))]
     others = [override for override in overrides if override not in own]
     try:
         loaded = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(own)))
@@ -108,8 +112,9 @@ def expand(
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
     evaluations: Iterable[str] | None = None,
+    orders: Sequence[Sequence[int] | None] = (None,),
 ) -> list[SweepRun]:
-    """All combinations of every grid, for every seed.
+    """All combinations of every grid, for every seed and order.
 
     Args:
         config: the runs' YAML.
@@ -117,6 +122,7 @@ def expand(
         seeds: of every combination.
         overrides: of all runs, like those of ``train.py``.
         evaluations: see :func:`sfa.config.load`.
+        orders: of the stream's tasks, of every combination; ``None``: the config's.
 
     Raises:
         ConfigError: with the errors of the first run that has any.
@@ -129,11 +135,14 @@ def expand(
         for values in itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values()))
     ]
     runs = []
-    for seed, point in itertools.product(seeds, points):
+    for seed, order, point in itertools.product(seeds, orders, points):
         label = _label(point)
-        name = f"{stem}-{re.sub(r'[^A-Za-z0-9._-]+', '-', label).strip('-')}-{seed}"
-        given = (str(config), *overrides, *_written(point), f"seed={seed}", f"name={name}")
-        runs.append(SweepRun(label, point, given, configs.load(config, given[1:], known)))
+        places = [] if order is None else ["".join(map(str, order))]
+        name = "-".join([stem, re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-"), *places, str(seed)])
+        own = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
+        given = (str(config), *overrides, *_written(own))
+        loaded = configs.load(config, given[1:], known)
+        runs.append(SweepRun(label, point, given, loaded, None if order is None else tuple(order)))
     return runs
 
 

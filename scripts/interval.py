@@ -1,0 +1,21 @@
+"""Mean and 95 % confidence interval over repeats: seeds, and orders of tasks."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy import stats
+
+
+def half_width(values: Sequence[float], level: float = 0.95) -> float:
+    """Half the width of the interval for the mean, from Student's t with n−1 degrees of freedom; ``nan`` for n < 2."""
+    if len(values) < 2:
+        return math.nan
+    quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """``mean ± half width``, or the mean alone of one value; ``nan`` where a run diverged."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {half_width(values):.{digits}f}" if len(values) > 1 else mean
