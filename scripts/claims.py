@@ -68,6 +68,10 @@ class Runs:
         """The results of a label, in the order of the seeds."""
         return [results for found, results in self.runs[label] if order is None or found == order]
 
+    def averages(self, label: str) -> list[float]:
+        """Mean score over all tasks at the end, a value a seed."""
+        return [run["metrics"]["average"] for run in self.of(label)]
+
     def labels(self, method: str) -> list[str]:
         return [label for label in self.runs if label.split()[0] == method]
 
@@ -157,12 +161,14 @@ def moves_less(runs: Runs) -> list[Quantity]:
 
 
 def reaches_rehearsal(runs: Runs) -> list[Quantity]:
-    average = {label: [run["metrics"]["average"] for run in runs.of(label)] for label in runs.runs}
-    best = max((f"sfa p={p}" for p in P), key=lambda label: statistics.fmean(average[label]))
+    best = max((f"sfa p={p}" for p in P), key=lambda label: statistics.fmean(runs.averages(label)))
     return [
         Quantity(
             f"average of SFA, {best.removeprefix('sfa ')} (its best) − rehearsal with {fraction:.0%} + 0.02",
-            [a - b + 0.02 for a, b in zip(average[best], average[f"rehearsal fraction={fraction}"], strict=True)],
+            [
+                a - b + 0.02
+                for a, b in zip(runs.averages(best), runs.averages(f"rehearsal fraction={fraction}"), strict=True)
+            ],
         )
         for fraction in (0.05, 0.1)
     ]
@@ -186,19 +192,17 @@ def is_below(runs: Runs, method: str) -> list[Quantity]:
 
 
 def stream_orders(runs: Runs) -> list[Quantity]:
-    average = {label: [run["metrics"]["average"] for run in runs.of(label)] for label in runs.runs}
     pairs = [("sfa p=0.9", "sfa p=1"), ("sfa p=1", "sequential")]
-    return [Quantity(f"average of {a} − {b}", _less(average[a], average[b])) for a, b in pairs]
+    return [Quantity(f"average of {a} − {b}", _less(runs.averages(a), runs.averages(b))) for a, b in pairs]
 
 
 def best_settings(runs: Runs) -> list[Quantity]:
     average = {}
     for method in ("sfa", "l2", "ewc"):
-        found = {label: runs.of(label) for label in runs.labels(method)}
         sound = {
-            label: [run["metrics"]["average"] for run in group]
-            for label, group in found.items()
-            if all(np.isfinite(run["stages"][-1]["l2_from_anchor"]) for run in group)
+            label: runs.averages(label)
+            for label in runs.labels(method)
+            if all(np.isfinite(run["stages"][-1]["l2_from_anchor"]) for run in runs.of(label))
         }
         best = max(sound, key=lambda label: statistics.fmean(sound[label]))
         average[method] = (best, sound[best])
@@ -213,8 +217,11 @@ def _less(a: Sequence[float], b: Sequence[float]) -> list[float]:
 def keeps_both(runs: Runs) -> list[Quantity]:
     quantities = []
     for order, name in (([0, 1, 2], "Math → Law → Code"), ([0, 2, 1], "Math → Code → Law")):
-        mean = {label: [statistics.fmean(final(run)) for run in runs.of(label, order)] for label in runs.runs}
-        for other in ("sequential", "wise_ft beta=0.5", "task_arithmetic"):
+        others = ("sequential", "wise_ft beta=0.5", "task_arithmetic")
+        mean = {
+            label: [statistics.fmean(final(run)) for run in runs.of(label, order)] for label in ("sfa p=0.25", *others)
+        }
+        for other in others:
             what = f"{name}: mean of the first two, SFA p=0.25 − {other}"
             quantities.append(Quantity(what, _less(mean["sfa p=0.25"], mean[other])))
     return quantities
