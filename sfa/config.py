@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -46,7 +47,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     errors: list[str] = []
     tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
     config = _validate(Config, {**raw, "tasks": tasks}, "", errors)
-    if config is not None and config.order is not None:
+    if config is not None and config.order is not None and not errors:
         config = _ordered(config, errors)
         tasks = config.tasks
     if config is not None:
@@ -152,6 +153,7 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
                 loaded = OmegaConf.merge(loaded, OmegaConf.load(override))
                 continue
             key, _, value = override.partition("=")
+            _name_task(loaded, key)
             OmegaConf.update(loaded, key, OmegaConf.from_dotlist([f"value={value}"]).value)
         raw = OmegaConf.to_container(loaded, resolve=True)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError, TypeError) as error:
@@ -159,6 +161,13 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
     return {str(key): value for key, value in raw.items()}
+
+
+def _name_task(loaded: Any, key: str) -> None:
+    """Makes a mapping of a task that is given by its name alone, where ``key`` is of one of its settings."""
+    tasks, place = loaded.get("tasks"), re.match(r"tasks\.(\d+)\.", key)
+    if place and OmegaConf.is_list(tasks) and int(place[1]) < len(tasks) and isinstance(tasks[int(place[1])], str):
+        tasks[int(place[1])] = {"name": tasks[int(place[1])]}
 
 
 def _is_file(override: str) -> bool:
