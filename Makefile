@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables mnist stream claims test test-slow lint types check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims test test-slow lint types check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -39,7 +39,6 @@ BETA ?= 0.1 0.25 0.5 0.75 0.9
 WEIGHTS ?= [0.25,0.75] [0.5,0.5] [0.75,0.25]
 SWEEP = $(BIN)/python -m scripts.sweep $(CONFIG) --seeds $(subst $(comma), ,$(SEEDS)) --jobs $(JOBS)
 comma = ,
-FIRST = $(firstword $(subst $(comma), ,$(SEEDS)))
 
 sweep-p: setup  ## SFA over P on CONFIG
 	$(SWEEP) --over method sfa --over sfa.p $(P) --name $(NAME)-p
@@ -54,14 +53,21 @@ FORMAT ?= text
 tables: setup  ## the paper's tables beside ours; FORMAT=csv, latex or markdown
 	$(BIN)/python -m scripts.tables yamls/sweeps/table*.yaml --format $(FORMAT)
 
+FIGURES ?= runs/figures
+figures: setup  ## the paper's figures from the sweeps that were run, as PNG and PDF in FIGURES
+	$(BIN)/python -m scripts.figures yamls/sweeps/*.yaml --out $(FIGURES)
+
+RUNS ?= $(patsubst yamls/sweeps/%.yaml,runs/%.json,$(wildcard yamls/sweeps/*.yaml))
+report: setup  ## one HTML page of the sweeps in RUNS, runs/*.json
+	$(BIN)/python -m scripts.report $(wildcard $(RUNS)) --out runs/report.html
+
 mnist: setup  ## Figure 9 from real digits, three seeds
 	$(BIN)/python -m scripts.sweep yamls/sweeps/mnist.yaml --jobs $(JOBS) --out runs/mnist.md
-	$(BIN)/python -m scripts.tradeoff runs/mnist.json --out runs/figure9.png
+	$(BIN)/python -m scripts.figures yamls/sweeps/mnist.yaml
 
 stream: setup models/glyphs-vit  ## Figures 1 and 2 on twenty tasks of glyphs; SEEDS=17,18,19
 	$(BIN)/python -m scripts.sweep yamls/sweeps/glyphs.yaml seeds=[$(SEEDS)] --jobs $(JOBS) --out runs/glyphs.md
-	$(BIN)/python -m scripts.bars runs/glyphs.json --out runs/figure1.png
-	$(BIN)/python -m scripts.curves runs/glyphs-sequential-$(FIRST) runs/glyphs-sfa-p-0.9-$(FIRST) --out runs/figure2.png
+	$(BIN)/python -m scripts.figures yamls/sweeps/glyphs.yaml
 
 claims: SEEDS = 17,18,19
 claims: setup models/glyphs-vit  ## what the paper claims, replayed small: what holds, over seeds 17, 18, 19

@@ -1,11 +1,5 @@
-"""Draws the average over all tasks at the end of a stream, a bar a method (the paper's Figure 1).
+"""The average over all tasks at the end of a stream, a bar a method (the paper's Figure 1)."""
 
-python -m scripts.bars runs/glyphs.json --out results/figure1.png
-
-The file lists the runs of a sweep. Rehearsal is a band, multitask training a star.
-"""
-
-import argparse
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,13 +9,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from scripts.tradeoff import NAMES, Results, points_of
+from scripts.interval import half_width
+from scripts.series import Results, label, save
 
 COLOURS = {"sequential": "#C44E52", "task_arithmetic": "#0072B2", "wise_ft": "#E69F00", "sfa": "#009E73"}
 
 
 def draw(results: Results, out: Path) -> Path:
-    """Writes the picture to ``out``; whiskers are standard deviations over seeds."""
+    """Writes the picture to ``out``. Rehearsal is a band, multitask training a star; whiskers are 95 % intervals."""
     figure, ax = plt.subplots(figsize=(max(4.5, 1.0 + 0.62 * len(results)), 4.0))
     bars = [part for part in results if part[0]["method"] not in ("rehearsal", "multitask")]
     for i, (point, runs) in enumerate(bars):
@@ -45,29 +40,17 @@ def draw(results: Results, out: Path) -> Path:
     ax.set_ylabel("average accuracy over all tasks")
     ax.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(out, dpi=150)
+    save(figure, out)
     plt.close(figure)
     return out
 
 
 def _average(runs: list[dict[str, Any]]) -> tuple[float, float]:
     values = [run["metrics"]["average"] for run in runs]
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), half_width(values) if len(values) > 1 else 0.0
 
 
 def _name(point: dict[str, Any]) -> str:
     method = str(point["method"])
     settings = [f"{key.rpartition('.')[2]}={value}" for key, value in point.items() if key != "method"]
-    return " ".join([NAMES.get(method, method.replace("_", " ")), *settings])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, help="<save_folder>/<sweep>.json")
-    parser.add_argument("--out", type=Path, default=Path("bars.png"))
-    given = parser.parse_args()
-    print(draw(points_of(given.sweep), given.out))
-
-
-if __name__ == "__main__":
-    main()
+    return " ".join([label(method), *settings])

@@ -7,7 +7,6 @@ import argparse
 import itertools
 import json
 import shlex
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.curves import draw
+from scripts.interval import spread
 from sfa.config import flat
 
 PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only where things are
@@ -24,8 +24,8 @@ PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only w
 
 def compare(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Lines of cells, the first the head: one column a run, with its final score on every evaluation, how much of the
-    first task was kept, and the metrics. Runs that differ only in their seed share a column: mean ± standard deviation
-    over the seeds."""
+    first task was kept, and the metrics. Runs that differ only in their seed share a column: mean ± half a 95 %
+    interval over the seeds."""
     columns: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         columns.setdefault(_but_the_seed(run["config"]), []).append(run)
@@ -103,12 +103,11 @@ def _figures(run: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def _cell(seeds: list[list[float]]) -> str:
-    """Mean, and standard deviation if there are several seeds, of each number."""
+    """Mean, and half a 95 % interval if there are several seeds, of each number."""
     cells = []
     for numbers in zip(*seeds, strict=True):
         digits = 3 if max(map(abs, numbers)) < 20 else 1
-        spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
-        cells.append(f"{statistics.fmean(numbers):.{digits}f}{spread}")
+        cells.append(spread(numbers, digits))
     return ", ".join(cells)
 
 

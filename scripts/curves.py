@@ -18,6 +18,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from scripts.series import save
+
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"
 
@@ -32,7 +34,7 @@ def draw(runs: Sequence[Path], out: Path) -> Path:
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.14), "ncol": 5}
     axes[0, 0].legend(entries.values(), entries.keys(), frameon=False, fontsize=9, **place)
     figure.tight_layout()
-    figure.savefig(out, dpi=150)
+    save(figure, out)
     plt.close(figure)
     return out
 
@@ -49,7 +51,7 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
     figure.tight_layout()
-    figure.savefig(out, dpi=150)
+    save(figure, out)
     plt.close(figure)
     return out
 

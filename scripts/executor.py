@@ -116,7 +116,7 @@ def _start(work: Callable[[Any], int], given: Any, log: Path, slot: int, at_once
 
 
 def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once: int) -> None:
-    with open(log, "w") as stream:
+    with open(log, "a") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     if at_once > 1:

@@ -4,6 +4,7 @@ All machines of the cluster must see the project's folder and the runs' ``save_f
 """
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import ray
 from scripts.executor import Job, Watcher, run_stage
 
 RETRIES = 3  # of a task whose worker died; a stage that fails by itself is not tried again
+POLL = 1.0  # seconds between looks at which stages have begun
 SKIPPED = -1  # in place of an exit code: a stage that it needs failed
 
 
@@ -49,11 +51,19 @@ def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) ->
 
 def _collect(by_reference: dict[Any, Job], watcher: Watcher) -> dict[str, str]:
     failed = {}
+    begun: set[str] = set()
+    start = time.time()
     waiting = list(by_reference)
     while waiting:
-        (ready,), waiting = ray.wait(waiting, num_returns=1)
-        job = by_reference[ready]
-        watcher.started(job)
+        found, waiting = ray.wait(waiting, num_returns=1, timeout=POLL)
+        for reference in [*found, *waiting]:
+            job = by_reference[reference]
+            if job.stage.fingerprint not in begun and _since(job.log, start):
+                begun.add(job.stage.fingerprint)
+                watcher.started(job)
+        if not found:
+            continue
+        (ready,), job = found, by_reference[found[0]]
         try:
             code = ray.get(ready)
             failure = {0: None, SKIPPED: "a stage that it needs failed"}.get(code, f"exit code {code}, log {job.log}")
@@ -65,6 +75,11 @@ def _collect(by_reference: dict[Any, Job], watcher: Watcher) -> dict[str, str]:
             failed[job.stage.fingerprint] = f"{job.title}: {failure}"
         watcher.ended(job, failure)
     return failed
+
+
+def _since(log: Path, start: float) -> bool:
+    """Whether a job writes its log already."""
+    return log.is_file() and log.stat().st_mtime >= start
 
 
 def _make(arguments: list[str], ranks: int, log: str, folder: str, *needed: int) -> int:

@@ -1,17 +1,27 @@
-"""Runs over several seeds as one table: what a method keeps, and what it costs."""
+"""Runs over several seeds and orders of tasks as one table: what a method keeps, and what it costs."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from scripts.compare import grid
+from scripts.interval import spread
+from scripts.series import base_scores, scores
 from sfa.sweep import SweepRun
 
 Labelled = tuple[str, dict[str, Any]]  # label, content of results.json
-HEAD = ["method", "average", "forgetting", "seconds", "peak MiB", "stored examples", "L2 from anchor"]
+DIGITS = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "peak MiB": 0, "stored examples": 0,
+          "L2 from anchor": 1}  # fmt: skip
+METRICS = ("average", "forgetting", "backward transfer")
 FEW = 6  # evaluations that get a column each
+FORMULAS = [
+    "aᵢⱼ: score on task j after stage i; stage 0 is the base, n the last. Higher is better; losses are negated first.",
+    "average = 1/n · Σⱼ aₙⱼ",
+    "forgetting = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (max over i < n of aᵢⱼ, less aₙⱼ)",
+    "backward transfer = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − aⱼⱼ)",
+    "seconds: of training, over the stages of the run's own path; peak MiB: the largest of theirs; stored examples: of "
+    "past tasks; L2 from anchor: of the last stage, from the model before it.",
+]
 
 
 def finished(runs: Sequence[SweepRun]) -> list[Labelled]:
@@ -19,35 +29,46 @@ def finished(runs: Sequence[SweepRun]) -> list[Labelled]:
     return [(run.label, json.loads(run.results.read_text())) for run in runs if run.results.is_file()]
 
 
+def figures(run: dict[str, Any]) -> dict[str, float]:
+    """What a run came to and what it cost, by the names of :data:`DIGITS`; metrics are left out where it has none."""
+    stages = run["stages"]
+    metrics = run["metrics"] or {}
+    told = {name: metrics[name.replace(" ", "_")] for name in METRICS if metrics}
+    return told | {
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "peak MiB": max(stage["peak_bytes"] for stage in stages) / 2**20,
+        "stored examples": max(stage["stored_examples"] for stage in stages),
+        "L2 from anchor": stages[-1]["l2_from_anchor"],
+    }
+
+
 def table(runs: Sequence[Labelled]) -> str:
-    """Markdown: a row a label, mean ± standard deviation over its seeds, the best average first. Seconds are those of
-    the stages of the run's own path, peak memory is the largest of theirs."""
+    """Markdown: a row a label, mean ± half a 95 % interval over its seeds and orders, the best average first."""
+    notes = "\n".join(f"- {formula}" for formula in FORMULAS)
+    return f"{grid([head(runs), *rows(runs)])}\n\n± is half a 95 % interval over seeds and orders of tasks.\n\n{notes}"
+
+
+def head(runs: Sequence[Labelled]) -> list[str]:
+    return ["method", *METRICS, *_shown(runs), *(name for name in DIGITS if name not in METRICS)]
+
+
+def rows(runs: Sequence[Labelled]) -> list[list[str]]:
+    """Cells of :func:`table`, a line a label."""
     by_label: dict[str, list[dict[str, Any]]] = {}
     for label, run in runs:
         by_label.setdefault(label, []).append(run)
-    evaluations = list(dict.fromkeys(row["task"] for row in runs[0][1]["evaluations"]))
-    shown = evaluations if len(evaluations) <= FEW else []
-    lines = [[label, *_cells(group, shown)] for label, group in by_label.items()]
-    lines.sort(key=lambda line: -float(line[1].split()[0]))
-    head = [*HEAD[:3], *shown, *HEAD[3:]]
-    return grid([head, *lines])
+    lines = []
+    for label, group in by_label.items():
+        told = [figures(run) for run in group]
+        finals = [scores(run, -1) for run in group]
+        cells = {name: spread([f[name] for f in told], DIGITS[name]) for name in DIGITS if name in told[0]}
+        evaluated = {name: spread([final[name] for final in finals], 3) for name in _shown(runs)}
+        lines.append([label, *({**cells, **evaluated}.get(name, "–") for name in head(runs)[1:])])
+    lines.sort(key=lambda line: -float(line[1].split()[0]) if line[1] != "–" else 0)
+    return lines
 
 
-def _cells(group: list[dict[str, Any]], evaluations: Sequence[str]) -> list[str]:
-    last = group[0]["stages"][-1]["task"]
-    final = [{r["task"]: r["value"] for r in run["evaluations"] if r["after"] == last} for run in group]
-    seconds = [sum(stage["seconds"] for stage in run["stages"]) for run in group]
-    peak = [max(stage["peak_bytes"] for stage in run["stages"]) / 2**20 for run in group]
-    stored = [max(stage["stored_examples"] for stage in run["stages"]) for run in group]
-    moved = [run["stages"][-1]["l2_from_anchor"] for run in group]
-    return [
-        _spread([run["metrics"]["average"] for run in group], 3),
-        _spread([run["metrics"]["forgetting"] for run in group], 3),
-        *(_spread([values[name] for values in final], 3) for name in evaluations),
-        *(_spread(values, digits) for values, digits in ((seconds, 0), (peak, 0), (stored, 0), (moved, 1))),
-    ]
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{np.mean(values):.{digits}f}"  # not a number where a run diverged
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 and digits else mean
+def _shown(runs: Sequence[Labelled]) -> list[str]:
+    """Evaluations that get a column: all, unless they are many."""
+    found = list(base_scores(runs[0][1]))
+    return found if len(found) <= FEW else []

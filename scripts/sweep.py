@@ -11,12 +11,20 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from eval import available
 from scripts import executor
@@ -61,12 +69,15 @@ def sweep(
     code = alone(_finish, [run.arguments for run in whole], log)
     if code:
         failed[name] = f"the results: exit code {code}, log {log}"
-    rows = [
-        {"label": run.label, "point": run.point, "seed": run.config.seed, "order": run.order, "name": run.config.name}
-        for run in runs
-    ]
-    write_json(folder / f"{name}.json", {"sweep": name, "runs": rows})
+    write_json(folder / f"{name}.json", {"sweep": name, "runs": [_listed(run) for run in runs]})
     return list(failed.values())
+
+
+def _listed(run: SweepRun) -> dict[str, Any]:
+    """A run as a sweep's file lists it."""
+    seed, name = run.config.seed, run.config.name
+    about = {"label": run.label, "point": run.point, "seed": seed, "order": run.order, "name": name}
+    return {**about, "arguments": list(run.arguments)}
 
 
 def _missing(runs: Sequence[SweepRun], folder: Path) -> list[Job]:
@@ -81,21 +92,43 @@ def _missing(runs: Sequence[SweepRun], folder: Path) -> list[Job]:
 
 
 class _Progress(Progress):
-    """How many stages are done, and which run: a live line in a terminal, a line a stage elsewhere."""
+    """How many stages are done, running and waiting, which run, and the time left: live lines in a terminal, a line a
+    stage that ends elsewhere."""
 
     def __init__(self, console: Console, total: int):
-        columns = (TextColumn("{task.description:<60}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-        super().__init__(*columns, console=console, disable=not console.is_terminal)
-        self.bar, self.total, self.ready = self.add_task("", total=total), total, 0
+        columns = (
+            TextColumn("stages"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("done, {task.fields[running]} running, {task.fields[waiting]} waiting"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        super().__init__(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600)
+        self.running: dict[str, Job] = {}
+        self.bar, self.total, self.ready = self.add_task("", total=total, running=0, waiting=total), total, 0
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for job in list(self.running.values()):
+            yield f"  {job.title}"
 
     def started(self, job: Job) -> None:
-        self.update(self.bar, description=job.title)
+        self.running[job.stage.fingerprint] = job
+        self._tell()
 
     def ended(self, job: Job, failure: str | None) -> None:
         self.ready += 1
+        self.running.pop(job.stage.fingerprint, None)
         self.advance(self.bar)
+        self._tell()
         if failure is not None or not self.console.is_terminal:
             self.console.print(f"{self.ready}/{self.total}  {job.title}" + (f": {failure}" if failure else ""))
+
+    def _tell(self) -> None:
+        running = len(self.running)
+        self.update(self.bar, running=running, waiting=self.total - self.ready - running)
 
 
 def _finish(runs: list[Sequence[str]]) -> int:

@@ -15,25 +15,29 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scripts.compare import grid
+from scripts.interval import spread
+from scripts.summary import FORMULAS, figures
 from sfa import weights
 from sfa.config import ConfigError
 from sfa.sweep import SweepRun, read, read_file
 
 L2 = "L2 from the first task's model"
+BESIDE = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "peak MiB": 0, "stored examples": 0}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: by column the paper's number, and ours over the seeds that are there."""
+    """A row of a table: by column the paper's number, and ours over the seeds that are there, with what they cost."""
 
     name: str
     paper: dict[str, float]
     ours: dict[str, list[float]]
+    beside: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Table:
             if run.config.method == "sequential" and name == next(iter(by_name)):
                 for column, value in _final(results, "base").items():
                     rows[0].ours.setdefault(column, []).append(value)
-        rows.append(Row(name, paper, {column: ours[column] for column in columns if column in ours}))
+        beside: dict[str, list[float]] = {}
+        for figure in (figures(results) for _, results in found):
+            for key in BESIDE:
+                beside.setdefault(key, []).extend([figure[key]] if key in figure else [])
+        rows.append(Row(name, paper, {column: ours[column] for column in columns if column in ours}, beside))
     return Table(about.title, columns, rows)
 
 
@@ -108,18 +116,19 @@ def orders(table: Table) -> dict[str, tuple[int, int]]:
 def cells(table: Table) -> list[list[str]]:
     """Lines of cells, the first the head: of each column the paper's number, ours, and the difference."""
     head = ["", *(f"{column}{part}" for column in table.columns for part in (", paper", ", ours", ", difference"))]
-    lines = [head]
+    beside = [key for key in BESIDE if any(row.beside.get(key) for row in table.rows)]
+    lines = [[*head, *beside]]
     for row in table.rows:
         line = [row.name]
         for column in table.columns:
             paper, ours = row.paper.get(column), row.ours.get(column)
             mean = statistics.fmean(ours) if ours else None
-            spread = f" ± {statistics.stdev(ours):.3f}" if ours and len(ours) > 1 else ""
-            line += ["" if paper is None else f"{paper:g}", "" if mean is None else f"{mean:.3f}{spread}"]
+            line += ["" if paper is None else f"{paper:g}", spread(ours, 3) if ours else ""]
             line.append("" if mean is None or paper is None else f"{mean - paper:+.3f}")
+        line += [spread(row.beside[key], BESIDE[key]) if row.beside.get(key) else "" for key in beside]
         lines.append(line)
     kept = [part for k, n in orders(table).values() for part in ("", f"{k} of {n}" if n else "", "")]
-    return [*lines, ["pairs in the paper's order", *kept]]
+    return [*lines, ["pairs in the paper's order", *kept, *("" for _ in beside)]]
 
 
 def render(table: Table, form: str) -> str:
@@ -134,12 +143,13 @@ def render(table: Table, form: str) -> str:
         escaped = [["".join(signs.get(sign, sign) for sign in cell) for cell in line] for line in lines]
         body = "\n".join(" & ".join(line) + r" \\" for line in escaped)
         return f"% {table.title}\n\\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}\n{body}\n\\end{{tabular}}\n"
+    notes = FORMULAS if any(row.beside for row in table.rows) else []
     if form == "markdown":
-        return f"**{table.title}**\n\n{grid(lines)}\n"
+        return "\n".join([f"**{table.title}**", "", grid(lines), "", *(f"- {note}" for note in notes)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(map(str.rjust, line[1:], widths[1:])) for line in lines]
     named = [f"{line[0]:<{widths[0]}}  {rest}".rstrip() for line, rest in zip(lines, text, strict=True)]
-    return "\n".join([table.title, *named]) + "\n"
+    return "\n".join([table.title, *named, *notes]) + "\n"
 
 
 def main(arguments: list[str]) -> int:

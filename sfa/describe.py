@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from sfa import store
+from sfa.data import ImageTask
 from sfa.plan import Stage, in_order, plan
 from sfa.schedule import exact_fraction, in_steps, interval_steps
 from sfa.schema import Config, PenaltyBlock, SFABlock, Train
 from sfa.sweep import SweepRun, stages
 
 GIB = 2**30
+PEAK, UTILIZATION = 989e12, 0.4  # an H100's dense bf16 rate, and what trainings reach of one
 PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
     "EleutherAI/pythia-2.8b": 2_775_208_960,
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
@@ -75,15 +78,59 @@ def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
         done, trainings = done + ready, trainings + (kind == "trains")
     loop = sum(stage.train is not None for run in runs for stage in in_order(plan(run.config)))
     parameters, why = _parameters(runs[0].config)
+    hours = _hours(found, parameters)
     disk = why if parameters is None else f"{_size(4 * parameters * len(found))} for {len(found)} models"
     return "\n".join(
         [
             f"{name}: {len(runs)} runs, {len(found)} stages, {done} done, {len(found) - done} to do",
             *lines,
             f"trainings: {trainings}; a loop over the runs would take {loop}",
+            hours,
             f"disk: {disk}",
         ]
     )
+
+
+def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: int | None) -> str:
+    """Hours of one device that the trainings still to do take: at the pace of a finished one of the same task where
+    there is one, else by 6 floating-point operations a parameter and token."""
+    measured: dict[str, float] = {}
+    waiting = []
+    for stage, run in found:
+        made = store.manifest(run.config.save_folder / "stages" / stage.fingerprint)
+        if stage.train is not None and made is not None:
+            measured[_work(stage)] = made["seconds"] * made["made"].get("ranks", 1) / 3600
+        elif stage.train is not None:
+            waiting.append(stage)
+    known = [measured[_work(stage)] for stage in waiting if _work(stage) in measured]
+    sizes = [_tokens(stage) for stage in waiting if _work(stage) not in measured]
+    sized = [size for size in sizes if size is not None]
+    parts = [f"{sum(known):.2f} for {len(known)}, at the pace of finished ones"] if known else []
+    if sized and parameters is not None:
+        hours = 6 * parameters * sum(sized) / (UTILIZATION * PEAK) / 3600
+        parts.append(f"about {hours:.2g} for {len(sized)}, at {UTILIZATION:.0%} of an H100's {PEAK / 1e12:.0f} TFLOP/s")
+        sizes = [size for size in sizes if size is None]
+    if sizes:
+        parts.append(f"unknown for {len(sizes)}, until one of them is done")
+    return "device hours of the trainings to do: " + ("; ".join(parts) or "0")
+
+
+def _work(stage: Stage) -> str:
+    """Equal for trainings that take about as long."""
+    return store.fingerprint([stage.spec["tasks"], stage.spec["train"]])
+
+
+def _tokens(stage: Stage) -> float | None:
+    """Tokens that a stage trains on, roughly."""
+    assert stage.train is not None
+    unit = stage.train.max_duration.lstrip("0123456789_")
+    value = int(stage.train.max_duration.removesuffix(unit).replace("_", ""))
+    if any(isinstance(task, ImageTask) for task in stage.tasks):
+        return None
+    if unit != "ep":
+        return float(value if unit == "tok" else value * stage.train.global_batch_size * stage.train.seq_len)
+    epochs = [task.epoch_tokens for task in stage.tasks]
+    return None if None in epochs else value * sum(epoch for epoch in epochs if epoch is not None)
 
 
 def _parameters(config: Config) -> tuple[int | None, str]:

@@ -136,7 +136,12 @@ def _manifest(stage: Stage, record: dict[str, Any]) -> dict[str, Any]:
         "parent": stage.parent.fingerprint if stage.parent else None,
         **record,
         "spec": stage.spec,
-        "made": {"date": time.strftime("%Y-%m-%d"), "hardware": machine.hardware(), "torch": torch.__version__},
+        "made": {
+            "date": time.strftime("%Y-%m-%d"),
+            "hardware": machine.hardware(),
+            "ranks": dist.get_world_size(),
+            "torch": torch.__version__,
+        },
     }
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError
@@ -27,6 +27,31 @@ class PaperTable(Section):
     original: list[float] = Field(description="the paper's scores of the model before the stream")
 
 
+class Figure(Section):
+    """A figure of the paper that a sweep's runs make.
+
+    ======== =====================================================================================
+    kind     what it shows
+    ======== =====================================================================================
+    tradeoff scores on two domains against each other, ``x`` and ``y``
+    bars     the average over all tasks, a bar a method
+    distance the distance from the anchor against ``y``
+    stream   every score over the training steps, a panel for each of ``runs``
+    together one ``evaluation`` over the training steps, a line for each of ``runs``
+    ======== =====================================================================================
+    """
+
+    name: str = Field(pattern=r"^[0-9]+[a-z]?$", description="the paper's number of it, like 6 or 6b")
+    kind: Literal["tradeoff", "bars", "distance", "stream", "together"]
+    x: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
+    y: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
+    methods: list[str] | None = Field(None, description="these alone")
+    where: dict[str, Any] = Field({}, description="of runs that set these keys, those with these values")
+    stream: list[str] | None = Field(None, description="runs with these tasks, in this order")
+    runs: list[str] = Field([], description="labels of runs")
+    evaluation: str | None = None
+
+
 class SweepFile(Section):
     """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists."""
 
@@ -35,6 +60,7 @@ class SweepFile(Section):
     seeds: list[int] = Field([17], min_length=1)
     orders: list[list[int]] | None = Field(None, min_length=1, description="of the stream's tasks, each like [0, 2, 1]")
     table: PaperTable | None = None
+    figures: list[Figure] = Field([], description="that its runs make")
     runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of a run each, like {method: l2}")
 
 
@@ -83,7 +109,8 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
         grid = {key: value for key, value in given.items() if key not in BESIDE}
         config = path.parent / row.get("config", file.config)
         found = expand(config, [grid], [seed], [*_written(file.set), *others], known, [order])
-        runs += [replace(run, row=row) for run in found]
+        own = f" ({config.stem})" if "config" in row else ""
+        runs += [replace(run, label=run.label + own, row=row) for run in found]
     return runs
 
 

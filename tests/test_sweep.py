@@ -1,6 +1,8 @@
 """Sweeps: what a file expands to, what its runs share, and what happens when a stage fails."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +14,8 @@ from safetensors.torch import load_file
 
 import train
 from scripts import bars, sweep, tradeoff
+from scripts.interval import half_width
+from scripts.series import line, points_of
 from sfa.config import ConfigError
 from sfa.sweep import read, stages
 
@@ -36,6 +40,19 @@ def test_a_grid_is_every_combination_for_every_seed(tmp_path: Path) -> None:
     assert runs[3].config.sfa.every == "3ba" and runs[3].config.name == "mnist-sfa-beta-0.1-every-3ba-3"
     assert len({run.config.name for run in runs}) == 12
     assert read(tmp_path / "small.yaml", ["seeds=[9]"])[0].config.seed == 9
+
+
+def test_orders_of_the_tasks_are_repeats_like_seeds(tmp_path: Path) -> None:
+    text = "seeds: [3, 4]\norders: [[0, 1], [1, 0]]\nruns:\n- method: [sequential, l2]\n"
+    runs = read(written(tmp_path, text))
+    assert [(run.label, run.config.seed, run.order) for run in runs[:4]] == [
+        ("sequential", 3, (0, 1)), ("l2", 3, (0, 1)), ("sequential", 3, (1, 0)), ("l2", 3, (1, 0))]  # fmt: skip
+    assert [task.name for task in runs[2].config.tasks] == ["odd", "even"]
+    assert runs[2].config.name == "mnist-sequential-10-3" and len({run.config.name for run in runs}) == 8
+    # The base is shared by the orders, and nothing else: one base a seed, and of each order 2 tasks, l2's another.
+    assert len(stages(runs)) == 2 * (1 + 2 * 3)
+    with pytest.raises(ConfigError, match="order: must hold each of"):
+        read(tmp_path / "small.yaml", ["orders=[[0, 0]]"])
 
 
 def test_the_sweep_of_all_methods_trains_each_stage_once() -> None:
@@ -76,21 +93,19 @@ def test_a_sweep_runs_goes_on_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Seeds [3, 4]" in (tmp_path / "table.md").read_text()
     assert sweep.main(arguments) == 0
     assert "22 stages, 0 of them to make" in capsys.readouterr().out
-    results = tradeoff.points_of(out / "small.json")
+    results = points_of(out / "small.json")
     assert [len(runs) for _, runs in results] == [2] * 9
-    line = tradeoff.line(results, "sfa", "sfa.beta", "even_accuracy", "odd_accuracy")
+    x, y = {"Even": ["even_accuracy"]}, {"Odd": ["odd_accuracy"]}
+    points = line(results, "sfa", "sfa.beta", x, y)
     finals = []
     for seed in (3, 4):
         rows = json.loads((out / f"mnist-sfa-every-2ba-beta-0.3-{seed}" / "results.json").read_text())["evaluations"]
         finals.append({row["task"]: row["value"] for row in rows if row["after"] == "odd"})
-    assert [point.value for point in line] == [0.1, 0.3, 0.5]
-    assert line[1].x == pytest.approx(sum(final["even_accuracy"] for final in finals) / 2)
-    assert line[1].dy == pytest.approx(abs(finals[0]["odd_accuracy"] - finals[1]["odd_accuracy"]) / 2**0.5)
-    for picture in (
-        tradeoff.draw(results, "even_accuracy", "odd_accuracy", tmp_path / "t.png"),
-        bars.draw(results, tmp_path / "b.png"),
-    ):
-        assert picture.stat().st_size > 10_000
+    assert [point.value for point in points] == [0.1, 0.3, 0.5]
+    assert points[1].x == pytest.approx(sum(final["even_accuracy"] for final in finals) / 2)
+    assert points[1].dy == pytest.approx(half_width([final["odd_accuracy"] for final in finals]))
+    for picture in (tradeoff.draw(results, x, y, tmp_path / "t.png"), bars.draw(results, tmp_path / "b.png")):
+        assert picture.stat().st_size > 10_000 and picture.with_suffix(".pdf").read_bytes()[:5] == b"%PDF-"
 
 
 def test_a_stage_that_fails_stops_only_what_needs_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,3 +165,21 @@ def test_on_ray_a_killed_worker_s_stage_goes_on_and_a_failed_one_stops_only_what
     assert all(torch.equal(one[name], two[name]) for name in one)
     failures = capsys.readouterr().err
     assert failures.count("a stage that it needs failed") == 1 and "exit code 1, log" in failures
+
+
+def test_two_sweeps_at_once_make_every_stage_once(tmp_path: Path) -> None:
+    """Both plan all stages, because none is there yet; who comes second to a stage waits and takes it."""
+    file, out = written(tmp_path, "runs:\n- method: [sequential, l2]\n"), tmp_path / "runs"
+    command = [sys.executable, "-m", "scripts.sweep", str(file), f"save_folder={out}", "train.max_duration=60ba"]
+    both = [
+        subprocess.Popen([*command, "--name", name], cwd=MNIST.parent.parent, stdout=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    told = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert len(list(out.glob("stages/*/manifest.json"))) == 4
+    assert all("4 of them to make" in text for text in told)
+    logs = [file.read_text() for file in (out / "logs").glob("*.log")]
+    assert sorted(text.count("  60/60  ") for text in logs if "60/60" in text) == [1, 1, 1]
+    one, two = (json.loads((out / f"{name}.json").read_text())["runs"] for name in ("one", "two"))
+    assert one == two and all((out / run["name"] / "results.json").is_file() for run in one)

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -16,6 +17,7 @@ class Magicoder(SourcedTask):
 
     name: str = "magicoder"
     evals: tuple[str, ...] = ("humaneval",)
+    epoch_tokens: ClassVar[float | None] = 3.5e7  # 75,000 rows of about 1,900 characters
     source: str = "ise-uiuc/Magicoder-Evol-Instruct-110K"
 
     humaneval: str = Field("openai/openai_humaneval", description="where the test problems are")

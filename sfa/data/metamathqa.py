@@ -1,6 +1,7 @@
 """Math: MetaMathQA, scored on GSM8K."""
 
 import re
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -15,6 +16,7 @@ class MetaMathQA(SourcedTask):
 
     name: str = "metamathqa"
     evals: tuple[str, ...] = ("gsm8k",)
+    epoch_tokens: ClassVar[float | None] = 9e7  # 395,000 rows of about 900 characters
     source: str = "meta-math/MetaMathQA"
 
     query: str = Field("query", description="column of the problem")

@@ -36,12 +36,14 @@ class Task(BaseModel):
             held-out rows; ``<task>_accuracy`` of images. A class gives rows to those of its default and to all that are
             called ``<task>_…``.
         package: the installed package that the rows come from, if they do.
+        epoch_tokens: tokens of an epoch with a common tokenizer, roughly: four characters each. For estimates alone.
         train: this task's own settings of the config's ``train`` block.
         held_back: evaluated like the others, but never trained on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     package: ClassVar[str] = ""
+    epoch_tokens: ClassVar[float | None] = None
 
     name: str
     evals: tuple[str, ...] = Field((), description="evaluations that score it")

@@ -1,0 +1,178 @@
+"""One HTML page of sweeps' results that needs nothing else: tables, trade-off planes, curves, configs and commands.
+
+python -m scripts.report runs/two_domains.json runs/glyphs.json --out runs/report.html
+
+The files list the runs of a sweep each; runs without results are left out.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from scripts import curves
+from scripts.interval import half_width
+from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
+from scripts.summary import FORMULAS, head, rows
+from sfa.config import flat
+
+PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
+SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",
+           "*": "star", "X": "x"}  # fmt: skip
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
+
+
+def page(indexes: Sequence[Path]) -> str:
+    """The report on the sweeps whose files are given.
+
+    Raises:
+        ValueError: none of their runs has results.
+    """
+    sweeps = [found for index in indexes if (found := _sweep(index)) is not None]
+    if not sweeps:
+        raise ValueError(f"no run of {', '.join(map(str, indexes))} has results")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
+    return environment.get_template("report.html").render(
+        sweeps=sweeps,
+        data=Markup(_script([{"plane": sweep["plane"], "curves": sweep["curves"]} for sweep in sweeps])),
+        plotly=Markup(get_plotlyjs()),
+        formulas=FORMULAS,
+        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        date=time.strftime("%Y-%m-%d"),
+    )
+
+
+def _script(content: Any) -> str:
+    """JSON that may stand in a script element."""
+    return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+
+
+def _sweep(index: Path) -> dict[str, Any] | None:
+    """What the page shows of a sweep."""
+    listed = json.loads(index.read_text())
+    found = [(run, index.parent / run["name"]) for run in listed["runs"]]
+    found = [(run, folder) for run, folder in found if (folder / "results.json").is_file()]
+    if not found:
+        return None
+    every = [json.loads((folder / "results.json").read_text()) for _, folder in found]
+    labelled = [(run["label"], run["point"], results) for (run, _), results in zip(found, every, strict=True)]
+    first = {run["label"]: (run, folder) for run, folder in reversed(found)}
+    made = {json.dumps(_made(folder), sort_keys=True) for _, folder in found}
+    return {
+        "name": listed["sweep"],
+        "seeds": sorted({own["seed"] for own in every}),
+        "streams": list(dict.fromkeys(" → ".join(_tasks(own)) for own in every)),
+        "head": head([(name, own) for name, _, own in labelled]),
+        "rows": rows([(name, own) for name, _, own in labelled]),
+        "plane": _plane(labelled),
+        "curves": [_curves(name, folder) for name, (_, folder) in sorted(first.items())],
+        "runs": [_run(name, run, folder) for name, (run, folder) in sorted(first.items())],
+        "made": [json.loads(text) for text in sorted(made)],
+    }
+
+
+def _tasks(results: dict[str, Any]) -> list[str]:
+    return [str(task["name"]) for task in results["config"]["tasks"]]
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """With what a run's last stage was made."""
+    stage = json.loads((folder / "results.json").read_text())["stages"][-1]["fingerprint"]
+    made = json.loads((folder.parent / "stages" / stage / "manifest.json").read_text())["made"]
+    return {key: made[key] for key in ("hardware", "torch", "date")}
+
+
+def _plane(labelled: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    """A point a label, with its score on every task; methods' points in order, so that lines can join them."""
+    grouped: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for name, point, results in labelled:
+        grouped.setdefault(name, (point, []))[1].append(results)
+    tasks = _tasks(labelled[0][2])
+    points = []
+    for name, (point, runs) in grouped.items():
+        finals = [_by_task(run, scores(run, -1)) for run in runs]
+        if not all(task in final for final in finals for task in tasks):
+            continue
+        keys = varied(list(grouped.values()), str(point["method"]))
+        key = max(keys, key=lambda k: keys[k], default="")
+        settings = {k.rpartition(".")[2]: v for k, v in point.items() if k != "method"}
+        points.append(
+            {
+                "label": name,
+                "method": label(str(point["method"])) + (", one domain alone" if is_alone(point) else ""),
+                "joined": keys.get(key, 0) > 1 and not is_alone(point),
+                "order": order_of(point.get(key)),
+                "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
+                "runs": len(runs),
+                "scores": {task: _mean([final[task] for final in finals]) for task in tasks},
+                "style": _style(str(point["method"])),
+            }
+        )
+    base = _by_task(labelled[0][2], base_scores(labelled[0][2]))
+    return {"tasks": tasks, "points": sorted(points, key=lambda p: (p["method"], p["order"])), "base": base}
+
+
+def _by_task(run: dict[str, Any], found: dict[str, float]) -> dict[str, float]:
+    """Of every task the mean over those of its evaluations that were scored."""
+    means = {}
+    for task in run["config"]["tasks"]:
+        own = [value for name, value in found.items() if name in task["evals"] or name == f"{task['name']}_loss"]
+        if own:
+            means[str(task["name"])] = sum(own) / len(own)
+    return means
+
+
+def _mean(values: Sequence[float]) -> list[float]:
+    return [sum(values) / len(values), half_width(values) if len(values) > 1 else 0.0]
+
+
+def _style(method: str) -> dict[str, Any]:
+    style = STYLES.get(method, {"color": "0.4"})
+    colour = str(style.get("markeredgecolor", style["color"]))
+    grey = f"rgb({','.join([str(round(255 * float(colour)))] * 3)})" if colour[0].isdigit() else colour
+    symbol = SYMBOLS[style.get("marker", "o")] + ("-open" if style["color"] == "white" else "")
+    return {"colour": grey, "symbol": symbol, "dash": DASHES.get(style.get("linestyle", "-"), "solid")}
+
+
+def _curves(name: str, folder: Path) -> dict[str, Any]:
+    points, merges, starts = curves.curves(folder)
+    return {"label": name, "lines": points, "merges": merges, "stages": starts}
+
+
+def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
+    config = json.loads((folder / "results.json").read_text())["config"]
+    told = {key: value for key, value in flat(config).items() if value is not None}
+    return {
+        "label": name,
+        "command": f"composer train.py {shlex.join(run['arguments'])}" if "arguments" in run else "",
+        "config": yaml.safe_dump(told, sort_keys=False, allow_unicode=True),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 2 there is nothing to report on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
+    parser.add_argument("--out", type=Path, default=Path("runs/report.html"))
+    given = parser.parse_args(arguments)
+    try:
+        given.out.write_text(page(given.sweeps), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

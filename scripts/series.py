@@ -1,0 +1,178 @@
+"""What the figures and the report are drawn from: a sweep's runs, seeds together, and the points that they come to."""
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure as Picture
+
+from scripts.interval import half_width
+from sfa.plan import OF_SINGLE_TASKS
+from sfa.sweep import Figure
+
+STYLES: dict[str, dict[str, Any]] = {  # Okabe and Ito's colours; lines and markers differ in grey as well
+    "sfa": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
+    "l1": {"color": "#56B4E9", "linestyle": "-.", "marker": "v"},
+    "l2": {"color": "#009E73", "linestyle": ":", "marker": "s"},
+    "ewc": {"color": "#E69F00", "linestyle": "--", "marker": "^"},
+    "wise_ft": {"color": "#0072B2", "linestyle": "--", "marker": "p"},
+    "task_arithmetic": {"color": "#56B4E9", "linestyle": "-.", "marker": "s"},
+    "ties": {"color": "#009E73", "linestyle": ":", "marker": "^"},
+    "fisher": {"color": "#E69F00", "linestyle": ":", "marker": "v"},
+    "soup": {"color": "0.5", "linestyle": ":", "marker": "X"},
+    "rehearsal": {"color": "#CC79A7", "linestyle": "none", "marker": "D"},
+    "multitask": {"color": "black", "linestyle": "none", "marker": "*", "markersize": 13},
+    "sequential": {"color": "white", "markeredgecolor": "#D55E00", "markeredgewidth": 1.8, "linestyle": "none",
+                   "marker": "o", "markersize": 8},
+    "before": {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9},
+}  # fmt: skip
+NAMES = {"sfa": "SFA", "l1": "L1", "l2": "L2", "ewc": "EWC", "wise_ft": "WiSE-FT", "ties": "TIES", "fisher": "Fisher",
+         "before": "before the last task"}  # fmt: skip
+
+ORDERLESS = ("multitask", *OF_SINGLE_TASKS)  # the order of the tasks is nothing to them
+
+Results = list[tuple[dict[str, Any], list[dict[str, Any]]]]  # overrides of a point of a sweep, its runs' results
+Axis = Mapping[str, Sequence[str]]  # a domain's name, and the evaluations that its score is the mean of
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run over its seeds and orders: mean scores on two domains, half their 95 % intervals, the varied value."""
+
+    value: Any
+    x: float
+    y: float
+    dx: float = 0.0
+    dy: float = 0.0
+
+
+def points_of(index: Path) -> Results:
+    """The runs that a sweep's file lists, seeds and orders together. Those without results are left out, and so is a
+    point of which a run diverged: the rest of its runs would not stand for it."""
+    found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for run in json.loads(index.read_text())["runs"]:
+        file = index.parent / run["name"] / "results.json"
+        if file.is_file():
+            found.setdefault(run["label"], (run["point"], []))[1].append(json.loads(file.read_text()))
+    diverged = [label for label, (_, runs) in found.items() if not all(_finite(run) for run in runs)]
+    if diverged:
+        print(f"not drawn, because a seed diverged: {', '.join(diverged)}")
+    return [part for label, part in found.items() if label not in diverged]
+
+
+def _finite(run: dict[str, Any]) -> bool:
+    return all(math.isfinite(stage["l2_from_anchor"]) for stage in run["stages"])
+
+
+def chosen(results: Results, figure: Figure) -> Results:
+    """Those that belong into ``figure``: of its methods, its settings, and its order of tasks."""
+    kept = []
+    for point, runs in results:
+        if figure.methods is not None and point.get("method") not in figure.methods:
+            continue
+        if any(key in point and point[key] != value for key, value in figure.where.items()):
+            continue
+        anyhow = figure.stream is None or point.get("method") in ORDERLESS or is_alone(point)
+        same = [run for run in runs if anyhow or names(run) == figure.stream]
+        if same:
+            kept.append((point, same))
+    return kept
+
+
+def names(run: dict[str, Any]) -> list[str]:
+    """The stream's tasks."""
+    return [str(task["name"]) for task in run["config"]["tasks"]]
+
+
+def is_alone(point: Mapping[str, Any]) -> bool:
+    """Whether tasks are held back, so that a part of the stream is trained on."""
+    return any(key.endswith(".held_back") for key in point)
+
+
+def scores(run: dict[str, Any], after: int) -> dict[str, float]:
+    """A run's scores after one of its stages, counted like a list's items, by evaluation."""
+    stage = run["stages"][after]["task"]
+    return {row["task"]: row["value"] for row in run["evaluations"] if row["after"] == stage}
+
+
+def base_scores(run: dict[str, Any]) -> dict[str, float]:
+    return {row["task"]: row["value"] for row in run["evaluations"] if row["after"] == "base"}
+
+
+def on_axis(found: Mapping[str, float], axis: Axis) -> float:
+    """The mean over an axis's domains, each the mean over its evaluations."""
+    return statistics.fmean(statistics.fmean(found[name] for name in evaluations) for evaluations in axis.values())
+
+
+def line(results: Results, method: str, key: str | None, x: Axis, y: Axis) -> list[Point]:
+    """The points of a method along one of its keys, in order: those that share the commonest values of its others.
+    ``None``: the key that is varied most."""
+    own = [(point, runs) for point, runs in results if point.get("method") == method and not is_alone(point)]
+    key = key or max(varied(own, method).items(), key=lambda item: item[1], default=("", 0))[0]
+    rest = [tuple(sorted((k, str(v)) for k, v in point.items() if k != key)) for point, _ in own]
+    common = Counter(rest).most_common(1)
+    kept = [part for part, other in zip(own, rest, strict=True) if other == common[0][0]] if common else []
+    found = [point_of(point.get(key), [scores(run, -1) for run in runs], x, y) for point, runs in kept]
+    return sorted(found, key=lambda p: order_of(p.value))
+
+
+def varied(results: Results, method: str) -> dict[str, int]:
+    """How many values each of a method's keys takes."""
+    own = [point for point, _ in results if point.get("method") == method]
+    keys = dict.fromkeys(key for point in own for key in point if key.startswith(f"{method}."))
+    return {key: len({str(point.get(key)) for point in own}) for key in keys}
+
+
+def point_of(value: Any, found: Sequence[Mapping[str, float]], x: Axis, y: Axis) -> Point:
+    xs, ys = [on_axis(part, x) for part in found], [on_axis(part, y) for part in found]
+    spread = (half_width(xs), half_width(ys)) if len(found) > 1 else (0.0, 0.0)
+    return Point(value, statistics.fmean(xs), statistics.fmean(ys), *spread)
+
+
+def before_last(results: Results, x: Axis, y: Axis) -> Point | None:
+    """The model before the stream's last task, as sequential training made it: θ_o of the last stage."""
+    plain = next((runs for point, runs in results if point == {"method": "sequential"}), [])
+    found = [scores(run, -2) for run in plain if len(run["stages"]) > 1]
+    return point_of(None, found, x, y) if found else None
+
+
+def bounds(results: Results, axis: Axis) -> tuple[float, float | None]:
+    """The base's score on an axis, and that of models trained on each of its domains alone, if there are any."""
+    every = [run for _, runs in results for run in runs]
+    low = statistics.fmean(on_axis(base_scores(run), axis) for run in every)
+    alone = [runs for point, runs in results if is_alone(point)]
+    if not alone:
+        return low, None
+    parts = [
+        max(statistics.fmean(on_axis(scores(run, -1), {name: found}) for run in runs) for runs in alone)
+        for name, found in axis.items()
+    ]
+    return low, statistics.fmean(parts)
+
+
+def order_of(value: Any) -> float:
+    """Where a value comes in its line; of weights, that of the last task."""
+    if isinstance(value, list):
+        return float(value[-1]) / sum(value)
+    text = str(value).rstrip("abdehnoprstuv")
+    return float(text) if text.replace(".", "", 1).isdigit() else 0.0
+
+
+def label(method: str) -> str:
+    return NAMES.get(method, method.replace("_", " "))
+
+
+def shown(value: Any) -> str:
+    return ":".join(f"{part:g}" for part in value) if isinstance(value, list) else str(value)
+
+
+def save(picture: Picture, out: Path) -> Path:
+    """Writes ``out``, a PNG, and the same as a PDF beside it."""
+    picture.savefig(out, dpi=150)
+    picture.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
+    return out

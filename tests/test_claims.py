@@ -1,0 +1,150 @@
+"""The claims: intervals, distances from a curve and verdicts against numbers worked out by hand, and a small replay."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from scripts import claims
+from scripts.claims import CLAIMS, Quantity, Runs, decide, margin
+from scripts.interval import half_width
+from sfa.sweep import read, read_file
+
+SWEEPS = claims.SWEEPS
+
+
+def test_the_interval_is_students() -> None:
+    values = [0.2, 0.5, 0.3, 0.7]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert half_width(values) == pytest.approx((high - low) / 2)
+    assert half_width([1.0, 2.0]) == pytest.approx(12.706 / 2, rel=1e-3)  # t of one degree of freedom
+
+
+def test_verdicts_follow_the_interval() -> None:
+    above, across, below = (Quantity("", values) for values in ([0.5, 0.6, 0.55], [-0.1, 0.2, 0.1], [-0.5, -0.6, -0.4]))
+    assert [q.verdict for q in (above, across, below)] == ["holds", "undecided", "does not hold"]
+    assert decide([above, above]) == "holds"
+    assert decide([above, across]) == "undecided"
+    assert decide([above, across, below]) == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ((0.5, 0.5), 0.25),  # the nearest is the middle of the first segment's end
+        ((0.0, 0.5), 0.25),
+        ((0.75, 0.75), 0.0),
+        ((0.9, 0.75), -0.1125),
+        ((1.2, 0.0), -0.2),
+    ],
+)
+def test_the_distance_below_a_curve(point: tuple[float, float], expected: float) -> None:
+    """From (1, 0) over (0.75, 0.75) to (0, 0.75), by hand and by trying a thousand points of it."""
+    curve = [(1.0, 0.0), (0.75, 0.75), (0.0, 0.75)]
+    dense = [
+        min(a[0] + t * (b[0] - a[0]) - point[0], a[1] + t * (b[1] - a[1]) - point[1])
+        for a, b in itertools.pairwise(curve)
+        for t in np.linspace(0, 1, 1001)
+    ]
+    assert margin(point, curve) == pytest.approx(max(dense), abs=1e-3)
+    assert margin(point, curve) == pytest.approx(expected, abs=1e-9)
+
+
+def made(folder: Path) -> Runs:
+    """Two seeds of Math → Law whose numbers are known: SFA keeps more of Math the smaller p is."""
+    settings = {
+        "sequential": (0.1, 0.9, 10.0),
+        "sfa p=1": (0.2, 0.85, 5.0),
+        "sfa p=0.75": (0.3, 0.8, 4.0),
+        "sfa p=0.5": (0.5, 0.75, 3.0),
+        "sfa p=0.25": (0.7, 0.74, 2.0),
+        "sfa p=0.1": (0.75, 0.6, 1.0),
+        "rehearsal fraction=0.05": (0.6, 0.8, 9.0),
+        "rehearsal fraction=0.1": (0.9, 0.9, 9.0),
+        "wise_ft beta=0.5": (0.2, 0.85, 5.0),
+        "wise_ft beta=0.75": (0.6, 0.5, 3.0),
+    }
+    config = {
+        "tasks": [{"name": "math", "evals": ["math"]}, {"name": "law", "evals": ["law"]}],
+        "eval": {"tasks": None},
+    }
+    runs = []
+    for label, (math, law, moved) in settings.items():
+        for seed in (0, 1):
+            shift = 0.01 * seed * (1 if label.startswith("sfa") else -1)
+            numbers = {
+                "base": (0.05, 0.3),
+                "math": (0.8, 0.3),
+                "law": (math + shift, law + shift),
+            }
+            results = {
+                "config": config,
+                "stages": [
+                    {"task": "math", "l2_from_anchor": 20.0},
+                    {"task": "law", "l2_from_anchor": moved},
+                ],
+                "evaluations": [
+                    {"after": after, "task": task, "value": value}
+                    for after, pair in numbers.items()
+                    for task, value in zip(("math", "law"), pair, strict=True)
+                ],
+                "metrics": {"average": (math + law) / 2 + shift},
+            }
+            name = re.sub("[^a-z0-9.]", "-", f"{label}-{seed}")
+            (folder / name).mkdir()
+            (folder / name / "results.json").write_text(json.dumps(results))
+            runs.append({"label": label, "name": name, "order": None})
+    (folder / "two_domains.json").write_text(json.dumps({"runs": runs}))
+    return Runs(folder, "two_domains")
+
+
+def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
+    runs = made(tmp_path)
+    assert claims.forgets(runs)[0].values == pytest.approx([0.05, 0.06])
+    kept, gained = claims.keeps(runs)
+    assert kept.values == pytest.approx([0.65 / 0.75 - 0.6, 0.66 / 0.75 - 0.6])
+    assert gained.values == pytest.approx([0.44 / 0.6 - 0.8, 0.45 / 0.59 - 0.8])
+    rise, fall = claims.is_monotone(runs)
+    assert "p=0.25 to 0.1" in rise.what and rise.values == pytest.approx([0.05, 0.05])
+    assert "p=0.5 to 0.25" in fall.what and fall.values == pytest.approx([0.01, 0.01])
+    distance, correlation = claims.moves_less(runs)
+    assert distance.values == pytest.approx([1.0, 1.0])
+    assert correlation.values[0] == pytest.approx(
+        -np.corrcoef([10, 5, 4, 3, 2, 1], [0.1, 0.2, 0.3, 0.5, 0.7, 0.75])[0, 1]
+    )
+    five, ten = claims.reaches_rehearsal(runs)
+    assert "p=0.25" in five.what and five.values == pytest.approx([0.72 - 0.7 + 0.02, 0.73 - 0.69 + 0.02])
+    assert ten.values == pytest.approx([0.72 - 0.9 + 0.02, 0.73 - 0.89 + 0.02])
+    (near,) = claims.is_below(runs, "wise_ft")
+    assert "beta=0.5" in near.what
+    curve = [(0.8, 0.3), (0.75, 0.6), (0.7, 0.74), (0.5, 0.75), (0.3, 0.8), (0.1, 0.9)]
+    assert near.values[0] == pytest.approx(margin((0.2, 0.85), curve))
+
+
+def test_every_claim_finds_its_runs_in_its_sweep() -> None:
+    """The labels that the claims ask for are those that the sweeps' files expand to."""
+    names = {claim.sweep for claim in CLAIMS.values() if claim.sweep is not None}
+    labels = {
+        name: {run.label for run in read(SWEEPS / f"{name}.yaml", ["seeds=[1]", "dry_run=true"])} for name in names
+    }
+    assert {"sequential", *(f"sfa p={p}" for p in claims.P)} <= labels["two_domains"]
+    assert {"rehearsal fraction=0.05", "rehearsal fraction=0.1"} <= labels["two_domains"]
+    assert {"sequential", "sfa p=0.9", "sfa p=1"} <= labels["glyphs"]
+    assert {"sequential", "sfa p=0.25", "wise_ft beta=0.5", "task_arithmetic"} <= labels["three_domains"]
+    assert {f"sequential model.config.d_model={width}" for width in (64, 128)} <= labels["instructions"]
+    assert {"sfa", "l2", "ewc"} <= {label.split()[0] for label in labels["mnist"]}
+    assert read_file(SWEEPS / "three_domains.yaml")[0].orders == [[0, 1, 2], [0, 2, 1]]
+
+
+def test_the_identities_hold_and_mnist_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["train.max_duration=3ba", "eval.limit=20", f"save_folder={tmp_path}"]
+    assert claims.main([*small, "--only", "10", "12", "--seeds", "3", "4", "--out", str(tmp_path / "claims.md")]) == 0
+    table = (tmp_path / "claims.md").read_text()
+    assert "| 12 | SFA after every step is L2 regression" in table and "Seeds [3, 4]" in table
+    assert re.search(r"\| 12 \|[^|]*\| holds \|", table)
+    assert claims.main(["--only", "10", "train.lrr=1"]) == 2
+    assert "train.lrr: unknown key" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""The figures and the report, from a small sweep; the report in a real browser."""
+
+import json
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train
+from scripts import figures, report, sweep
+
+MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
+SMALL = f"""config: {MNIST}
+set: {{train.max_duration: 4ba, eval.limit: 50, eval.interval: 2ba}}
+seeds: [3, 4]
+figures:
+  - {{name: "9", kind: tradeoff, x: {{Even: [even_accuracy]}}, y: {{Odd: [odd_accuracy]}}}}
+  - {{name: "1", kind: bars, methods: [sequential, sfa]}}
+  - {{name: "10", kind: distance, y: {{Even: [even_accuracy]}}}}
+  - {{name: "2", kind: stream, runs: [sequential, sfa every=null p=0.5]}}
+  - {{name: "12", kind: together, evaluation: even_accuracy, runs: [sequential, multitask]}}
+runs:
+  - method: [sequential, multitask]
+  - {{method: sequential, "tasks.0.held_back": true}}
+  - {{method: sfa, sfa.every: null, sfa.p: [1, 0.5]}}
+  - {{method: wise_ft, wise_ft.beta: [0.3, 0.6]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps" / "small.yaml").write_text(SMALL.replace(', "tasks.0.held_back": true', ""))
+    assert sweep.main([str(folder / "sweeps" / "small.yaml"), f"save_folder={folder}", "--jobs", "2"]) == 0
+    return folder
+
+
+def test_every_kind_of_figure_is_drawn_twice(swept: Path) -> None:
+    assert figures.main([str(swept / "sweeps" / "small.yaml"), f"save_folder={swept}", "--out", str(swept / "f")]) == 0
+    for name in ("9", "1", "10", "2", "12"):
+        picture = swept / "f" / f"figure{name}_small.png"
+        width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+        assert width > 500 and height > 400
+        assert picture.with_suffix(".pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_no_results_are_no_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert figures.main([str(MNIST.parent / "sweeps" / "mnist.yaml"), f"save_folder={tmp_path}"]) == 1
+    assert "nothing to draw" in capsys.readouterr().err
+    (tmp_path / "empty.json").write_text(json.dumps({"sweep": "empty", "runs": []}))
+    assert report.main([str(tmp_path / "empty.json")]) == 2
+    assert "has results" in capsys.readouterr().err
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic")
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", *quiet):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def test_the_report_reads_well_in_a_browser_and_asks_nothing_of_the_network(swept: Path, browser: Any) -> None:
+    page = swept / "report.html"
+    assert report.main([str(swept / "small.json"), "--out", str(page)]) == 0
+    browser.set_window_size(1400, 900)
+    browser.get(page.as_uri())
+    assert "sequential" in browser.find_element("css selector", "tbody").text
+    plane = "document.querySelector('.plane')"
+    names = browser.execute_script(f"return {plane}.data.map(trace => trace.name)")
+    assert {"sequential", "multitask", "SFA", "WiSE-FT"} <= set(names)
+    shown = browser.execute_script(f"return {plane}.data.find(trace => trace.name === 'SFA').text")
+    assert any("p=0.5" in text and "even" in text and "±" in text for text in shown)
+
+    def visible() -> list[Any]:
+        return list(browser.execute_script(f"return {plane}._fullData.map(trace => trace.visible)"))
+
+    assert visible() == [True] * len(names)
+    browser.find_elements("css selector", ".plane .legendtoggle")[0].click()
+    time.sleep(1)  # a second click within this time would be a double click
+    assert visible() == ["legendonly"] + [True] * (len(names) - 1)
+    before = browser.execute_script(f"return {plane}.data[0].x")
+    browser.execute_script("const s = document.querySelector('select.x'); s.value = 'even'; s.onchange()")
+    assert browser.execute_script(f"return {plane}.data[0].x") != before
+    browser.execute_script("const s = document.querySelector('select.run'); s.selectedIndex = 1; s.onchange()")
+    assert browser.execute_script("return document.querySelector('.curves').data.length") == 2
+    for width in (1400, 400):
+        browser.set_window_size(width, 900)
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        time.sleep(0.5)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        plot = browser.execute_script(f"return {plane}.getBoundingClientRect().width")
+        assert 0.7 * width < plot <= width
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
