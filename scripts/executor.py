@@ -12,9 +12,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from sfa import store
 from sfa.plan import Stage
 from sfa.sweep import SweepRun
 
+POLL = 2.0  # seconds between looks at what another process is making
 INTERRUPTED = 130  # exit code of a stage that a signal stopped, after a checkpoint
 
 
@@ -33,6 +35,10 @@ class Job:
         return [*self.run.arguments, f"only='{self.stage.fingerprint}'"]
 
     @property
+    def folder(self) -> Path:
+        return self.run.config.save_folder / "stages" / self.stage.fingerprint
+
+    @property
     def title(self) -> str:
         return f"{self.stage.label} ({self.stage.method}) for {self.run.label}, seed {self.run.config.seed}"
 
@@ -45,13 +51,14 @@ class Watcher(Protocol):
     def ended(self, job: Job, failure: str | None) -> None: ...
 
 
-def make_all(jobs: Sequence[Job], at_once: int, ranks: int, watcher: Watcher) -> dict[str, str]:
-    """Makes all jobs, after those that they need. A failure stops only those that need the failed one.
+def make_all(jobs: Sequence[Job], at_once: int, launcher: Sequence[str], watcher: Watcher) -> dict[str, str]:
+    """Makes all jobs, after those that they need. A failure stops only those that need the failed one. What another
+    process is making is left to it while there is something else to do.
 
     Args:
         jobs: in any order.
         at_once: stages at a time; each has its share of the cores, and of the GPUs if there are any.
-        ranks: processes of a stage.
+        launcher: words of the command that starts each stage; empty: it is a process of this machine.
         watcher: is told how it goes.
 
     Returns:
@@ -73,15 +80,20 @@ def make_all(jobs: Sequence[Job], at_once: int, ranks: int, watcher: Watcher) ->
 
     try:
         while waiting or running:
+            elsewhere = False
             for name, job in list(waiting.items()):
                 if job.needs & failed.keys():
                     end(waiting.pop(name), "a stage that it needs failed")
+                elif job.needs <= done and (job.folder / "manifest.json").is_file():
+                    end(waiting.pop(name), None)
+                elif job.needs <= done and store.is_locked(job.folder):
+                    elsewhere = True
                 elif job.needs <= done and len(running) < at_once:
                     slot = next(i for i in range(at_once) if i not in running)
-                    work = functools.partial(run_stage, ranks=ranks)
+                    work = functools.partial(run_stage, launcher=launcher)
                     running[slot] = (job, _start(work, job.arguments, job.log, slot, at_once))
                     watcher.started(waiting.pop(name))
-            wait([process.sentinel for _, process in running.values()], None if running else 0)
+            wait([process.sentinel for _, process in running.values()], POLL if elsewhere else None if running else 0)
             for slot, (job, process) in list(running.items()):
                 if process.exitcode is not None:
                     del running[slot]
@@ -129,10 +141,15 @@ def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once
     sys.exit(work(given))
 
 
-def run_stage(arguments: list[str], ranks: int) -> int:
-    """Exit code of ``train.py``, in this process or, for several ranks, under the launcher."""
-    if ranks > 1:
-        return subprocess.run(["composer", "-n", str(ranks), "train.py", *arguments], check=False).returncode
+def composer(ranks: int) -> list[str]:
+    """The command that starts ``train.py`` on several ranks of this machine; empty for one."""
+    return [str(Path(sys.executable).with_name("composer")), "-n", str(ranks)] if ranks > 1 else []
+
+
+def run_stage(arguments: list[str], launcher: Sequence[str]) -> int:
+    """Exit code of ``train.py``, under ``launcher`` or, if that is empty, in this process."""
+    if launcher:
+        return subprocess.run([*launcher, "train.py", *arguments], check=False).returncode
     import train
 
     return train.main(arguments)

@@ -16,6 +16,6 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """``mean ± half width``, or the mean alone of one value; ``nan`` where a run diverged."""
+    """``mean ± half width``, or the mean alone where all values are the same; ``nan`` where a run diverged."""
     mean = f"{statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {half_width(values):.{digits}f}" if len(values) > 1 else mean
+    return f"{mean} ± {half_width(values):.{digits}f}" if len(set(values)) > 1 else mean

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from scripts.executor import Job, Watcher, run_stage
+from scripts.executor import Job, Watcher, composer, run_stage
 
 RETRIES = 3  # of a task whose worker died; a stage that fails by itself is not tried again
 POLL = 1.0  # seconds between looks at which stages have begun
@@ -93,7 +93,7 @@ def _make(arguments: list[str], ranks: int, log: str, folder: str, *needed: int)
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
         try:
-            return run_stage(arguments, ranks)
+            return run_stage(arguments, composer(ranks))
         finally:
             for number, old in zip((1, 2), kept, strict=True):
                 os.dup2(old, number)

@@ -29,7 +29,7 @@ from sfa.config import flat
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",
            "*": "star", "X": "x"}  # fmt: skip
-DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot", "none": "none"}
 
 
 def page(indexes: Sequence[Path]) -> str:
@@ -105,17 +105,18 @@ def _plane(labelled: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> di
             continue
         keys = varied(list(grouped.values()), str(point["method"]))
         key = max(keys, key=lambda k: keys[k], default="")
+        style = _style(str(point["method"]))
         settings = {k.rpartition(".")[2]: v for k, v in point.items() if k != "method"}
         points.append(
             {
                 "label": name,
                 "method": label(str(point["method"])) + (", one domain alone" if is_alone(point) else ""),
-                "joined": keys.get(key, 0) > 1 and not is_alone(point),
+                "joined": keys.get(key, 0) > 1 and not is_alone(point) and style["dash"] != "none",
                 "order": order_of(point.get(key)),
                 "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
                 "runs": len(runs),
                 "scores": {task: _mean([final[task] for final in finals]) for task in tasks},
-                "style": _style(str(point["method"])),
+                "style": style,
             }
         )
     base = _by_task(labelled[0][2], base_scores(labelled[0][2]))
@@ -141,7 +142,7 @@ def _style(method: str) -> dict[str, Any]:
     colour = str(style.get("markeredgecolor", style["color"]))
     grey = f"rgb({','.join([str(round(255 * float(colour)))] * 3)})" if colour[0].isdigit() else colour
     symbol = SYMBOLS[style.get("marker", "o")] + ("-open" if style["color"] == "white" else "")
-    return {"colour": grey, "symbol": symbol, "dash": DASHES.get(style.get("linestyle", "-"), "solid")}
+    return {"colour": grey, "symbol": symbol, "dash": DASHES[style.get("linestyle", "-")]}
 
 
 def _curves(name: str, folder: Path) -> dict[str, Any]:

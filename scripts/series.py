@@ -145,12 +145,13 @@ def bounds(results: Results, axis: Axis) -> tuple[float, float | None]:
     """The base's score on an axis, and that of models trained on each of its domains alone, if there are any."""
     every = [run for _, runs in results for run in runs]
     low = statistics.fmean(on_axis(base_scores(run), axis) for run in every)
-    alone = [runs for point, runs in results if is_alone(point)]
+    alone = [[scores(run, -1) for run in runs] for point, runs in results if is_alone(point)]
     if not alone:
         return low, None
+    alone += [[scores(run, 0) for run in runs] for point, runs in results if point == {"method": "sequential"}]
     parts = [
-        max(statistics.fmean(on_axis(scores(run, -1), {name: found}) for run in runs) for runs in alone)
-        for name, found in axis.items()
+        max(statistics.fmean(on_axis(found, {name: evaluations}) for found in runs) for runs in alone)
+        for name, evaluations in axis.items()
     ]
     return low, statistics.fmean(parts)
 

@@ -39,7 +39,13 @@ from sfa.sweep import SweepRun, expand, read, stages
 
 
 def sweep(
-    name: str, runs: Sequence[SweepRun], console: Console, at_once: int = 1, ranks: int = 1, ray: str | None = None
+    name: str,
+    runs: Sequence[SweepRun],
+    console: Console,
+    at_once: int = 1,
+    ranks: int = 1,
+    ray: str | None = None,
+    launcher: Sequence[str] = (),
 ) -> list[str]:
     """Makes all stages of ``runs`` and writes the runs' results, and ``<save_folder>/<name>.json``, which lists them.
 
@@ -50,6 +56,7 @@ def sweep(
         at_once: stages at a time, on this machine.
         ranks: processes of a stage.
         ray: address of a Ray cluster to make the stages on, or ``local``.
+        launcher: words of a command that starts each stage, like ``srun``; instead of ``ranks``.
 
     Returns:
         A line for each stage that failed.
@@ -59,7 +66,7 @@ def sweep(
     console.print(f"{name}: {len(runs)} runs, {len(stages(runs))} stages, {len(jobs)} of them to make")
     with _Progress(console, len(jobs)) as progress:
         if ray is None:
-            failed = executor.make_all(jobs, at_once, ranks, progress)
+            failed = executor.make_all(jobs, at_once, launcher or executor.composer(ranks), progress)
         else:
             from scripts import ray_executor
 
@@ -152,6 +159,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--orders", nargs="+", type=yaml.safe_load, default=[None], metavar="[0,2,1]", help="of tasks")
     parser.add_argument("--jobs", type=int, default=1, help="stages at once; they share the cores and the GPUs")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each stage, by the composer launcher")
+    parser.add_argument("--launcher", default="", help="command that starts a stage's train.py, instead of --ranks")
     parser.add_argument("--ray", metavar="ADDRESS", help="make the stages on a Ray cluster; local starts one here")
     parser.add_argument("--name", help="of the sweep; the file's if it is not given")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
@@ -166,11 +174,13 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    name = given.name or given.file.stem
     if runs[0].config.dry_run:
-        print(describe_sweep(given.name or given.file.stem, runs))
+        print(describe_sweep(name, runs))
         return 0
     try:
-        failed = sweep(given.name or given.file.stem, runs, console, given.jobs, given.ranks, given.ray)
+        launcher = shlex.split(given.launcher)
+        failed = sweep(name, runs, console, given.jobs, given.ranks, given.ray, launcher)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. To go on:\n  python -m scripts.sweep {shlex.join(arguments)}")
         return 130

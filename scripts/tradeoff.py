@@ -40,9 +40,9 @@ def draw(results: Results, x: Axis, y: Axis, out: Path) -> Path:
             ax.set_title(TITLES.get(key, key), fontsize=10)
     axes[0, 0].set_ylabel(", ".join(y).replace("_", " "))
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    columns = min(len(labels), 4 * len(keys))
+    columns = min(len(labels), 3 * len(keys))
     figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.05 * -(-len(labels) // columns) + 0.01, 1, 1))
+    figure.tight_layout(rect=(0, 0.04 * -(-len(labels) // columns) + 0.01, 1, 1))
     save(figure, out)
     plt.close(figure)
     return out
@@ -60,8 +60,8 @@ def _panel(ax: Axes, results: Results, key: str, x: Axis, y: Axis) -> None:
         if high is not None:
             name = "one domain alone" if other else None
             place(high, color="0.2", linestyle=(0, (6, 3)), linewidth=1, zorder=0, label=name)
-    ax.set_xlim(left=min(0, ax.get_xlim()[0]))
-    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+    for low, high, limit in ((*ax.get_xlim(), ax.set_xlim), (*ax.get_ylim(), ax.set_ylim)):
+        limit(max(low, -0.03), min(high, 1.03))  # scores are shares, whatever their intervals
     ax.spines[["top", "right"]].set_visible(False)
 
 

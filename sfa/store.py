@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
 class DamagedStage(Exception):
@@ -66,6 +66,15 @@ def lock(folder: Path) -> FileLock:
     """A lock on making the stage in ``folder``; it is free again when its process ends, however it ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / f".{folder.name}.lock")
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is making the stage in ``folder``."""
+    try:
+        with lock(folder).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def identity(file: Path) -> str:
