@@ -46,6 +46,7 @@ def train(config: Config, command: str, first: bool) -> int:
     from scripts.curves import draw
     from sfa.callbacks import Interrupted
     from sfa.data.source import SourceError
+    from sfa.finite import NotFinite
     from sfa.results import matrix_text
     from sfa.run import make_only, run
     from sfa.store import DamagedStage
@@ -60,6 +61,9 @@ def train(config: Config, command: str, first: bool) -> int:
         saved = f"at {error}, saved" if isinstance(error, Interrupted) else "nothing of a finished stage is lost"
         console.print(f"\nInterrupted ({saved}). To go on, run the same command again:\n  {command}")
         return 130
+    except NotFinite as error:
+        print(f"{error}. Nothing of it is kept; the last checkpoint is from before.", file=sys.stderr)
+        return 1
     except DamagedStage as error:
         print(f"{error}. Delete that stage's folder to make it again.", file=sys.stderr)
         return 1

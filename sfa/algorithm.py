@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
+from sfa import finite
 from sfa.anchor import Anchor, trained_shards
 from sfa.schedule import crosses, exact_fraction
 from sfa.weights import read_shards
@@ -195,6 +196,8 @@ class SFA(Algorithm):
         after = self._anchor.squared_distance(shards)
         before, after = (math.sqrt(square) for square in _over_ranks(module, [before, after]))
         step = int(state.timestamp.batch.value)
+        if not math.isfinite(after):
+            finite.check(shards, f"merged weight, step {step},")
         self.merges.append({"step": step, "l2_before": before, "l2_after": after, "seconds": seconds})
         logger.log_metrics({"sfa/l2_before": before, "sfa/l2_after": after, "sfa/seconds": seconds})
 

@@ -77,47 +77,48 @@ def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
         )
         done, trainings = done + ready, trainings + (kind == "trains")
     loop = sum(stage.train is not None for run in runs for stage in in_order(plan(run.config)))
-    parameters, why = _parameters(runs[0].config)
-    hours = _hours(found, parameters)
-    disk = why if parameters is None else f"{_size(4 * parameters * len(found))} for {len(found)} models"
+    counted = {run.config.model.model_dump_json(): _parameters(run.config) for _, run in found}
+    sizes = [counted[run.config.model.model_dump_json()] for _, run in found]
+    known = [size for size, _ in sizes if size is not None]
+    why = next((f"; more, unknown: {reason}" for _, reason in sizes if reason), "")
     return "\n".join(
         [
             f"{name}: {len(runs)} runs, {len(found)} stages, {done} done, {len(found) - done} to do",
             *lines,
             f"trainings: {trainings}; a loop over the runs would take {loop}",
-            hours,
-            f"disk: {disk}",
+            _hours(found, [size for size, _ in sizes]),
+            f"disk: {_size(4 * sum(known))} for {len(known)} models{why}",
         ]
     )
 
 
-def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: int | None) -> str:
+def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int | None]) -> str:
     """Hours of one device that the trainings still to do take: at the pace of a finished one of the same task where
     there is one, else by 6 floating-point operations a parameter and token."""
     measured: dict[str, float] = {}
     waiting = []
-    for stage, run in found:
+    for (stage, run), size in zip(found, parameters, strict=True):
         made = store.manifest(run.config.save_folder / "stages" / stage.fingerprint)
         if stage.train is not None and made is not None:
-            measured[_work(stage)] = made["seconds"] * made["made"].get("ranks", 1) / 3600
+            measured[_work(stage, run)] = made["seconds"] * made["made"].get("ranks", 1) / 3600
         elif stage.train is not None:
-            waiting.append(stage)
-    known = [measured[_work(stage)] for stage in waiting if _work(stage) in measured]
-    sizes = [_tokens(stage) for stage in waiting if _work(stage) not in measured]
-    sized = [size for size in sizes if size is not None]
+            waiting.append((stage, run, size))
+    known = [measured[_work(stage, run)] for stage, run, _ in waiting if _work(stage, run) in measured]
+    rest = [(_tokens(stage), size) for stage, run, size in waiting if _work(stage, run) not in measured]
+    operations = [6.0 * tokens * size for tokens, size in rest if tokens is not None and size is not None]
     parts = [f"{sum(known):.2f} for {len(known)}, at the pace of finished ones"] if known else []
-    if sized and parameters is not None:
-        hours = 6 * parameters * sum(sized) / (UTILIZATION * PEAK) / 3600
-        parts.append(f"about {hours:.2g} for {len(sized)}, at {UTILIZATION:.0%} of an H100's {PEAK / 1e12:.0f} TFLOP/s")
-        sizes = [size for size in sizes if size is None]
-    if sizes:
-        parts.append(f"unknown for {len(sizes)}, until one of them is done")
+    if operations:
+        hours = sum(operations) / (UTILIZATION * PEAK) / 3600
+        rate = f"{UTILIZATION:.0%} of an H100's {PEAK / 1e12:.0f} TFLOP/s"
+        parts.append(f"about {hours:.2g} for {len(operations)}, at {rate}")
+    if len(operations) < len(rest):
+        parts.append(f"unknown for {len(rest) - len(operations)}, until one of them is done")
     return "device hours of the trainings to do: " + ("; ".join(parts) or "0")
 
 
-def _work(stage: Stage) -> str:
+def _work(stage: Stage, run: SweepRun) -> str:
     """Equal for trainings that take about as long."""
-    return store.fingerprint([stage.spec["tasks"], stage.spec["train"]])
+    return store.fingerprint([run.config.model.model_dump_json(), stage.spec["tasks"], stage.spec["train"]])
 
 
 def _tokens(stage: Stage) -> float | None:

@@ -10,6 +10,7 @@ from composer.core import State
 from torch import Tensor, nn
 
 from sfa.anchor import local, trained_shards
+from sfa.finite import check
 from sfa.weights import read_shards, write_shards
 
 Labels = Literal["empirical", "sampled"]
@@ -25,6 +26,9 @@ def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, 
         examples: one at a time, on the model's device.
         labels: those of the data (the empirical Fisher information), or drawn from the model's own predictions.
         seed: of the draws.
+
+    Raises:
+        NotFinite: names a tensor whose Fisher information is infinite or not a number.
     """
     generator = torch.Generator().manual_seed(seed)
     total = {name: torch.zeros_like(shard) for name, shard in trained_shards(model).items()}
@@ -40,7 +44,9 @@ def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, 
                 gradient = local(parameter.grad)
                 total[name].addcmul_(gradient, gradient)
     model.zero_grad(set_to_none=True)
-    return {name: tensor.div_(max(count, 1)) for name, tensor in total.items()}
+    mean = {name: tensor.div_(max(count, 1)) for name, tensor in total.items()}
+    check(mean, "Fisher information")
+    return mean
 
 
 @dataclass(frozen=True)

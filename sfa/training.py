@@ -29,6 +29,7 @@ from sfa.data import ImageTask, Task
 from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, step_count
 from sfa.data.packing import Packed
 from sfa.data.prepare import preparer
+from sfa.finite import Finite
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Stage
 from sfa.schedule import in_steps
@@ -45,6 +46,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
 
     Raises:
         Interrupted: a signal stopped it, after a checkpoint.
+        NotFinite: a loss, gradient or merged weight was infinite or not a number; checkpoints are from before.
     """
     assert stage.train is not None and stage.parent is not None
     settings, config, console = stage.train, context.config, context.console
@@ -78,6 +80,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
 
     algorithms = methods.algorithms(stage, context, total, epoch, examples)
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
+    algorithms.append(Finite())
     if settings.max_grad_norm is not None:
         algorithms.append(GradientClipping("norm", settings.max_grad_norm))
     merges = methods.merge_points(stage, total, epoch)

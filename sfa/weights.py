@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from sfa.anchor import trained_shards
+from sfa.finite import NotFinite
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -118,6 +119,7 @@ def distance(folder: Path, other: Path) -> float:
 
     Raises:
         ValueError: the models do not have the same tensors.
+        NotFinite: a tensor holds an infinite value or a NaN.
     """
     one, two = locations(folder), locations(other)
     if one.keys() != two.keys():
@@ -125,7 +127,10 @@ def distance(folder: Path, other: Path) -> float:
     total = 0.0
     for name, file in one.items():
         with safe_open(file, framework="pt") as a, safe_open(two[name], framework="pt") as b:
-            total += float((a.get_tensor(name).double() - b.get_tensor(name).double()).square().sum())
+            part = float((a.get_tensor(name).double() - b.get_tensor(name).double()).square().sum())
+        if not math.isfinite(part):
+            raise NotFinite(f"the tensor {name} is not finite in {file} or {two[name]}")
+        total += part
     return math.sqrt(total)
 
 

@@ -1,0 +1,78 @@
+"""A loss, gradient, weight or Fisher information that is not finite stops a stage, and says where."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import train
+from sfa import SFA
+from sfa.finite import Finite, NotFinite, check
+from sfa.fisher import diagonal
+from sfa.weights import distance
+from tests.toy import Regression, trainer
+
+MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_first_wrong_tensor_is_named(value: float) -> None:
+    tensors = {"a": torch.ones(3), "empty": torch.ones(0), "b": torch.ones(2, 2), "c": torch.full((5,), value)}
+    check({"a": tensors["a"], "empty": tensors["empty"]}, "weight")
+    tensors["b"][1, 1] = value
+    with pytest.raises(NotFinite, match="the weight of b is not finite"):
+        check(tensors, "weight")
+
+
+class Broken(Regression):
+    """Its loss is multiplied by ``factor`` from step 3 on."""
+
+    factor = math.nan
+    count = 0
+
+    def loss(self, outputs: Tensor, batch: tuple[Tensor, Tensor], *args: object, **kwargs: object) -> Tensor:
+        self.count += 1
+        return super().loss(outputs, batch) * (self.factor if self.count >= 3 else 1.0)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_step_that_goes_wrong_changes_no_weight(factor: float) -> None:
+    model = Broken()
+    model.factor = factor
+    fit = trainer(model, 10, [SFA(every="2ba"), Finite()])
+    with pytest.raises(NotFinite, match=r"step 3: the loss is (nan|inf), and the gradient of net\.0\.weight"):
+        fit.fit()
+    fit.close()
+    assert int(fit.state.timestamp.batch.value) == 2
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+def test_wrong_fisher_information_and_weights_are_named(tmp_path: Path) -> None:
+    x, y = torch.full((1, 6), math.inf), torch.zeros(1, 1)
+    with pytest.raises(NotFinite, match=r"Fisher information of net\."):
+        diagonal(Regression(), [(x, y)], "empirical")  # type: ignore[list-item]
+    for name, value in (("one", 0.0), ("two", math.nan)):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.zeros(3), "v": torch.tensor([value])}, tmp_path / name / "model.safetensors")
+    with pytest.raises(NotFinite, match="tensor v is not finite"):
+        distance(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_run_that_diverges_ends_with_the_step_and_keeps_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps of SGD over 2/(λ·F) diverge; checkpoints from before are whole and finite."""
+    arguments = ["method=l2", "l2.strength=1000", "train.max_duration=60ba", "train.save_interval=5ba", "name=run"]
+    assert train.main([MNIST, *arguments, f"save_folder={tmp_path}"]) == 1
+    assert "step " in (told := capsys.readouterr().err) and "gradient of" in told and "checkpoint" in told
+    finished = [json.loads(file.read_text())["task"] for file in tmp_path.glob("stages/*/manifest.json")]
+    assert sorted(finished) == ["base", "even"]
+    (checkpoint,) = tmp_path.glob("stages/*/checkpoints/*.pt")
+    model = torch.load(checkpoint, weights_only=False)["state"]["model"]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.values())
+    for file in tmp_path.glob("stages/*/model/model.safetensors"):
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(file).values())
