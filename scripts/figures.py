@@ -24,7 +24,7 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
         first: dict[str, Path] = {}
         for run in json.loads(index.read_text())["runs"]:
             first.setdefault(run["label"], index.parent / run["name"])
-        folders = [first[label] for label in figure.runs]
+        folders = [first[label] for label in figure.runs if label in first]
         if figure.kind == "together":
             return curves.draw_together(folders, figure.evaluation or "", out)
         return curves.draw(folders, out)

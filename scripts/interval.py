@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
 from scipy import stats
 
 
@@ -12,7 +13,7 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float:
     if len(values) < 2:
         return math.nan
     quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def spread(values: Sequence[float], digits: int) -> str:
