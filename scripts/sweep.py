@@ -112,8 +112,8 @@ class _Progress(Progress):
             TextColumn("left"),
             TimeRemainingColumn(),
         )
+        self.running: dict[str, Job] = {}  # before the first rendering
         super().__init__(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600)
-        self.running: dict[str, Job] = {}
         self.bar, self.total, self.ready = self.add_task("", total=total, running=0, waiting=total), total, 0
 
     def get_renderables(self) -> Iterable[RenderableType]:
