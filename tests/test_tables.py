@@ -85,7 +85,15 @@ def test_our_numbers_stand_beside_the_papers(tmp_path: Path, capsys: pytest.Capt
         if (row["after"], row["task"]) == ("base", "odd_accuracy")
     ]
     assert lines["original"][4].startswith(f"{sum(base) / 2:.3f}")
-    assert lines["never run"] == ["0.7", "", "", "0.1", "", "", "", "", ""]
+    assert lines["never run"] == ["0.7", "", "", "0.1", "", "", "", "", ""] + [""] * len(tables.BESIDE)
+    beside = dict(zip(lines[""][9:], lines["plain"][9:], strict=True))
+    assert (
+        list(beside) == list(tables.BESIDE)
+        and beside["stored examples"] == "0"
+        and float(beside["peak MiB"].split()[0]) > 100
+    )
+    average = sum(run["metrics"]["average"] for run in runs) / 2
+    assert beside["average"].startswith(f"{average:.3f} ± ")
     stages = tmp_path / "runs" / "stages"
     merged = json.loads((tmp_path / "runs" / "mnist-task_arithmetic-weights-0.7-0.3-3" / "results.json").read_text())
     one, two = (
