@@ -41,19 +41,28 @@ def draw(runs: Sequence[Path], out: Path) -> Path:
 
 def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     """Writes one panel with one evaluation of every run to ``out``."""
-    figure, ax = plt.subplots(figsize=(8, 3.4))
+    figure, ax = plt.subplots(figsize=(8, 4))
+    told = [_told(run) for run in runs]
     for i, run in enumerate(runs):
         points, _, _ = curves(run)
+        label = told[i] if told.count(told[i]) == 1 else run.name
         style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 3.5, "linewidth": 1.6}
-        ax.plot(*zip(*points[evaluation], strict=True), label=run.name, **style)
+        ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)
     ax.set_xlabel("training steps")
     ax.set_ylabel(evaluation.replace("_", " "))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
+    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0))
     figure.tight_layout()
     save(figure, out)
     plt.close(figure)
     return out
+
+
+def _told(run: Path) -> str:
+    """A run's method, and the tasks that it left out."""
+    config = json.loads((run / "results.json").read_text())["config"]
+    without = ", ".join(task["name"] for task in config["tasks"] if task["held_back"])
+    return str(config["method"]) + (f", all but {without}" if without else "")
 
 
 def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], list[tuple[int, str]]]:
