@@ -47,6 +47,7 @@ def train(config: Config, command: str, first: bool) -> int:
     from sfa.callbacks import Interrupted
     from sfa.data.source import SourceError
     from sfa.finite import NotFinite
+    from sfa.models import ModelError
     from sfa.results import matrix_text
     from sfa.run import make_only, run
     from sfa.store import DamagedStage
@@ -65,10 +66,13 @@ def train(config: Config, command: str, first: bool) -> int:
         print(f"{error}. Nothing of it is kept; the last checkpoint is from before.", file=sys.stderr)
         return 1
     except DamagedStage as error:
-        print(f"{error}. Delete that stage's folder to make it again.", file=sys.stderr)
+        print(f"{error}. Delete its folder to make it again.", file=sys.stderr)
         return 1
-    except SourceError as error:
+    except (SourceError, ModelError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error}. What is finished, and the last whole checkpoint, are as they were.", file=sys.stderr)
         return 1
     folder = config.save_folder / config.name
     if first:

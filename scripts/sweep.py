@@ -34,7 +34,7 @@ from sfa.config import ConfigError
 from sfa.describe import describe_sweep
 from sfa.machine import hardware
 from sfa.plan import in_order, plan
-from sfa.store import write_json
+from sfa.store import DamagedStage, write_json
 from sfa.sweep import SweepRun, expand, read, stages
 
 
@@ -176,7 +176,11 @@ def main(arguments: list[str]) -> int:
         return 2
     name = given.name or given.file.stem
     if runs[0].config.dry_run:
-        print(describe_sweep(name, runs))
+        try:
+            print(describe_sweep(name, runs))
+        except DamagedStage as error:
+            print(error, file=sys.stderr)
+            return 1
         return 0
     try:
         launcher = shlex.split(given.launcher)

@@ -1,5 +1,7 @@
 """What a run would do: the dry run's text. Nothing is written."""
 
+import errno
+import shutil
 from collections.abc import Sequence
 
 from sfa import store
@@ -10,6 +12,7 @@ from sfa.schema import Config, PenaltyBlock, SFABlock, Train
 from sfa.sweep import SweepRun, stages
 
 GIB = 2**30
+MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # a parameter: of a model, and of two checkpoints with AdamW's state
 PEAK, UTILIZATION = 989e12, 0.4  # an H100's dense bf16 rate, and what trainings reach of one
 PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
     "EleutherAI/pythia-2.8b": 2_775_208_960,
@@ -56,10 +59,37 @@ def describe(config: Config) -> str:
             f"parameters: {parameters:,}{trained}",
             f"memory: {_size(each * parameters)} / {ranks} a rank for float32 weights{kinds}, without activations"
             + (f"; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory" if merging and not lora else ""),
-            f"disk: {_size(4 * parameters * len(needed))} for {len(needed)} models, and up to "
-            f"{_size(24 * parameters)} for checkpoints while a stage trains",
+            f"disk: {_size(MODEL_BYTES * parameters * len(needed))} for {len(needed)} models, and up to "
+            f"{_size(CHECKPOINT_BYTES * parameters)} for checkpoints while a stage trains",
         ]
     )
+
+
+def check_disk(config: Config) -> None:
+    """Compares what the stages still to do need with what is free.
+
+    Raises:
+        OSError: there is too little.
+    """
+    missing = [
+        stage
+        for stage in in_order(plan(config))
+        if not (config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+    ]
+    parameters, _ = _parameters(config)
+    if parameters is None or config.model.lora:
+        return
+    needed = MODEL_BYTES * parameters * len(missing)
+    needed += CHECKPOINT_BYTES * parameters if any(stage.train for stage in missing) else 0
+    place = next(
+        folder for folder in (config.save_folder.absolute(), *config.save_folder.absolute().parents) if folder.is_dir()
+    )
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{place} has {_size(free)} free, and {len(missing)} models with their checkpoints need {_size(needed)}",
+        )
 
 
 def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfa.anchor import local, trained_shards
 from sfa.finite import check
+from sfa.store import unsealed
 from sfa.weights import read_shards, write_shards
 
 Labels = Literal["empirical", "sampled"]
@@ -73,7 +74,8 @@ class Fisher:
         """This rank's shards, read from ``folder``, or computed at the module's present weights and kept there.
 
         Raises:
-            ValueError: it is not in ``folder``, and the module's weights are no longer those it would be taken at.
+            DamagedStage: a file in ``folder`` is not the one that was written.
+        ValueError: it is not in ``folder``, and the module's weights are no longer those it would be taken at.
         """
         if not self.folder.is_dir():
             if not self.here or state.timestamp.batch.value > 0:
@@ -83,4 +85,4 @@ class Fisher:
             examples = (state.device.batch_to_device(example) for example in self.examples())
             write_shards(module, diagonal(module, examples, self.labels, self.seed), self.folder)
             module.train(training)
-        return read_shards(module, self.folder)
+        return read_shards(module, unsealed(self.folder))

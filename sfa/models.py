@@ -24,6 +24,12 @@ from sfa.data import Task
 from sfa.schema import LoRA, Model
 
 END = "<|endoftext|>"
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run
+WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # other files of weights are pickles
+
+
+class ModelError(Exception):
+    """A pretrained model that cannot be had or used."""
 
 
 def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int | None = None) -> tuple[Any, Any]:
@@ -37,6 +43,9 @@ def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int
 
     Returns:
         The model, with new adapters if the config asks for LoRA, and its tokenizer or image processor.
+
+    Raises:
+        ModelError: a pretrained model is not there, has no safetensors, or needs code of its own.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -47,8 +56,12 @@ def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int
             tokenizer = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
             config = _config(model, len(tokenizer))
             return kind_of(config)(config).float(), tokenizer
-        config, pretrained = _config(model, None), AutoTokenizer.from_pretrained(model.name, revision=model.revision)
-        found = kind_of(config).from_pretrained(model.name, revision=model.revision, dtype=torch.float32)
+        try:
+            config = _config(model, None)
+            pretrained = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
+            found = kind_of(config).from_pretrained(model.name, revision=model.revision, **WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise ModelError(_cannot(model.name, error)) from error
         return _with_adapters(found, model.lora) if model.lora else found, pretrained
 
 
@@ -97,11 +110,11 @@ def read_model(folder: Path | str) -> Any:
 
         adapters = PeftConfig.from_pretrained(str(folder))
         name, revision = str(adapters.base_model_name_or_path), adapters.revision
-        kind = kind_of(AutoConfig.from_pretrained(name, revision=revision))
-        under = kind.from_pretrained(name, revision=revision, dtype=torch.float32)
+        kind = kind_of(AutoConfig.from_pretrained(name, revision=revision, **NO_CODE))
+        under = kind.from_pretrained(name, revision=revision, **WEIGHTS)
         return PeftModel.from_pretrained(under, str(folder), is_trainable=True)
-    kind = kind_of(AutoConfig.from_pretrained(folder))
-    model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    kind = kind_of(AutoConfig.from_pretrained(folder, **NO_CODE))
+    model, info = kind.from_pretrained(folder, output_loading_info=True, **WEIGHTS)
     wrong = {what: sorted(names) for what, names in info.items() if names and what != "unexpected_keys"}
     if wrong:
         raise ValueError(f"the weights in {folder} do not fit its configuration: {wrong}")
@@ -112,8 +125,8 @@ def read_processor(folder: Path | str) -> Any:
     """The tokenizer or image processor in a model's folder. A tokenizer without a pad token pads with its end of
     text."""
     if (Path(folder) / "preprocessor_config.json").is_file():
-        return AutoImageProcessor.from_pretrained(folder)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        return AutoImageProcessor.from_pretrained(folder, **NO_CODE)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -149,9 +162,12 @@ def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
     config = _config(model, None, classes)
     kind = kind_of(config)
     if model.name is not None:
-        options = {"revision": model.revision, "dtype": torch.float32, "ignore_mismatched_sizes": True}
-        found = kind.from_pretrained(model.name, config=config, **options)
-        return found, AutoImageProcessor.from_pretrained(model.name, revision=model.revision)
+        options = {"revision": model.revision, "ignore_mismatched_sizes": True, **WEIGHTS}
+        try:
+            found = kind.from_pretrained(model.name, config=config, **options)
+            return found, AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
+        except (OSError, ValueError) as error:
+            raise ModelError(_cannot(model.name, error)) from error
     channels, size = int(config.num_channels), int(config.image_size)
     half = [0.5] * channels
     return kind(config).float(), ViTImageProcessor(
@@ -159,10 +175,14 @@ def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
     )
 
 
+def _cannot(name: str, error: Exception) -> str:
+    return f"the model {name} cannot be used: {' '.join(str(error).split())}"
+
+
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:
     if model.name is not None:
         labels = {} if classes is None else {"num_labels": classes}
-        return AutoConfig.from_pretrained(model.name, revision=model.revision, **labels)
+        return AutoConfig.from_pretrained(model.name, revision=model.revision, **NO_CODE, **labels)
     if classes is not None:
         assert model.architecture is not None, "the config demands one or the other"
         return AutoConfig.for_model(model.architecture, **{**model.config, "num_labels": classes})

@@ -11,6 +11,7 @@ from sfa import config as configs
 from sfa import results, stage, store
 from sfa.callbacks import Evaluator
 from sfa.context import Context
+from sfa.describe import check_disk
 from sfa.plan import in_order, plan
 from sfa.schema import Config
 
@@ -24,9 +25,12 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
     Raises:
         Interrupted: a signal stopped it; calling again goes on from there.
         DamagedStage: a finished stage's files were changed.
+        OSError: there is too little room for what is to be made, or it cannot be written.
     """
     dist.initialize_dist(get_device(None))
     context = Context(config, evaluator, console)
+    if dist.get_global_rank() == 0:
+        check_disk(config)
     shown = {part.fingerprint: part for part in plan(config)}
     manifests, scores = [], []
     for part in in_order(shown.values()):
@@ -64,7 +68,12 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
 def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> None:
     """Says so if the results of another config, of the same name, are about to be replaced."""
     if file.is_file():
-        old, new = configs.flat(json.loads(file.read_text())["config"]), configs.flat(content["config"])
+        try:
+            replaced = json.loads(file.read_text())["config"]
+        except (ValueError, KeyError, TypeError):
+            console.print(f"{file} was torn or damaged and is written again")
+            return
+        old, new = configs.flat(replaced), configs.flat(content["config"])
         differs = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differs:
             console.print(

@@ -1,7 +1,6 @@
 """Makes one stage, or finds it on disk: the base is built, a task is trained."""
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -56,12 +55,17 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
 
 
 def scores(stage: Stage, context: Context) -> list[Score]:
-    """The final scores of a finished stage on the run's evaluations; what is not on disk yet is evaluated now."""
+    """The final scores of a finished stage on the run's evaluations; what is not on disk yet is evaluated now.
+
+    Raises:
+        DamagedStage: the model that is to be evaluated is not the one that was written.
+    """
     folder = context.folder(stage)
     evaluator = context.evaluator
     known = {row["key"]: row for row in read_rows(folder) if row["final"]}
     missing = [name for name in evaluator.names if evaluator.key(name) not in known]
     if missing:
+        store.verify(folder)
         model = models.read_model(folder / "model").eval()
         if torch.cuda.is_available():
             model = model.cuda()
@@ -82,7 +86,7 @@ def _score(row: dict[str, Any]) -> Score:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """All scores kept with a stage: those during its training by ``step``, and the ``final`` ones."""
     file = folder / "evaluations.json"
-    return list(json.loads(file.read_text())) if file.is_file() else []
+    return list(store.read_json(file)) if file.is_file() else []
 
 
 def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -125,7 +129,7 @@ def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
         moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
         shards = diagonal(wrapped, moved, block.labels, config.seed)
         weights.write_alone(wrapped, shards, folder)
-    return folder
+    return store.unsealed(folder)
 
 
 def _manifest(stage: Stage, record: dict[str, Any]) -> dict[str, Any]:

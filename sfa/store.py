@@ -9,6 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+SEAL = "checksums.json"
+
 
 class DamagedStage(Exception):
     """A finished stage whose files are not those its manifest lists."""
@@ -42,9 +44,25 @@ def finish(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or ``None``."""
+    """The manifest of a finished stage, or ``None``.
+
+    Raises:
+        DamagedStage: it is no whole JSON.
+    """
     path = folder / "manifest.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return dict(read_json(path)) if path.is_file() else None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a stage.
+
+    Raises:
+        DamagedStage: it is no whole JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DamagedStage(f"{path} is torn or damaged: {error}") from error
 
 
 def verify(folder: Path) -> None:
@@ -60,6 +78,26 @@ def verify(folder: Path) -> None:
     for name, file in found.items():
         if file.stat().st_size != listed[name]["bytes"] or _sha256(file) != listed[name]["sha256"]:
             raise DamagedStage(f"{file} is not the file that was written: its size or checksum differs")
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of all files of ``folder`` into it. For what is kept beside stages: see :func:`unsealed`."""
+    write_json(folder / SEAL, {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != SEAL})
+
+
+def unsealed(folder: Path) -> Path:
+    """``folder``, whose files are those that were sealed.
+
+    Raises:
+        DamagedStage: a file is missing or was changed.
+    """
+    listed = read_json(folder / SEAL) if (folder / SEAL).is_file() else {}
+    for name, checksum in listed.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != checksum:
+            raise DamagedStage(f"{folder / name} is not the file that was written: its checksum differs")
+    if not listed:
+        raise DamagedStage(f"{folder} holds no checksums")
+    return folder
 
 
 def lock(folder: Path) -> FileLock:

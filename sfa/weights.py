@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from sfa.anchor import trained_shards
 from sfa.finite import NotFinite
+from sfa.store import seal
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -83,6 +84,7 @@ def write_shards(module: nn.Module, shards: dict[str, Tensor], folder: Path) -> 
         for name, shard in own.items():
             shard.copy_(kept[name])
     if dist.get_global_rank() == 0:
+        seal(temporary)
         temporary.replace(folder)
     dist.barrier()
 
@@ -96,6 +98,7 @@ def write_alone(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
     model.model.save_pretrained(temporary)
+    seal(temporary)
     temporary.replace(folder)
 
 

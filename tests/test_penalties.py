@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sfa.anchor import Anchor, trained_shards
 from sfa.fisher import Fisher, diagonal
 from sfa.penalties import Penalty, add_gradient
+from sfa.store import seal
 from tests.toy import BATCH, Regression, data, trainer, weights
 
 STEPS = 7
@@ -148,6 +149,7 @@ def test_one_accumulated_fisher_is_the_sum_and_one_a_task_pulls_to_each(tmp_path
     (tmp_path / "first").mkdir()
     (tmp_path / "theta1").mkdir()
     save_file(first, tmp_path / "first" / "model.safetensors")
+    seal(tmp_path / "first")
     theta1 = {name: tensor + 1 for name, tensor in theta_o.items()}
     save_file(theta1, tmp_path / "theta1" / "model.safetensors")
     second = by_hand(model, 5)

@@ -1,9 +1,10 @@
 """A task's rows as arrays of what its model takes, made once and kept by content."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from sfa.data.packing import Packed, alone, encode, encode_pairs, pack
 from sfa.data.source import SourceError, shuffled
 from sfa.data.task import Row, Split, Task
 from sfa.data.template import Template
-from sfa.store import fingerprint
+from sfa.store import fingerprint, seal, unsealed
 
 CHUNK = 64  # images that are resized at once
 
@@ -79,20 +80,18 @@ class TextPreparer:
         }
         about |= {"tokenizer": self.tokenizer.backend_tokenizer.to_str(), "chat": self.tokenizer.chat_template}
         about |= {"seq_len": self.seq_len, "seed": seed, "v": 2}
-        file = cache / f"{_names(tasks)}-{fingerprint(about)}.safetensors"
-        if not file.exists() and dist.get_local_rank() == 0:
+        folder = cache / f"{_names(tasks)}-{fingerprint(about)}"
+        if not folder.exists() and dist.get_local_rank() == 0:
             rows: list[Row] = [row for task in tasks for row in _rows(task, "train")]
             if self.pairs:
                 packed, truncated = encode_pairs(rows, self.tokenizer, self.seq_len, self.template)
             else:
                 examples, truncated = encode(rows, self.tokenizer, self.seq_len, self.template)
                 packed = pack(examples, self.seq_len, int(self.tokenizer.pad_token_id), seed)
-            cache.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            save_file(packed, temporary, metadata={"truncated": str(truncated)})
-            temporary.replace(file)
+            with _new(folder) as temporary:
+                save_file(packed, temporary / "packed.safetensors", metadata={"truncated": str(truncated)})
         dist.barrier()
-        with safe_open(file, framework="np") as stream:
+        with safe_open(unsealed(folder) / "packed.safetensors", framework="np") as stream:
             names = stream.keys()
             return [{name: stream.get_tensor(name) for name in names}], int(stream.metadata()["truncated"])
 
@@ -144,16 +143,12 @@ class ImagePreparer:
         folder = cache / f"{task.name}-{split}-{fingerprint(about)}"
         if not folder.exists() and dist.get_local_rank() == 0:
             pixels, labels, skipped = self._arrays(_rows(task, split), task)
-            temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-            temporary.mkdir(parents=True)
-            np.save(temporary / "pixel_values.npy", pixels)
-            np.save(temporary / "labels.npy", labels)
-            (temporary / "about.json").write_text(json.dumps({**about, "skipped": skipped}))
-            if folder.exists():
-                shutil.rmtree(temporary)
-            else:
-                temporary.replace(folder)
+            with _new(folder) as temporary:
+                np.save(temporary / "pixel_values.npy", pixels)
+                np.save(temporary / "labels.npy", labels)
+                (temporary / "about.json").write_text(json.dumps({**about, "skipped": skipped}))
         dist.barrier()
+        unsealed(folder)
         labels = np.load(folder / "labels.npy")
         skipped = json.loads((folder / "about.json").read_text())["skipped"]
         pixels = _mapped(str(folder / "pixel_values.npy"))
@@ -190,6 +185,20 @@ class ImagePreparer:
         found = self.processor(images, input_data_format="channels_first", **options)["pixel_values"]
         whole: NDArray[np.uint8] = np.clip(np.rint(found), 0, 255).astype(np.uint8)
         return whole
+
+
+@contextlib.contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which then becomes ``folder``, whole and sealed; unless another process was faster."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
+    temporary.mkdir(parents=True)
+    yield temporary
+    seal(temporary)
+    if folder.exists():
+        shutil.rmtree(temporary)
+    else:
+        temporary.replace(folder)
 
 
 class _Mapped(np.memmap[Any, np.dtype[np.uint8]]):

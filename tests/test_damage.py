@@ -1,0 +1,144 @@
+"""Files that were cut short or changed are noticed before they are used, and named; a folder that cannot be written to,
+or has too little room, is an error that leaves what is there."""
+
+import collections
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import train
+from sfa import store
+from sfa.models import ModelError, build
+from sfa.schema import Model
+from sfa.store import DamagedStage, seal, unsealed
+
+MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
+SMALL = ["train.max_duration=4ba", "eval.limit=20", "name=run", "ewc.examples=4"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    assert train.main([MNIST, *SMALL, "method=ewc", f"save_folder={folder}"]) == 0
+    return folder
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def of_task(folder: Path, task: str) -> Path:
+    found = [f.parent for f in folder.glob("stages/*/manifest.json") if json.loads(f.read_text())["task"] == task]
+    return found[0]
+
+
+FILES: dict[str, Callable[[Path], Path]] = {
+    "model": lambda folder: of_task(folder, "even") / "model" / "model.safetensors",
+    "settings of a model": lambda folder: of_task(folder, "even") / "model" / "config.json",
+    "data": lambda folder: next(folder.glob("data/odd-train-*/pixel_values.npy")),
+    "Fisher information": lambda folder: next(folder.glob("stages/*/fisher-*/model.safetensors")),
+}
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("what", FILES)
+def test_a_damaged_file_is_named_and_not_used(
+    what: str, damage: Callable[[Path], None], made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last stage is made again from the damaged file."""
+    shutil.copytree(made, tmp_path / "runs")
+    shutil.rmtree(of_task(tmp_path / "runs", "odd"))
+    victim = FILES[what](tmp_path / "runs")
+    damage(victim)
+    assert train.main([MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]) == 1
+    assert str(victim) in capsys.readouterr().err
+    finished = [json.loads(f.read_text())["task"] for f in (tmp_path / "runs").glob("stages/*/manifest.json")]
+    assert sorted(finished) == ["base", "even"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "evaluations.json"])
+def test_a_torn_record_of_a_stage_is_named(
+    name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "runs")
+    victim = of_task(tmp_path / "runs", "even") / name
+    cut(victim)
+    assert train.main([MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]) == 1
+    assert f"{victim} is torn or damaged" in capsys.readouterr().err
+
+
+def test_torn_results_are_written_again(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(made, tmp_path / "runs")
+    victim = tmp_path / "runs" / "run" / "results.json"
+    before = json.loads(victim.read_text())
+    cut(victim)
+    assert train.main([MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]) == 0
+    assert "was torn or damaged and is written again" in capsys.readouterr().out
+    after = json.loads(victim.read_text())
+    before["config"].pop("save_folder")
+    after["config"].pop("save_folder")
+    assert after == before
+
+
+def test_a_seal_notices_what_is_missing_or_changed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one")
+    with pytest.raises(DamagedStage, match="holds no checksums"):
+        unsealed(tmp_path)
+    seal(tmp_path)
+    assert unsealed(tmp_path) == tmp_path
+    (tmp_path / "a").unlink()
+    with pytest.raises(DamagedStage, match="a is not the file"):
+        unsealed(tmp_path)
+
+
+def test_too_little_room_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(2**30, 2**30 - 2**20, 2**20))
+    assert train.main([MNIST, *SMALL, f"save_folder={tmp_path / 'runs'}"]) == 1
+    assert "has 1.0 MiB free" in (told := capsys.readouterr().err) and "3 models" in told
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "results.json"
+    store.write_json(file, {"good": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write_json(file, {"good": 2})
+    assert json.loads(file.read_text()) == {"good": 1}
+
+
+def test_weights_are_never_unpickled_and_code_never_run(tmp_path: Path, made: Path) -> None:
+    """A model with a pickle for weights, and one that brings Python files."""
+    proof = tmp_path / "proof"
+    pickled = tmp_path / "pickled"
+    shutil.copytree(of_task(made, "even") / "model", pickled)
+    (pickled / "model.safetensors").unlink()
+    code = f"import pathlib; pathlib.Path({str(proof)!r}).touch()"
+    (pickled / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(proof).encode() + b"'\ntR.")
+    with pytest.raises(ModelError, match="cannot be used"):
+        build(Model(name=str(pickled)), 1, [], 10)
+    coded = tmp_path / "coded"
+    coded.mkdir()
+    (coded / "theirs.py").write_text(f"{code}\nfrom transformers import PretrainedConfig as C\n")
+    auto = {"AutoConfig": "theirs.C", "AutoModelForCausalLM": "theirs.C"}
+    (coded / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": auto}))
+    with pytest.raises(ModelError, match="cannot be used"):
+        build(Model(name=str(coded)), 1, [])
+    assert not proof.exists()
