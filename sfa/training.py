@@ -31,9 +31,11 @@ from sfa.data.packing import Packed
 from sfa.data.prepare import preparer
 from sfa.finite import Finite
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
+from sfa.pickles import foreign
 from sfa.plan import Stage
 from sfa.schedule import in_steps
 from sfa.schema import Config, Rehearsal, Train
+from sfa.store import DamagedStage
 
 
 def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -184,10 +186,18 @@ def _title(stage: Stage, config: Config) -> str:
 
 
 def newest_checkpoint(folder: Path, console: Console) -> str | None:
-    """The newest whole checkpoint, to go on from. One that a process died over while writing is told and left out."""
+    """The newest whole checkpoint, to go on from. One that a process died over while writing is told and left out.
+
+    Raises:
+        DamagedStage: a checkpoint's pickle would import something that no checkpoint of this suite holds; Composer
+            would run it.
+    """
     found = sorted(folder.glob("ep*-ba*"), key=lambda path: int(path.stem.rpartition("ba")[2]), reverse=True)
     for checkpoint in found:
         if _whole(checkpoint):
+            wrong = foreign(checkpoint / ".metadata" if checkpoint.is_dir() else checkpoint)
+            if wrong is not None:
+                raise DamagedStage(f"{checkpoint} was not written here: loading it would run {wrong}")
             return str(checkpoint)
         console.print(f"{checkpoint} is torn or damaged and is not used")
     return None
