@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 import train
 from scripts import report, sweep
 from sfa import store
+from sfa.data.prepare import _once
 from sfa.models import ModelError, build
 from sfa.pickles import foreign
 from sfa.schema import Model
@@ -208,3 +211,23 @@ def test_no_secret_of_the_environment_is_written(
     assert [file for file in written if secret.encode() in file.read_bytes()] == []
     shown = capsys.readouterr()
     assert secret not in shown.out + shown.err
+
+
+def test_data_that_two_processes_want_at_once_are_prepared_once(tmp_path: Path) -> None:
+    """Threads, which have locks of their own as processes do."""
+    made, found = [], []
+
+    def want() -> None:
+        with _once(tmp_path / "cache" / "odd") as temporary:
+            if temporary is not None:
+                made.append(temporary)
+                time.sleep(0.2)
+                (temporary / "data").write_text("whole")
+        found.append((unsealed(tmp_path / "cache" / "odd") / "data").read_text())
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and found == ["whole"] * 4

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from sfa.data.packing import Packed, alone, encode, encode_pairs, pack
 from sfa.data.source import SourceError, shuffled
 from sfa.data.task import Row, Split, Task
 from sfa.data.template import Template
-from sfa.store import fingerprint, seal, unsealed
+from sfa.store import fingerprint, lock, seal, unsealed
 
 CHUNK = 64  # images that are resized at once
 
@@ -81,15 +80,16 @@ class TextPreparer:
         about |= {"tokenizer": self.tokenizer.backend_tokenizer.to_str(), "chat": self.tokenizer.chat_template}
         about |= {"seq_len": self.seq_len, "seed": seed, "v": 2}
         folder = cache / f"{_names(tasks)}-{fingerprint(about)}"
-        if not folder.exists() and dist.get_local_rank() == 0:
-            rows: list[Row] = [row for task in tasks for row in _rows(task, "train")]
-            if self.pairs:
-                packed, truncated = encode_pairs(rows, self.tokenizer, self.seq_len, self.template)
-            else:
-                examples, truncated = encode(rows, self.tokenizer, self.seq_len, self.template)
-                packed = pack(examples, self.seq_len, int(self.tokenizer.pad_token_id), seed)
-            with _new(folder) as temporary:
-                save_file(packed, temporary / "packed.safetensors", metadata={"truncated": str(truncated)})
+        if dist.get_local_rank() == 0:
+            with _once(folder) as temporary:
+                if temporary is not None:
+                    rows: list[Row] = [row for task in tasks for row in _rows(task, "train")]
+                    if self.pairs:
+                        packed, truncated = encode_pairs(rows, self.tokenizer, self.seq_len, self.template)
+                    else:
+                        examples, truncated = encode(rows, self.tokenizer, self.seq_len, self.template)
+                        packed = pack(examples, self.seq_len, int(self.tokenizer.pad_token_id), seed)
+                    save_file(packed, temporary / "packed.safetensors", metadata={"truncated": str(truncated)})
         dist.barrier()
         with safe_open(unsealed(folder) / "packed.safetensors", framework="np") as stream:
             names = stream.keys()
@@ -141,12 +141,13 @@ class ImagePreparer:
         """All images of a split, and how many could not be read. All ranks call it."""
         about = {"task": task.data_spec(), "split": split, "processor": self.processor.to_dict(), "v": 1}
         folder = cache / f"{task.name}-{split}-{fingerprint(about)}"
-        if not folder.exists() and dist.get_local_rank() == 0:
-            pixels, labels, skipped = self._arrays(_rows(task, split), task)
-            with _new(folder) as temporary:
-                np.save(temporary / "pixel_values.npy", pixels)
-                np.save(temporary / "labels.npy", labels)
-                (temporary / "about.json").write_text(json.dumps({**about, "skipped": skipped}))
+        if dist.get_local_rank() == 0:
+            with _once(folder) as temporary:
+                if temporary is not None:
+                    pixels, labels, skipped = self._arrays(_rows(task, split), task)
+                    np.save(temporary / "pixel_values.npy", pixels)
+                    np.save(temporary / "labels.npy", labels)
+                    (temporary / "about.json").write_text(json.dumps({**about, "skipped": skipped}))
         dist.barrier()
         unsealed(folder)
         labels = np.load(folder / "labels.npy")
@@ -188,16 +189,18 @@ class ImagePreparer:
 
 
 @contextlib.contextmanager
-def _new(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which then becomes ``folder``, whole and sealed; unless another process was faster."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
-    temporary.mkdir(parents=True)
-    yield temporary
-    seal(temporary)
-    if folder.exists():
-        shutil.rmtree(temporary)
-    else:
+def _once(folder: Path) -> Iterator[Path | None]:
+    """A folder to write in, which then becomes ``folder``, whole and sealed; ``None`` if that is there, perhaps because
+    another process has just made it."""
+    with lock(folder):
+        if folder.exists():
+            yield None
+            return
+        temporary = folder.with_name(f".{folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        temporary.mkdir(parents=True)
+        yield temporary
+        seal(temporary)
         temporary.replace(folder)
 
 
