@@ -68,6 +68,10 @@ def train(config: Config, command: str, first: bool) -> int:
     except DamagedStage as error:
         print(f"{error}. Delete its folder to make it again.", file=sys.stderr)
         return 1
+    except configs.ConfigError as error:
+        if first:
+            print(error, file=sys.stderr)
+        return 2
     except (SourceError, ModelError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -83,12 +87,15 @@ def train(config: Config, command: str, first: bool) -> int:
 
 def _quiet() -> None:
     """Leaves the terminal to our own lines; warnings of the libraries go to the log."""
+    import datasets
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs besides, it raises
     logging.getLogger("composer").setLevel(logging.ERROR)
     logging.getLogger("transformers").setLevel(logging.ERROR)
 

@@ -25,7 +25,7 @@ from eval.live import is_sharded, unsharded, untouched
 from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.data import Row, Task, owner
-from sfa.data.source import shuffled
+from sfa.data.source import shuffled, usable
 from sfa.data.template import Template, render, separator
 from sfa.store import fingerprint
 
@@ -82,7 +82,7 @@ class Harness:
             return
         file = TASK_FILES / f"{name}.yaml"
         rows = self.sources[name].eval_rows(name) if file.is_file() else self.sources[name].rows("test")
-        self.rows[name] = shuffled(rows, self.settings.limit)
+        self.rows[name] = shuffled(usable(rows, name), self.settings.limit)
         if file.is_file():
             self.tasks[name] = _task(load_yaml(file), self.rows[name], self.settings.template, tokenizer)
 

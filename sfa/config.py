@@ -4,7 +4,6 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,6 +106,12 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
         errors.append("tasks: images and text cannot be in one stream")
     if not images and config.model.architecture is not None and config.model.tokenizer is None:
         errors.append("model.tokenizer: is required beside an architecture with random weights")
+    elif tasks and images in (0, len(tasks)) and (config.model.architecture is not None or Path(name).is_dir()):
+        from sfa.models import faults  # seconds to import
+
+        errors += faults(config.model, config.classes(), max(config.train_of(task).seq_len for task in tasks))
+    if config.model.tokenizer is not None and config.model.template == "chat":
+        errors.append("model.template: chat needs a tokenizer with a chat template, and one trained here has none")
     if images and config.model.tokenizer is not None:
         errors.append("model.tokenizer: a stream of images needs none")
     if images and config.model.lora is not None:
@@ -128,12 +133,17 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     if config.method == "sfa" and config.sfa.p is not None:
         for task in tasks[1:]:
             steps = config.train_of(task).max_duration
-            if steps.endswith("ba") and exact_fraction(config.sfa.p) * Fraction(steps[:-2].replace("_", "")) < 1:
-                errors.append(
-                    f"sfa.p: {config.sfa.p} of {steps} is less than one step; allowed from 1/{steps[:-2]} to 1, "
-                    "or sfa.every=1ba sfa.p=null to merge after every step"
-                )
+            if steps.endswith("ba") and exact_fraction(config.sfa.p) * int(steps[:-2]) < 1:
+                errors.append(too_often(config.sfa.p, int(steps[:-2])))
     return list(dict.fromkeys(errors))
+
+
+def too_often(p: float, total: int) -> str:
+    """The error of a p that is less than one of a training's ``total`` steps."""
+    return (
+        f"sfa.p: {p} of {total} steps is less than one step; allowed from 1/{total} to 1, "
+        "or sfa.every=1ba sfa.p=null to merge after every step"
+    )
 
 
 def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -160,7 +170,14 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
-    return {str(key): value for key, value in raw.items()}
+    return dict(_named(raw))
+
+
+def _named(content: Any) -> Any:
+    """Nested mappings with text for keys, as YAML's numbers and dates are not the names of anything."""
+    if isinstance(content, dict):
+        return {str(key): _named(value) for key, value in content.items()}
+    return [_named(value) for value in content] if isinstance(content, list) else content
 
 
 def _name_task(loaded: Any, key: str) -> None:
@@ -189,6 +206,8 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 parts = split.entries() if split is not None else []
             except ValueError as error:
                 errors.append(f"tasks.{i}.{error}")
+                known = {*kind.model_fields, *LabelSplit.model_fields}
+                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in entry if key not in known]
                 parts = []
         else:
             options = dict(entry) if isinstance(entry, dict) else {"name": entry}
@@ -198,11 +217,15 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 kind = Images
             if kind is None:
                 errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
+                kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit]
+                some = {key for task in kinds for key in task.model_fields}
+                errors += [_unknown(f"tasks.{i}.{key}", None, some, "") for key in options if key not in some]
                 continue
             parts = [options]
         for options in parts:
-            if isinstance(options.get("train"), dict):
-                _validate(Train, options["train"], f"tasks.{i}.train.", errors)
+            own = options.get("train")
+            if isinstance(own, dict) and _validate(Train, own, f"tasks.{i}.train.", errors) is None:
+                options["train"] = {}  # told; the rest is checked without it
             if "data_folder" in kind.model_fields:
                 options["data_folder"] = data_folder
             task = _validate(kind, options, f"tasks.{i}.", errors)

@@ -1,8 +1,10 @@
 """What a run would do: the dry run's text. Nothing is written."""
 
 import errno
+import math
 import shutil
 from collections.abc import Sequence
+from fractions import Fraction
 
 from sfa import store
 from sfa.data import ImageTask
@@ -198,8 +200,11 @@ def _merges(block: SFABlock, total: int) -> str:
     if every is not None and not every.endswith(("ba", "dur")):
         return f"every {every} and at the end"
     interval = exact_fraction(p) * total if p is not None else in_steps(str(every), total, epoch=1)
-    steps = [f"{step:,}" for step in interval_steps(total, interval)]
-    shown = steps if len(steps) <= 12 else [*steps[:5], "…", *steps[-2:]]
+    apart = max(interval, Fraction(1))
+    if total <= 12 * apart:
+        shown = [f"{step:,}" for step in interval_steps(total, interval)]
+    else:
+        shown = [*(f"{math.ceil(k * apart):,}" for k in range(1, 6)), "…", f"{total:,}"]
     return f"{', '.join(shown)} (β={block.beta})"
 
 

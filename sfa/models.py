@@ -1,5 +1,9 @@
 """Models with their tokenizers or image processors, from a config or from a folder in Hugging Face format."""
 
+import difflib
+import functools
+import inspect
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +13,14 @@ import transformers
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     ViTImageProcessor,
 )
@@ -23,6 +29,7 @@ import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
 from sfa.schema import LoRA, Model
 
+MOST_LAYERS = 1000
 END = "<|endoftext|>"
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run
 WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # other files of weights are pickles
@@ -90,12 +97,97 @@ def parameter_count(model: Model, classes: int | None = None) -> int:
 
     Raises:
         OSError: the configuration of a pretrained model cannot be had, for example because the hub is off.
+        ModelError: no model can be built from it.
     """
-    config = _config(model, model.tokenizer.vocab_size if model.tokenizer else None, classes)
-    kind = kind_of(config)  # imported before the device changes: torch 2.7
-    with torch.device("meta"):
-        empty = kind(config)
+    return _parameters(model.model_dump_json(exclude={"template", "lora"}), classes)
+
+
+@functools.lru_cache
+def _parameters(described: str, classes: int | None) -> int:
+    model = Model.model_validate_json(described)
+    try:
+        config = _config(model, model.tokenizer.vocab_size if model.tokenizer else None, classes)
+        layers = max(int(getattr(config, name, None) or 0) for name in ("num_hidden_layers", "num_decoder_layers"))
+        if layers > MOST_LAYERS:
+            raise ModelError(f"{layers} layers are too many to build: at most {MOST_LAYERS}")
+        kind = kind_of(config)  # imported before the device changes: torch 2.7
+        with torch.device("meta"):
+            empty = kind(config)
+    except (OSError, ModelError):
+        raise
+    except Exception as error:  # each architecture checks its configuration in its own way
+        raise ModelError(_one_line(error)) from error
     return sum(p.numel() for p in empty.parameters())
+
+
+def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
+    """What is wrong with a model of random weights, or with one in a folder, as far as its configuration tells.
+
+    Args:
+        model: of the config.
+        classes: labels of the images it is to classify; ``None`` for text.
+        seq_len: tokens of the longest sequence it is to be trained on.
+
+    Returns:
+        Lines of a config's error, ``key: what``.
+    """
+    key = "model.name" if model.architecture is None else "model.config"
+    if model.architecture is not None and model.architecture not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(model.architecture, list(CONFIG_MAPPING), 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return [f"model.architecture: {model.architecture!r} is no model type of transformers{hint}"]
+    try:
+        parameter_count(model, classes)
+    except (OSError, ModelError) as error:
+        return [f"{key}: no model can be built: {_one_line(error)}"]
+    vocab_size = model.tokenizer.vocab_size if model.tokenizer else None
+    config = _config(model, vocab_size, classes)
+    found = [f"model.config.{name}: {model.architecture} knows no such key" for name in _ignored(model.config, config)]
+    wanted = "no language model" if classes is None else "no image classifier"
+    if (type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING) == (classes is None):
+        return [*found, f"{key}: {config.model_type} is {wanted}, and the tasks need one"]
+    if classes is not None:
+        return found
+    if vocab_size is not None and config.vocab_size < vocab_size:
+        found.append(f"{key}.vocab_size: {config.vocab_size} is less than the tokenizer's {vocab_size}")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and seq_len > positions:
+        found.append(f"train.seq_len: {seq_len} is longer than the {positions} positions that the model has")
+    return found
+
+
+def check(folder: Path, seq_len: int, template: str) -> None:
+    """Checks that the model in a folder can be trained as it is asked to.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the model, no end of text, or no chat template where one is
+            needed; or a sequence is longer than the model.
+    """
+    processor = read_processor(folder)
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        return
+    adapters = folder / "adapter_config.json"
+    name = json.loads(adapters.read_text())["base_model_name_or_path"] if adapters.is_file() else folder
+    config = AutoConfig.from_pretrained(name, **NO_CODE)
+    positions, tokens = getattr(config, "max_position_embeddings", None), len(processor)
+    if tokens > config.vocab_size:
+        raise ModelError(f"the tokenizer has {tokens} tokens and the model embeddings for {config.vocab_size}")
+    if processor.eos_token_id is None:
+        raise ModelError("the tokenizer has no end-of-text token, so no response would end")
+    if template == "chat" and processor.chat_template is None:
+        raise ModelError("the tokenizer has no chat template: set model.template to instruction or plain")
+    if positions is not None and seq_len > positions:
+        raise ModelError(f"train.seq_len: {seq_len} is longer than the {positions} positions that the model has")
+
+
+def _ignored(options: dict[str, Any], config: Any) -> list[str]:
+    """Those of ``options`` that a configuration keeps but knows nothing of."""
+    known = {*inspect.signature(type(config).__init__).parameters, *inspect.signature(PreTrainedConfig).parameters}
+    return [name for name in options if name in vars(config) and name not in known | set(config.attribute_map)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def read_model(folder: Path | str) -> Any:
@@ -176,7 +268,7 @@ def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
 
 
 def _cannot(name: str, error: Exception) -> str:
-    return f"the model {name} cannot be used: {' '.join(str(error).split())}"
+    return f"the model {name} cannot be used: {_one_line(error)}"
 
 
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:

@@ -8,11 +8,11 @@ from composer.utils import dist, get_device
 from rich.console import Console
 
 from sfa import config as configs
-from sfa import results, stage, store
+from sfa import models, results, stage, store
 from sfa.callbacks import Evaluator
 from sfa.context import Context
 from sfa.describe import check_disk
-from sfa.plan import in_order, plan
+from sfa.plan import Stage, in_order, plan
 from sfa.schema import Config
 
 
@@ -25,6 +25,8 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
     Raises:
         Interrupted: a signal stopped it; calling again goes on from there.
         DamagedStage: a finished stage's files were changed.
+        ConfigError: something of the config shows to be wrong with the data at hand.
+        ModelError: the model does not fit its tokenizer or what it is asked to do.
         OSError: there is too little room for what is to be made, or it cannot be written.
     """
     dist.initialize_dist(get_device(None))
@@ -34,7 +36,7 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
     shown = {part.fingerprint: part for part in plan(config)}
     manifests, scores = [], []
     for part in in_order(shown.values()):
-        manifest = stage.make(part, context)
+        manifest = _make(part, context)
         if part.fingerprint in shown:
             manifests.append(manifest)
             scores.append(stage.scores(part, context))
@@ -60,9 +62,19 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
     context = Context(config, evaluator, console)
     shown = plan(config)
     part = next(part for part in in_order(shown) if part.fingerprint == config.only)
-    stage.make(part, context)
+    _make(part, context)
     if any(part.fingerprint == one.fingerprint for one in shown):
         console.print(_line(part.label, stage.scores(part, context)))
+
+
+def _make(part: Stage, context: Context) -> dict[str, Any]:
+    """The manifest of a stage; what all stages come from is checked before anything is trained from it."""
+    manifest = stage.make(part, context)
+    if part.parent is None:
+        config = context.config
+        longest = max(config.train_of(task).seq_len for task in config.tasks)
+        models.check(context.model(part), longest, config.model.template)
+    return manifest
 
 
 def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> None:

@@ -1,5 +1,6 @@
 """When to merge: the steps of Algorithm 1."""
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -42,7 +43,10 @@ def merge_steps(T: int, p: Number) -> list[int]:
 
 def interval_steps(T: int, interval: Fraction) -> list[int]:
     """Steps ``ceil(k·interval)`` up to ``T``, and ``T`` itself once."""
-    return [t for t in range(1, T + 1) if t == T or crosses(t - 1, t, interval)]
+    if interval <= 1:
+        return list(range(1, T + 1))
+    steps = [math.ceil(k * interval) for k in range(1, T // interval + 1)]
+    return steps if steps and steps[-1] == T else [*steps, T]
 
 
 def crosses(before: int, now: int, interval: Fraction) -> bool:

@@ -5,16 +5,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from sfa.data import ImageTask, Task, registered
+from sfa.data import FileName, ImageTask, Task, registered
 from sfa.data.template import Template
 
 Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
 ]
+_PART = r"(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)dur"
 Interval = Annotated[
     str,
     Field(
-        pattern=r"^([1-9][0-9_]*(ba|ep|sp|tok)|(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)dur)$",
+        pattern=rf"^([1-9][0-9_]*(ba|ep)|{_PART})$",
+        description='batches, epochs or a part of the training, like "50ba" or "0.25dur"',
+    ),
+]
+MergeInterval = Annotated[
+    str,
+    Field(
+        pattern=rf"^([1-9][0-9_]*(ba|ep|sp|tok)|{_PART})$",
         description='batches, epochs, samples, tokens or a part of the training, like "50ba" or "0.25dur"',
     ),
 ]
@@ -98,7 +106,7 @@ class SFABlock(Section):
     """Sequential Fine-tuning with Averaging."""
 
     p: float | None = Field(0.25, gt=0, le=1, description="fraction of the training between merges")
-    every: Interval | None = Field(None, description="stands for p, like 50ba")
+    every: MergeInterval | None = Field(None, description="stands for p, like 50ba")
     beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
     anchor_device: Literal["cpu", "device"] = "cpu"
     reset_optimizer_on_merge: bool = False
@@ -204,7 +212,7 @@ class Eval(Section):
 class Config(Section):
     """One run: a model, a stream of tasks, a method, a seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the folder of the results")
+    name: FileName = Field(description="names the folder of the results")
     seed: int = Field(17, ge=0, lt=2**32)
     model: Model
     tasks: list[SerializeAsAny[Task]]

@@ -24,6 +24,7 @@ from sfa import machine, methods, models, weights
 from sfa.algorithm import SFA
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
+from sfa.config import ConfigError, too_often
 from sfa.context import Context
 from sfa.data import ImageTask, Task
 from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, step_count
@@ -33,8 +34,8 @@ from sfa.finite import Finite
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.pickles import foreign
 from sfa.plan import Stage
-from sfa.schedule import in_steps
-from sfa.schema import Config, Rehearsal, Train
+from sfa.schedule import exact_fraction, in_steps
+from sfa.schema import Config, Rehearsal, SFABlock, Train
 from sfa.store import DamagedStage
 
 
@@ -47,6 +48,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         What the stage's manifest says of the training, and the scores taken during it, by ``step``.
 
     Raises:
+        ConfigError: the training would have no step, or none between two merges.
         Interrupted: a signal stopped it, after a checkpoint.
         NotFinite: a loss, gradient or merged weight was infinite or not a number; checkpoints are from before.
     """
@@ -68,6 +70,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         console.print(f"{stage.label}: {changed:,} {data.changed}")
     batch, sequences = settings.global_batch_size, sum(len(part["labels"]) for part in packed)
     total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
+    _check_steps(stage, total, sequences, batch)
 
     fraction = stage.block.fraction if isinstance(stage.block, Rehearsal) else 0.0
     steps = Steps(packed, total, batch, seed, buffer, fraction, _augmentation(stage, seed))
@@ -133,6 +136,25 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         processor.save_pretrained(folder / "model")
         record["l2_from_anchor"] = weights.distance(folder / "model", parent / "model")
     return record, recorder.rows
+
+
+def _check_steps(stage: Stage, total: int, sequences: int, batch: int) -> None:
+    """What can be told only now that the data are read.
+
+    Raises:
+        ConfigError: the training has no step, or none between two merges.
+    """
+    assert stage.train is not None
+    errors = []
+    if total < 1:
+        errors.append(
+            f"train.max_duration: {stage.train.max_duration} of {stage.label}'s {sequences} sequences is less than one "
+            f"step of {batch}"
+        )
+    elif isinstance(stage.block, SFABlock) and stage.block.p is not None and exact_fraction(stage.block.p) * total < 1:
+        errors.append(too_often(stage.block.p, total))
+    if errors:
+        raise ConfigError(stage.label, errors)
 
 
 def _augmentation(stage: Stage, seed: int) -> Transform | None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 import train
 from eval import available
@@ -72,7 +73,7 @@ def test_an_override_reaches_into_the_stream(tmp_path: Path) -> None:
 
 
 def test_a_model_in_a_folder_is_told_by_its_content(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
+    LlamaConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"one")
     override = [f"model.name={tmp_path / 'model'}"]
     before = plan(load(YAMLS / "smollm2_math_law.yaml", override, available()))[0].fingerprint

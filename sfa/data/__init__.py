@@ -4,6 +4,18 @@
 from sfa.data import arithmetic, digits, glyphs, instructions, law, licences, magicoder, metamathqa, returns  # noqa: F401
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
-from sfa.data.task import TASKS, Row, Split, Task, owner, registered
+from sfa.data.task import TASKS, FileName, Row, Split, Task, owner, registered
 
-__all__ = ["TASKS", "Custom", "ImageTask", "Images", "LabelSplit", "Row", "Split", "Task", "owner", "registered"]
+__all__ = [
+    "TASKS",
+    "Custom",
+    "FileName",
+    "ImageTask",
+    "Images",
+    "LabelSplit",
+    "Row",
+    "Split",
+    "Task",
+    "owner",
+    "registered",
+]

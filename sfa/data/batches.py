@@ -100,12 +100,11 @@ def example_count(packed: Packed) -> int:
 
 
 def step_count(max_duration: str, sequences: int, batch: int, seq_len: int) -> int:
-    """Steps of a duration such as ``"2ep"``, ``"300ba"`` or ``"1000000tok"``, at least 1. Epochs leave out the
-    sequences that fill no batch; tokens are rounded up to a batch."""
+    """Steps of a duration such as ``"2ep"``, ``"300ba"`` or ``"1000000tok"``. Epochs leave out the
+    sequences that fill no batch, and are 0 steps of too few; tokens are rounded up to a batch."""
     unit = max_duration.lstrip("0123456789_")
     value = int(max_duration.removesuffix(unit).replace("_", ""))
-    steps = {"ba": value, "ep": value * sequences // batch, "tok": -(-value // (batch * seq_len))}[unit]
-    return max(1, steps)
+    return {"ba": value, "ep": value * sequences // batch, "tok": -(-value // (batch * seq_len))}[unit]
 
 
 def data_spec(steps: Steps, batch: int, workers: int = 0) -> DataSpec:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sfa.data.source import SourcedTask, SourceError, load, splits
 from sfa.data.task import TASKS, Split, Task, held_out
 
+MOST_CLASSES = 1_000_000
 ImageRow = Mapping[str, Any]  # ``image``: what :func:`decode` reads; ``label``: 0 … classes − 1
 
 
@@ -21,7 +22,7 @@ class ImageTask(Task):
     """Images to classify, scored by the accuracy on the held-out ones. One head has an output for every label of the
     whole data set, so a model that was trained on some labels alone takes nothing else for the answer."""
 
-    classes: int = Field(ge=2, description="labels of the whole data set: outputs of the head")
+    classes: int = Field(ge=2, le=MOST_CLASSES, description="labels of the whole data set: outputs of the head")
     labels: tuple[int, ...] | None = Field(None, description="this task's own labels; null: all")
     augment: bool = Field(False, description="random resized crops and horizontal flips while training")
     skip_unreadable: bool = Field(False, description="leave out images that cannot be read, instead of stopping")
@@ -137,8 +138,9 @@ class LabelSplit(BaseModel):
         classes = extra.get(
             "classes", kind.model_fields["classes"].default if kind and issubclass(kind, ImageTask) else None
         )
-        if not isinstance(classes, int):
-            raise ValueError("classes: is required (labels of the whole data set: outputs of the head)")
+        if not isinstance(classes, int) or not 2 <= classes <= MOST_CLASSES:
+            what = "labels of the whole data set: outputs of the head"
+            raise ValueError(f"classes: must be a number from 2 to {MOST_CLASSES:,}, not {classes!r} ({what})")
         groups = self._groups(classes)
         stem = self.name or Path(self.split).name
         width = len(str(len(groups)))

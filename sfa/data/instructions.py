@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, shuffled
+from sfa.data.source import SourcedTask, SourceError, shuffled
 from sfa.data.task import Row, Split
 
 PARQUET = "refs/convert/parquet"  # the hub's own conversion of data sets that are scripts
@@ -78,6 +78,9 @@ class HGen(Instruction):
         return [{"prompt": f'Write a headline with the word "{w}": {document}', "response": summary} for w in words]
 
 
+COVID_FACT = ("entailment", "not_entailment")
+
+
 class CovidFact(Instruction):
     """Whether a text entails a claim about COVID-19; from the code of Scialom et al., not on the hub."""
 
@@ -89,6 +92,8 @@ class CovidFact(Instruction):
     def examples(self, values: list[Any]) -> list[Row]:
         text, claim, label = values
         prompt = f'{text}\nDoes this entail the claim "{claim}"? Yes or No:'
+        if label not in COVID_FACT:
+            raise SourceError(f"a label of {self.name} must be one of {', '.join(COVID_FACT)}, not {label!r}")
         answer = "Yes" if label == "entailment" else "No"
         return [{"prompt": prompt, "response": answer, "choices": ["No", "Yes"]}]
 

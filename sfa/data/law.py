@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sfa.data.source import identity, load, shuffled, splits
+from sfa.data.source import identity, labelled, load, shuffled, splits
 from sfa.data.task import Row, Split, Task
 
 LETTERS = ["A", "B", "C", "D", "E"]
@@ -119,17 +119,17 @@ def _casehold(row: dict[str, Any]) -> Row:
     prompt = (
         f"Which holding does this court opinion cite?\n\n{row['citing_prompt']}\n\n{holdings}\n\nLetter of the holding:"
     )
-    return {"prompt": prompt, "response": LETTERS[int(row["label"])], "choices": LETTERS}
+    return {"prompt": prompt, "response": labelled(LETTERS, row["label"]), "choices": LETTERS}
 
 
 def _tos(row: dict[str, Any]) -> Row:
     prompt = f"Is this clause of an online service's terms unfair to the consumer?\n\n{row['text']}\n\nYes or No:"
-    return {"prompt": prompt, "response": ANSWERS[int(row["label"])], "choices": ANSWERS}
+    return {"prompt": prompt, "response": labelled(ANSWERS, row["label"]), "choices": ANSWERS}
 
 
 def _overruling(row: dict[str, Any]) -> Row:
     prompt = f"Does this sentence of a court overrule an earlier decision?\n\n{row['sentence1']}\n\nYes or No:"
-    return {"prompt": prompt, "response": ANSWERS[int(row["label"])], "choices": ANSWERS}
+    return {"prompt": prompt, "response": labelled(ANSWERS, row["label"]), "choices": ANSWERS}
 
 
 SETS = {

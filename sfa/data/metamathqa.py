@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, load, shuffled
+from sfa.data.source import SourcedTask, SourceError, load, shuffled
 from sfa.data.task import Row, Split
 
 
@@ -37,9 +37,9 @@ def number(answer: str) -> str:
     """The number after GSM8K's ``####``, without thousands separators.
 
     Raises:
-        ValueError: there is none.
+        SourceError: there is none.
     """
     found = re.search(r"####\s*(-?[\d,.]+)", answer)
     if found is None:
-        raise ValueError(f"no #### in {answer!r}")
+        raise SourceError(f"a solution of GSM8K must hold #### before its number: no #### in {answer!r}")
     return found[1].replace(",", "").rstrip(".")

@@ -19,7 +19,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 from sfa.data.batches import collate
 from sfa.data.images import ImageRow, ImageTask, decode, place
 from sfa.data.packing import Packed, alone, encode, encode_pairs, pack
-from sfa.data.source import SourceError, shuffled
+from sfa.data.source import SourceError, shuffled, usable
 from sfa.data.task import Row, Split, Task
 from sfa.data.template import Template
 from sfa.store import fingerprint, lock, seal, unsealed
@@ -37,8 +37,7 @@ class Preparer(Protocol):
         ``cache`` if they were prepared before; and how many rows were ``changed``. All ranks call it.
 
         Raises:
-            ValueError: a task has no rows.
-            SourceError: an image cannot be read.
+            SourceError: a task has no rows, or one of them cannot be used.
         """
         ...
 
@@ -83,7 +82,7 @@ class TextPreparer:
         if dist.get_local_rank() == 0:
             with _once(folder) as temporary:
                 if temporary is not None:
-                    rows: list[Row] = [row for task in tasks for row in _rows(task, "train")]
+                    rows: list[Row] = [row for task in tasks for row in usable(task.rows("train"), task.name)]
                     if self.pairs:
                         packed, truncated = encode_pairs(rows, self.tokenizer, self.seq_len, self.template)
                     else:
@@ -96,7 +95,7 @@ class TextPreparer:
             return [{name: stream.get_tensor(name) for name in names}], int(stream.metadata()["truncated"])
 
     def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
-        rows = shuffled(_rows(task, "train"), count, seed)
+        rows = shuffled(usable(task.rows("train"), task.name), count, seed)
         if self.pairs:
             sequences, _ = encode_pairs(rows, self.tokenizer, self.seq_len, self.template)
         else:
@@ -131,7 +130,7 @@ class ImagePreparer:
         return [part for part, _ in parts], sum(skipped for _, skipped in parts)
 
     def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
-        rows = _rows(task, "train")
+        rows = task.rows("train")
         chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
         pixels, labels, _ = self._arrays([rows[int(i)] for i in chosen], task)
         arrays = zip(torch.from_numpy(pixels), torch.from_numpy(labels), strict=True)
@@ -144,7 +143,7 @@ class ImagePreparer:
         if dist.get_local_rank() == 0:
             with _once(folder) as temporary:
                 if temporary is not None:
-                    pixels, labels, skipped = self._arrays(_rows(task, split), task)
+                    pixels, labels, skipped = self._arrays(task.rows(split), task)
                     np.save(temporary / "pixel_values.npy", pixels)
                     np.save(temporary / "labels.npy", labels)
                     (temporary / "about.json").write_text(json.dumps({**about, "skipped": skipped}))
@@ -178,7 +177,7 @@ class ImagePreparer:
         if chunk:
             pixels.append(self._resized(chunk))
         if not labels:
-            raise ValueError(f"{task.name} has no image that can be read")
+            raise SourceError(f"{task.name} has no image that can be read")
         return np.concatenate(pixels), np.array(labels, np.int64), len(rows) - len(labels)
 
     def _resized(self, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -217,10 +216,3 @@ def _mapped(file: str) -> Any:
 
 def _names(tasks: Sequence[Task]) -> str:
     return "+".join(task.name for task in tasks)[:64]
-
-
-def _rows(task: Task, split: Split) -> Sequence[Any]:
-    rows = task.rows(split)
-    if not len(rows):
-        raise ValueError(f"{task.name} has no rows to {'train on' if split == 'train' else 'be scored on'}")
-    return rows

@@ -13,7 +13,7 @@ READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
 class SourceError(Exception):
-    """A data set that cannot be had, or that lacks a column."""
+    """A data set that cannot be had, that lacks a column, or whose rows are not what they should be."""
 
 
 class SourcedTask(Task):
@@ -31,13 +31,15 @@ class SourcedTask(Task):
 
     def split_rows(self, split: Split, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of a split. A source without a ``test`` or ``validation`` split of its own gives one row in fifty,
-        by the hash of the first column, to ``test``."""
+        by the hash of the first column, to ``test``, and one at least."""
         own = splits(self.source, self.data_folder, self.subset, self.revision)
         test = next((name for name in ("test", "validation") if name in own), None)
         if test is not None:
             return self.read(split if split == "train" else test, columns)
         rows = self.read("train", columns)
-        return [row for row in rows if held_out(str(row[columns[0]]), 1, of=50) == (split == "test")]
+        names = [str(row[columns[0]]) for row in rows]
+        held = {name for name in names if held_out(name, 1, of=50)} or set(sorted(names)[:1])
+        return [row for row, name in zip(rows, names, strict=True) if (name in held) == (split == "test")]
 
     def data_spec(self) -> dict[str, Any]:
         return {**super().data_spec(), "source": identity(self.source, self.data_folder)}
@@ -64,7 +66,7 @@ def load(
         optional: columns that are read where they are there.
 
     Raises:
-        SourceError: the data set, the split or a column is not there.
+        SourceError: the data set, the split or a column is not there, or a column has no value in a row.
     """
     import datasets
 
@@ -78,11 +80,30 @@ def load(
         file = _files(folder).get(split)
         if file is None:
             raise SourceError(f"{folder} has no {split}.parquet, .jsonl or .csv, but {sorted(_files(folder))}")
-        data = datasets.load_dataset(READERS[file.suffix], data_files={split: str(file)}, split=split)
+        try:
+            data = datasets.load_dataset(READERS[file.suffix], data_files={split: str(file)}, split=split)
+        except Exception as error:  # a reader for each format
+            raise SourceError(f"{file} cannot be read: {error.__cause__ or error}") from error
     missing = [column for column in columns if column not in data.column_names]
     if missing:
         raise SourceError(f"{folder or source} ({split}) lacks the columns {missing}; it has {data.column_names}")
+    for column in columns:
+        if empty := data.data.column(column).null_count:
+            raise SourceError(
+                f"{folder or source} ({split}): the column {column} is empty in {empty} of {len(data)} rows"
+            )
     return data.select_columns([*columns, *(column for column in optional if column in data.column_names)])
+
+
+def labelled(options: Sequence[str], label: Any) -> str:
+    """The option that a label, a whole number from 0, stands for.
+
+    Raises:
+        SourceError: it stands for none.
+    """
+    if not isinstance(label, int) or not 0 <= label < len(options):
+        raise SourceError(f"a label must be a whole number from 0 to {len(options) - 1}, not {label!r}")
+    return options[label]
 
 
 def splits(source: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> list[str]:
@@ -122,6 +143,22 @@ def local(source: str, data_folder: Path | None) -> Path | None:
     if source.startswith((".", "/", "~")):
         raise SourceError(f"{source} is no folder of <split>.parquet, .jsonl or .csv")
     return None
+
+
+def usable(rows: Sequence[Row], name: str) -> Sequence[Row]:
+    """``rows`` of text.
+
+    Raises:
+        SourceError: there are none, or the prompt or the response of one is no text; names the task and the row.
+    """
+    if not rows:
+        raise SourceError(f"{name} has no rows")
+    for number, row in enumerate(rows):
+        for part in ("prompt", "response"):
+            text = dict(row)[part]
+            if not isinstance(text, str):
+                raise SourceError(f"{name}: the {part} of row {number} is no text but {text!r}")
+    return rows
 
 
 def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:

@@ -6,11 +6,19 @@ import importlib.util
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Split = Literal["train", "test"]
+FileName = Annotated[  # of a folder, which it cannot lead out of
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="letters, digits and . _ - alone, since folders are called so",
+    ),
+]
 
 
 class Row(TypedDict):
@@ -45,7 +53,7 @@ class Task(BaseModel):
     package: ClassVar[str] = ""
     epoch_tokens: ClassVar[float | None] = None
 
-    name: str
+    name: FileName
     evals: tuple[str, ...] = Field((), description="evaluations that score it")
     train: dict[str, Any] = Field({}, description="this task's own settings of the train block")
     held_back: bool = Field(False, description="evaluated, but never trained on")
