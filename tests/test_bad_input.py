@@ -48,6 +48,14 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
         (folder / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
+def law(folder: Path, labels: list[Any]) -> None:
+    """The three data sets of law, of twenty rows each; the labels are those of ToS."""
+    holdings = {f"holding_{i}": f"w{i}" for i in range(5)}
+    write(folder / "casehold", [{"citing_prompt": f"w{i}", **holdings, "label": i % 5} for i in range(20)])
+    write(folder / "claudette_tos", [{"text": f"w{i}", "label": label} for i, label in enumerate(labels)])
+    write(folder / "overruling", [{"sentence1": f"w{i}", "label": i % 2} for i in range(20)])
+
+
 def pretrained(folder: Path, words: int = 200, eos: str | None = "w0", **sizes: Any) -> Path:
     """A model with a tokenizer of whole words, which has no pad token and no chat template."""
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -71,7 +79,7 @@ def file(name: str, content: bytes) -> Callable[[Path], None]:
 
 
 DATA: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no row": (file("train.csv", b"question,answer\n"), "two_loss has no rows"),
+    "no row": (file("train.csv", b"question,answer\n"), "train.csv cannot be read"),
     "an empty file": (file("train.jsonl", b""), "train.jsonl cannot be read"),
     "an empty file of another kind": (file("train.csv", b""), "train.csv cannot be read"),
     "a torn file": (file("train.parquet", b"PAR1 and no more"), "train.parquet cannot be read"),
@@ -103,13 +111,18 @@ def test_rows_that_cannot_be_used(case: str, tmp_path: Path, capsys: pytest.Capt
 def test_a_label_that_stands_for_nothing(
     label: Any, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    holdings = {f"holding_{i}": f"w{i}" for i in range(5)}
-    write(tmp_path / "casehold", [{"citing_prompt": f"w{i}", **holdings, "label": i % 5} for i in range(20)])
-    write(tmp_path / "claudette_tos", [{"text": f"w{i}", "label": label} for i in range(20)])
-    write(tmp_path / "overruling", [{"sentence1": f"w{i}", "label": i % 2} for i in range(20)])
+    law(tmp_path, [label] * 20)
     given = config(tmp_path, tasks=["law"], data_folder=str(tmp_path), eval={"tasks": ["law_loss"]})
     assert train.main([given]) == 1
     assert f"a label must be a whole number from 0 to 1, not {shown}" in capsys.readouterr().err
+
+
+def test_nothing_is_left_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    law(tmp_path, [0, 1] * 10)
+    none = {"name": "law", **{part: {"limit": 0} for part in ("casehold", "tos", "overruling")}}
+    given = config(tmp_path, tasks=[none], data_folder=str(tmp_path), eval={"tasks": ["law_loss"]})
+    assert train.main([given]) == 1
+    assert "law has no rows" in capsys.readouterr().err
 
 
 def test_an_image_with_a_label_that_the_head_has_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
