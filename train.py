@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+import threading
 import warnings
 
 from eval import available
@@ -97,7 +98,17 @@ def _quiet() -> None:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs besides, it raises
     logging.getLogger("composer").setLevel(logging.ERROR)
+    logging.getLogger("composer.core.engine").addFilter(_shorten)
+    threading.excepthook = lambda failed: print(f"{failed.thread}: {failed.exc_value}", file=sys.stderr)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Leaves one line of what goes wrong while loggers are closed, after a failure that is told by itself."""
+    if record.exc_info and record.exc_info[1]:
+        record.msg, record.args = f"{record.getMessage().splitlines()[0]} {record.exc_info[1]}", ()
+            record.exc_info = record.exc_text = record.stack_info = None
+    return True
 
 
 if __name__ == "__main__":
