@@ -107,7 +107,7 @@ def _shorten(record: logging.LogRecord) -> bool:
     """Leaves one line of what goes wrong while loggers are closed, after a failure that is told by itself."""
     if record.exc_info and record.exc_info[1]:
         record.msg, record.args = f"{record.getMessage().splitlines()[0]} {record.exc_info[1]}", ()
-            record.exc_info = record.exc_text = record.stack_info = None
+        record.exc_info = record.exc_text = record.stack_info = None
     return True
 
 

@@ -1,4 +1,4 @@
-"""Takes the disk away from runs, gives it back, and compares what they end with to an undisturbed run. For root on Linux.
+"""Takes the disk away from runs, gives it back, and compares their ends with an undisturbed run. For root on Linux.
 
 python -m tests.faults.disk --times 40 --seed 0
 
