@@ -42,6 +42,7 @@ def train(config: Config, command: str, first: bool) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is written
     from rich.console import Console
+    from safetensors import SafetensorError
 
     from eval.evaluator import evaluator
     from scripts.curves import draw
@@ -76,7 +77,7 @@ def train(config: Config, command: str, first: bool) -> int:
     except (SourceError, ModelError) as error:
         print(error, file=sys.stderr)
         return 1
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         print(f"{error}. What is finished, and the last whole checkpoint, are as they were.", file=sys.stderr)
         return 1
     folder = config.save_folder / config.name

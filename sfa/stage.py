@@ -1,6 +1,7 @@
 """Makes one stage, or finds it on disk: the base is built, a task is trained."""
 
 import contextlib
+import gc
 import shutil
 import time
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
             store.finish(folder, _manifest(stage, record))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         dist.barrier()
+    gc.collect()  # trainers hold themselves
     made = store.manifest(folder)
     assert made is not None, "it was just written"
     return made

@@ -1,5 +1,6 @@
 """Trains one task from its parent's weights, with a Composer Trainer of its own."""
 
+import atexit
 import math
 import zipfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from composer.optim import (
 from composer.utils import dist
 from rich.console import Console
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import _get_fqns
 
 from sfa import machine, methods, models, weights
 from sfa.algorithm import SFA
@@ -121,6 +123,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         tokens = int(trainer.state.timestamp.token.value)
     finally:
         trainer.close()
+        _forget(trainer)
     record: dict[str, Any] = {
         "steps": total,
         "merge_steps": [int(merge["step"]) for merge in sfa.merges] if sfa else [],
@@ -155,6 +158,13 @@ def _check_steps(stage: Stage, total: int, sequences: int, batch: int) -> None:
         errors.append(too_often(stage.block.p, total))
     if errors:
         raise ConfigError(stage.label, errors)
+
+
+def _forget(trainer: Trainer) -> None:
+    """Lets go of a closed trainer's model, optimizer and anchor, which else stay in memory until the process ends:
+    Composer 0.32 keeps what it would close at exit, torch 2.7 every model whose state it named."""
+    atexit.unregister(trainer.engine._close)
+    _get_fqns.cache_clear()
 
 
 def _augmentation(stage: Stage, seed: int) -> Transform | None:

@@ -83,7 +83,8 @@ def load(
         try:
             data = datasets.load_dataset(READERS[file.suffix], data_files={split: str(file)}, split=split)
         except Exception as error:  # a reader for each format
-            raise SourceError(f"{file} cannot be read: {error.__cause__ or error}") from error
+            reason = str(error.__cause__ or "") or str(error) or "it holds nothing"
+            raise SourceError(f"{file} cannot be read: {reason}") from error
     missing = [column for column in columns if column not in data.column_names]
     if missing:
         raise SourceError(f"{folder or source} ({split}) lacks the columns {missing}; it has {data.column_names}")

@@ -45,7 +45,7 @@ def main() -> int:
             out = folder / "case"
             moment, victim = _kill_once(forks, out, method, ranks, rng, length)
             where = runs.state(out)
-            code = runs.start(forks, out, method, ranks).wait()
+            code = _start(forks, out, method, ranks).wait()
             problem = f"exit code {code}" if code else runs.difference(expected, runs.content(out))
             lost += problem is not None
             told = f"{case + 1:>3}  {method:<10} {victim:<12} {moment:5.1f} s of {length:5.1f}  {where:<40}"
@@ -54,10 +54,14 @@ def main() -> int:
     return runs.report(given.times, lost, "killed")
 
 
+def _start(forks: Any, out: Path, method: str, ranks: int) -> runs.Process:
+    return runs.start(forks, out, method) if ranks == 1 else runs.launch(out, method, ranks)
+
+
 def _undisturbed(forks: Any, out: Path, method: str, ranks: int) -> tuple[float, dict[str, Any]]:
     """How long a run takes, seconds, and what it ends with."""
     start = time.monotonic()
-    code = runs.start(forks, out, method, ranks).wait()
+    code = _start(forks, out, method, ranks).wait()
     length = time.monotonic() - start
     if code:
         raise RuntimeError(f"the undisturbed run of {method} on {ranks} ranks ended with exit code {code}")
@@ -70,7 +74,7 @@ def _kill_once(forks: Any, out: Path, method: str, ranks: int, rng: random.Rando
     victim = "process" if ranks == 1 else rng.choice(["one rank", "launcher"])
     while True:
         moment = rng.uniform(0, length)
-        run = runs.start(forks, out, method, ranks)
+        run = _start(forks, out, method, ranks)
         if run.wait(moment) is None:
             break
         shutil.rmtree(out)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +54,39 @@ def context() -> Any:
 
 
 def start(
-    forks: Any, out: Path, method: str, ranks: int = 1, told: Path | None = None, ordinary: bool = False
+    forks: Any, out: Path, method: str, told: Path | None = None, ordinary: bool = False, arguments: Sequence[str] = ()
 ) -> Process:
-    """Starts a run that keeps everything in ``out``, with its output in the file ``told``; ``ordinary``: without root's
-    right to write everywhere."""
-    parallel = ["parallelism=ddp"] if ranks > 1 else []
-    arguments = [*RUN, f"method={method}", f"save_folder={out}", "name=run", *parallel]
-    if ranks > 1:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        command = [COMPOSER, "-n", str(ranks), "train.py", *arguments]
-        return Process(subprocess.Popen(command, start_new_session=True, **quiet))  # type: ignore[call-overload]
-    process = forks.Process(target=_train, args=(arguments, str(told or os.devnull), ordinary))
+    """Starts a run in one process.
+
+    Args:
+        forks: a :func:`context`.
+        out: where it keeps everything.
+        method: of the run.
+        told: the file that its output goes to.
+        ordinary: without root's right to write everywhere.
+        arguments: further ones; the first may be another config.
+    """
+    process = forks.Process(target=_train, args=(_arguments(out, method, arguments), str(told or os.devnull), ordinary))
     process.start()
     return Process(process)
+
+
+def launch(out: Path, method: str, ranks: int, arguments: Sequence[str] = ()) -> Process:
+    """Starts a run on several ranks, in a process group of its own."""
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [COMPOSER, "-n", str(ranks), "train.py", *_arguments(out, method, arguments)]
+    return Process(subprocess.Popen(command, start_new_session=True, **quiet))
+
+
+def _arguments(out: Path, method: str, further: Sequence[str]) -> list[str]:
+    own = further and further[0].endswith(".yaml")
+    return [
+        *([further[0]] if own else RUN),
+        f"method={method}",
+        f"save_folder={out}",
+        "name=run",
+        *further[bool(own) :],
+    ]
 
 
 def _train(arguments: list[str], told: str, ordinary: bool) -> None:
