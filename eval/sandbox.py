@@ -73,7 +73,7 @@ def _sandbox() -> tuple[str, ...] | None:
     prefix = Path(sys.base_prefix)
     own = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python, folders in ((own, [prefix]), (Path("/usr/bin/python3"), [])):
-        shown = [folder for folder in (Path("/usr"), Path("/lib"), Path("/lib64"), *folders) if folder.exists()]
+        shown = [folder for folder in (Path("/usr"), Path("/lib"), Path("/lib64"), *folders) if os.path.exists(folder)]
         command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
         for folder in shown:
             command += ["--ro-bind", str(folder), str(folder)]

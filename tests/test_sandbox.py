@@ -4,7 +4,10 @@ import gzip
 import importlib.util
 import json
 import os
+import socket
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,16 +35,39 @@ HOSTILE = {
 }
 
 
-@needs_sandbox
-@pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_program_does_not_pass(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
+def as_another_user(work: Callable[[], bool]) -> bool:
+    """What ``work`` returns in a process of the user nobody."""
+    child = os.fork()
+    if not child:
+        found = None
+        try:
+            os.setgroups([])
+            os.setgid(sandbox.NOBODY)
+            os.setuid(sandbox.NOBODY)
+            sandbox._sandbox.cache_clear()
+            found = work()
+        finally:
+            os._exit({True: 0, False: 1, None: 2}[found])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 1), "it failed before it could tell"
+    return code == 0
 
+
+@needs_sandbox
+@pytest.mark.parametrize("user", ["this", "ordinary"])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_program_does_not_pass(what: str, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if user == "ordinary" and os.geteuid() != 0:
+        pytest.skip("only root can become another user")
     monkeypatch.setenv("SECRET_OF_THE_HOST", "1")
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with tempfile.TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as server:
+        Path(home).chmod(0o777)  # so that the sandbox alone is in the way
         program = HOSTILE[what].replace("PORT", str(server.getsockname()[1])).replace("HERE", __file__)
-        assert not sandbox.passes(program.replace("HOME", str(tmp_path)), seconds=3)
-    assert not list(tmp_path.iterdir()) and not Path("/usr/written").exists()
+        program = program.replace("HOME", home)
+        as_whom = as_another_user if user == "ordinary" else lambda work: work()
+        assert as_whom(lambda: sandbox.passes("assert 1 + 1 == 2"))
+        assert not as_whom(lambda: sandbox.passes(program, seconds=3))
+        assert not list(Path(home).iterdir()) and not Path("/usr/written").exists()
 
 
 @needs_sandbox

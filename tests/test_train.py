@@ -1,5 +1,6 @@
 """The quickstart, shrunk, through the command line."""
 
+import gc
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 import train
 from sfa import merge_steps
+from sfa.composer_model import StageModel
 from sfa.training import newest_checkpoint
 from tests import COMPOSER
 
@@ -132,6 +134,16 @@ def test_evaluating_changes_nothing_in_training(folder: Path, tmp_path: Path) ->
     assert train.main([QUICKSTART, *SMALL, *arguments]) == 0
     ours, theirs = weights(tmp_path, results(tmp_path)), weights(folder, results(folder))
     assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+
+
+def test_no_model_stays_in_memory_after_its_stage(tmp_path: Path) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, StageModel) for thing in gc.get_objects())
+
+    before = alive()
+    assert train.main([QUICKSTART, *SMALL, "method=sfa", f"save_folder={tmp_path}"]) == 0
+    assert alive() == before
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])

@@ -2,9 +2,9 @@
 
 python -m tests.faults.long --tasks 50
 
-The model is the quickstart's; each task is 300 rows of arithmetic, drawn with its number for a seed, and 20
-steps. Memory is what the process has to itself (resident less shared). Exit code 1 if, from the tenth task to the last, open files or threads grew, or
-memory grew by more than a hundredth.
+The model is the quickstart's; each task is 300 rows of arithmetic, drawn with its number for a seed, and 20 steps.
+Memory is what the process has to itself (resident less shared). Exit code 1 if, from the tenth task to the last, open
+files or threads grew, or memory grew by more than a hundredth.
 """
 
 import argparse
