@@ -60,7 +60,7 @@ def _script(content: Any) -> str:
 def _sweep(index: Path) -> dict[str, Any] | None:
     """What the page shows of a sweep."""
     listed = json.loads(index.read_text())
-    found = [(run, index.parent / run["name"]) for run in listed["runs"]]
+    found = [(run, index.parent / Path(run["name"]).name) for run in listed["runs"]]
     found = [(run, folder) for run, folder in found if (folder / "results.json").is_file()]
     if not found:
         return None

@@ -79,6 +79,10 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         (["model.tokenizer.train_on=[lawn]"], "model.tokenizer.train_on: 'lawn' is not a registered task"),
         (["tasks=[arithmetic,arithmetic]"], "tasks: arithmetic is listed 2 times"),
         (["tasks=arithmetic"], "tasks: must be a list of registered tasks"),
+        (
+            ["tasks=[{name: ../up, source: x, prompt: '{a}', response: '{b}'}]"],
+            "tasks.0.name: is not allowed, not '../up'",
+        ),
         (["name=../up"], "name: is not allowed, not '../up' (names the folder of the results)"),
         (["loggers={printer: {}}"], "loggers.printer"),
         (["tasks=[{name: law, tos: {source: ./none}}]"], "tasks.0: ./none is no folder of"),

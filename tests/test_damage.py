@@ -86,6 +86,17 @@ def test_a_torn_record_of_a_stage_is_named(
     assert f"{victim} is torn or damaged" in capsys.readouterr().err
 
 
+def test_a_manifest_does_not_lead_out_of_its_stage(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "runs")
+    stage = of_task(tmp_path / "runs", "even")
+    (tmp_path / "outside").write_bytes((stage / "model" / "config.json").read_bytes())
+    manifest = json.loads((stage / "manifest.json").read_text())
+    manifest["files"]["../../../outside"] = manifest["files"].pop("model/config.json")
+    (stage / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedStage, match="missing or unknown files"):
+        store.verify(stage)
+
+
 def test_torn_results_are_written_again(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(made, tmp_path / "runs")
     victim = tmp_path / "runs" / "run" / "results.json"

@@ -76,7 +76,7 @@ def test_grouping_and_order_are_seeded_or_listed() -> None:
         ("tasks.0.per_task=6", "20 tasks of 6 labels need more than the 101 there are"),
         ("tasks.0.groups=[[1],[1]]", "give either into"),
         ("tasks.0.order=[0,0]", "order: must hold each of 0 … 19 once"),
-        ("tasks.0.classes=null", "classes: is required"),
+        ("tasks.0.classes=null", "classes: must be a number from 2 to 1,000,000, not None"),
         ("tasks.0.labl=x", "labl: unknown key; did you mean label?"),
         ("train.max_duration=100tok", "images are trained for epochs or batches"),
         ("eval.tasks=[food101_01_acuracy]", "did you mean food101_01_accuracy?"),

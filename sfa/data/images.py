@@ -15,6 +15,7 @@ from sfa.data.source import SourcedTask, SourceError, load, splits
 from sfa.data.task import TASKS, Split, Task, held_out
 
 MOST_CLASSES = 1_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the rarer a format, the less its reader was attacked and mended
 ImageRow = Mapping[str, Any]  # ``image``: what :func:`decode` reads; ``label``: 0 … classes − 1
 
 
@@ -89,7 +90,7 @@ def decode(image: Any, channels: int) -> NDArray[np.uint8]:
     """``[channels, height, width]`` of a PIL image, an array, an encoded file's bytes or its path.
 
     Raises:
-        OSError: the bytes or the file are no image.
+        OSError: the bytes or the file are no image of a common format.
     """
     if isinstance(image, Mapping):
         image = image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"])
@@ -98,7 +99,7 @@ def decode(image: Any, channels: int) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     elif not isinstance(image, Image.Image):
-        image = Image.open(image)
+        image = Image.open(image, formats=FORMATS)
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
