@@ -66,10 +66,25 @@ class _Inert:
     append = extend = add = __call__
 
 
+class _Enum(_Inert):
+    """Stands for the one enum in the metadata of sharded checkpoints."""
+
+
+def _member(thing: Any, name: str) -> _Inert:
+    """How Python before 3.11.4 pickles a member of an enum: by ``getattr``, which could reach anything elsewhere."""
+    if thing is not _Enum or not re.fullmatch("[A-Z_]+[A-Z]", name):
+        raise _Foreign("builtins getattr")
+    return _Inert()
+
+
 class _Reader(pickle.Unpickler):
     """Unpickles into inert objects alone."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
+        if (module, name) == ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"):
+            return _Enum
         if not HARMLESS.fullmatch(f"{module} {name}"):
             raise _Foreign(f"{module} {name}")
         return _Inert

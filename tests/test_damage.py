@@ -201,6 +201,21 @@ def test_what_torch_saves_is_harmless_and_what_is_torn_is_an_error(tmp_path: Pat
         foreign(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    ("of", "name", "found"),
+    [
+        ("torch.distributed.checkpoint.metadata _MEM_FORMAT_ENCODING", "TORCH_CONTIGUOUS_FORMAT", None),
+        ("torch.distributed.checkpoint.metadata _MEM_FORMAT_ENCODING", "__class__", "builtins getattr"),
+        ("torch Size", "__class__", "builtins getattr"),
+    ],
+)
+def test_an_attribute_is_taken_of_the_one_enum_alone(of: str, name: str, found: str | None, tmp_path: Path) -> None:
+    """As Python before 3.11.4 pickles it, whichever runs this."""
+    lines = ["cbuiltins", "getattr", f"(c{of.split()[0]}", of.split()[1], f"V{name}", "tR."]
+    (tmp_path / "a").write_bytes("\n".join(lines).encode())
+    assert foreign(tmp_path / "a") == found
+
+
 def test_no_secret_of_the_environment_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,14 +97,15 @@ def load(
 
 
 def labelled(options: Sequence[str], label: Any) -> str:
-    """The option that a label, a whole number from 0, stands for.
+    """The option that a label, a whole number from 0 or its digits, stands for.
 
     Raises:
         SourceError: it stands for none.
     """
-    if not isinstance(label, int) or not 0 <= label < len(options):
+    digits = str(int(label) if isinstance(label, int) else label)
+    if not isinstance(label, int | str) or not digits.isdecimal() or int(digits) >= len(options):
         raise SourceError(f"a label must be a whole number from 0 to {len(options) - 1}, not {label!r}")
-    return options[label]
+    return options[int(digits)]
 
 
 def splits(source: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> list[str]:

@@ -15,7 +15,7 @@ FileName = Annotated[  # of a folder, which it cannot lead out of
     str,
     Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        max_length=100,
+        max_length=200,
         description="letters, digits and . _ - alone, since folders are called so",
     ),
 ]
