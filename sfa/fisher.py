@@ -75,7 +75,7 @@ class Fisher:
 
         Raises:
             DamagedStage: a file in ``folder`` is not the one that was written.
-        ValueError: it is not in ``folder``, and the module's weights are no longer those it would be taken at.
+            ValueError: it is not in ``folder``, and the module's weights are no longer those it would be taken at.
         """
         if not self.folder.is_dir():
             if not self.here or state.timestamp.batch.value > 0:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def state(out: Path) -> str:
     return f"{done} stages done, {saved} checkpoints"
 
 
-def report(tried: int, lost: int, what: str, told: Callable[[str], None] = print) -> int:
+def report(tried: int, lost: int, what: str) -> int:
     """The exit code of a script: 1 if any case was lost."""
-    told(f"{tried} {what}, {lost} lost")
+    print(f"{tried} {what}, {lost} lost")
     return 1 if lost else 0
