@@ -39,7 +39,7 @@ class SFA(Algorithm):
     optimizer's state is kept. Only trained, floating-point parameters are merged; buffers are not.
 
     Each rank holds θ_o for exactly its own shards, so one process, DDP, FSDP1 and FSDP2 behave alike and a merge needs
-    no communication (the norms that are logged beside it are one all-reduce of two numbers when parameters are
+    no communication (the distance that is logged beside it is one all-reduce of one number when parameters are
     sharded). θ_o is not in checkpoints: they name where it came from, and a resumed fit restores and checks it.
 
     Args:
@@ -121,8 +121,9 @@ class SFA(Algorithm):
         if self.anchor_path is not None:
             self._anchor = Anchor(read_shards(module, Path(self.anchor_path)), self.anchor_device)
         elif not self._resumes or self._anchor is None:
+            self._anchor = None  # so that there are never two copies
             self._anchor = Anchor(trained_shards(module), self.anchor_device)
-        norm = math.sqrt(_over_ranks(module, [self._anchor.squared_norm()])[0])
+        norm = math.sqrt(_over_ranks(module, self._anchor.squared_norm()))
         if not self._resumes:
             self._origin = _progress(state)
             self._seen = 0
@@ -184,19 +185,18 @@ class SFA(Algorithm):
         assert self._anchor is not None
         module = _module(state)
         shards = trained_shards(module)
-        before = self._anchor.squared_distance(shards)
         _wait(state)
         start = time.perf_counter()
-        self._anchor.merge_into(shards, self.beta)
+        square = self._anchor.measure_and_merge(shards, self.beta)
         _wait(state)
         seconds = time.perf_counter() - start
         if self.reset_optimizer_on_merge:
             for optimizer in state.optimizers:
                 optimizer.state.clear()
-        after = self._anchor.squared_distance(shards)
-        before, after = (math.sqrt(square) for square in _over_ranks(module, [before, after]))
+        before = math.sqrt(_over_ranks(module, square))
+        after = (1 - self.beta) * before
         step = int(state.timestamp.batch.value)
-        if not math.isfinite(after):
+        if not math.isfinite(before):
             finite.check(shards, f"merged weight, step {step},")
         self.merges.append({"step": step, "l2_before": before, "l2_after": after, "seconds": seconds})
         logger.log_metrics({"sfa/l2_before": before, "sfa/l2_after": after, "sfa/seconds": seconds})
@@ -259,16 +259,15 @@ def _folder_hash(folder: str | None) -> str | None:
     return digest.hexdigest()
 
 
-def _over_ranks(model: nn.Module, values: list[float]) -> list[float]:
-    """Sums of per-rank ``values`` over the whole model: sharded parts add up, replicas count once."""
+def _over_ranks(model: nn.Module, value: float) -> float:
+    """Sum of a per-rank ``value`` over the whole model: sharded parts add up, replicas count once."""
     ranks = dist.get_world_size()
     replicas = _replicas(model, ranks)
     if replicas == ranks:
-        return values
-    device = next(model.parameters()).device
-    total = torch.tensor(values, dtype=torch.float64, device=device)
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=next(model.parameters()).device)
     dist.all_reduce(total)
-    return (total / replicas).tolist()
+    return float(total) / replicas
 
 
 def _replicas(model: nn.Module, ranks: int) -> int:

@@ -1,6 +1,7 @@
 """The diagonal of the Fisher information, on this rank's shards, kept beside the stage it was taken at."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,10 @@ from typing import Any, Literal
 import torch
 from composer.core import State
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfa.anchor import local, trained_shards
 from sfa.finite import check
@@ -16,10 +21,16 @@ from sfa.weights import read_shards, write_shards
 
 Labels = Literal["empirical", "sampled"]
 
+# Of the gradients of examples that are taken together. In host memory few, so that they lie in the cache.
+HOST_BYTES, DEVICE_BYTES = 64 * 2**20, 4 * 2**30
+
 
 def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, seed: int = 0) -> dict[str, Tensor]:
     """Mean over ``examples`` of the squared gradient of −log p(labels | input) for every trained parameter (Kirkpatrick
     et al., 2017). All ranks pass the same examples; the result is this rank's shards.
+
+    The gradients of examples of one shape are taken together as far as memory allows, each still by itself; those of
+    a sharded model one after another.
 
     Args:
         model: has ``forward(example)``, ``loss(output, example)``, the summed negative log-likelihood of one example,
@@ -32,22 +43,72 @@ def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, 
         NotFinite: names a tensor whose Fisher information is infinite or not a number.
     """
     generator = torch.Generator().manual_seed(seed)
-    total = {name: torch.zeros_like(shard) for name, shard in trained_shards(model).items()}
+    shards = trained_shards(model)
+    total = {name: torch.zeros_like(shard) for name, shard in shards.items()}
+    device, size = next(iter(shards.values())).device, sum(shard.nbytes for shard in shards.values())
+    at_once = max(1, (HOST_BYTES if device.type == "cpu" else DEVICE_BYTES) // size) if _can_be_mapped(model) else 1
     count = 0
-    for example in examples:
-        model.zero_grad(set_to_none=True)
-        output = model(example)
-        answered = model.sampled(output, example, generator) if labels == "sampled" else example
-        model.loss(output, answered).backward()
-        count += 1
-        for name, parameter in model.named_parameters():
-            if name in total and parameter.grad is not None:
-                gradient = local(parameter.grad)
-                total[name].addcmul_(gradient, gradient)
-    model.zero_grad(set_to_none=True)
+    for alike in _alike(examples, at_once):
+        count += len(alike)
+        for name, squares in _squares(model, _answered(model, alike, generator) if labels == "sampled" else alike):
+            total[name] += squares
     mean = {name: tensor.div_(max(count, 1)) for name, tensor in total.items()}
     check(mean, "Fisher information")
     return mean
+
+
+def _squares(model: Any, group: Sequence[dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The squared gradient of each parameter, summed over the examples of one shape."""
+    keys = list(group[0])
+    differ = {key: any(not torch.equal(group[0][key], other[key]) for other in group[1:]) for key in keys}
+    if not any(differ.values()):
+        model.zero_grad(set_to_none=True)
+        model.loss(model(group[0]), group[0]).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                yield name, local(parameter.grad).square().mul_(len(group))
+        model.zero_grad(set_to_none=True)
+        return
+    # What all examples share is not mapped over: models look at position ids and masks, which a mapped tensor forbids.
+    stacked = {key: torch.stack([one[key] for one in group]) if differ[key] else group[0][key] for key in keys}
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def loss(parameters: dict[str, Tensor], example: dict[str, Tensor]) -> Tensor:
+        output = functional_call(model, parameters, (example,))
+        found: Tensor = model.loss(output, example)
+        return found
+
+    # On a CPU only the plain attention can be mapped over.
+    plain = sdpa_kernel(SDPBackend.MATH) if next(iter(trained.values())).device.type == "cpu" else None
+    with plain or contextlib.nullcontext():
+        each = vmap(grad(loss), in_dims=(None, {key: 0 if differ[key] else None for key in keys}))(trained, stacked)
+    for name, gradients in each.items():
+        yield name, gradients.square().sum(0)  # not in place: some are expanded views
+
+
+@torch.no_grad()
+def _answered(model: Any, group: Sequence[dict[str, Tensor]], generator: torch.Generator) -> list[dict[str, Tensor]]:
+    return [model.sampled(model(example), example, generator) for example in group]
+
+
+def _alike(examples: Iterable[dict[str, Tensor]], size: int) -> Iterator[list[dict[str, Tensor]]]:
+    """The examples in groups of one shape and at most ``size``."""
+    waiting: dict[tuple[torch.Size, ...], list[dict[str, Tensor]]] = {}
+    for example in examples:
+        shape = tuple(tensor.shape for tensor in example.values())
+        group = waiting.setdefault(shape, [])
+        group.append(example)
+        if len(group) == size:
+            yield waiting.pop(shape)
+    yield from waiting.values()
+
+
+def _can_be_mapped(model: nn.Module) -> bool:
+    """Whether examples can be taken together: not where parameters are shards, nor under the autocast that computes in
+    bfloat16 on a CPU, which torch 2.7 loses in a mapped backward pass."""
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    sharded = sharded or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    return not (sharded or getattr(model, "cpu_bf16", False))
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_a_step_that_goes_wrong_changes_no_weight(factor: float) -> None:
 def test_wrong_fisher_information_and_weights_are_named(tmp_path: Path) -> None:
     x, y = torch.full((1, 6), math.inf), torch.zeros(1, 1)
     with pytest.raises(NotFinite, match=r"Fisher information of net\."):
-        diagonal(Regression(), [(x, y)], "empirical")  # type: ignore[list-item]
+        diagonal(Regression(), [{0: x, 1: y}], "empirical")  # type: ignore[dict-item]
     for name, value in (("one", 0.0), ("two", math.nan)):
         (tmp_path / name).mkdir()
         save_file({"w": torch.zeros(3), "v": torch.tensor([value])}, tmp_path / name / "model.safetensors")

@@ -25,7 +25,7 @@ def tensors(seed: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", ["l1", "l2", "ewc"])
 @pytest.mark.parametrize("bucket", [8, 2**20])
 def test_the_gradient_is_autograds(kind: Any, bucket: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfa.anchor.BUCKET_BYTES", bucket)
+    monkeypatch.setattr("sfa.anchor.HOST_BYTES", bucket)
     theta, theta_o, fisher, gradient = tensors(0), tensors(1), {k: v.abs() for k, v in tensors(2).items()}, tensors(3)
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
     moved = {name: leaf - theta_o[name] for name, leaf in leaves.items()}
@@ -47,7 +47,7 @@ class Examples:
 
     def __init__(self, count: int):
         x, y = data(STEPS)
-        self.rows = [(x[i : i + 1], y[i : i + 1]) for i in range(count)]
+        self.rows = [{0: x[i : i + 1], 1: y[i : i + 1]} for i in range(count)]
 
     def __call__(self) -> Any:
         return self.rows
@@ -55,8 +55,8 @@ class Examples:
 
 def by_hand(model: Regression, count: int) -> dict[str, Tensor]:
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for x, y in Examples(count)():
-        grads = torch.autograd.grad(nn.functional.mse_loss(model((x, y)), y), list(model.parameters()))
+    for row in Examples(count)():
+        grads = torch.autograd.grad(nn.functional.mse_loss(model(row), row[1]), list(model.parameters()))
         for (name, _), grad in zip(model.named_parameters(), grads, strict=True):
             total[name] += grad**2 / count
     return total
@@ -76,16 +76,16 @@ def test_sampled_labels_are_the_models_own() -> None:
             super().__init__()
             self.bias = nn.Parameter(torch.tensor([0.0, 50.0]))
 
-        def forward(self, example: Tensor) -> Tensor:
+        def forward(self, example: dict[str, Tensor]) -> Tensor:
             return self.bias
 
-        def loss(self, output: Tensor, label: Tensor) -> Tensor:
-            return nn.functional.cross_entropy(output[None], label)
+        def loss(self, output: Tensor, example: dict[str, Tensor]) -> Tensor:
+            return nn.functional.cross_entropy(output[None], example["label"])
 
-        def sampled(self, output: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
-            return torch.multinomial(output.detach().softmax(0), 1, generator=generator)
+        def sampled(self, output: Tensor, example: Any, generator: torch.Generator) -> dict[str, Tensor]:
+            return {"label": torch.multinomial(output.detach().softmax(0), 1, generator=generator)}
 
-    labels = [torch.tensor([0])] * 5
+    labels = [{"label": torch.tensor([0])}] * 5
     assert diagonal(Sure(), labels, "empirical")["bias"].max() == pytest.approx(1)
     assert diagonal(Sure(), labels, "sampled")["bias"].max() == pytest.approx(0, abs=1e-6)
 

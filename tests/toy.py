@@ -105,7 +105,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def penalty(kind: Any, folder: Path) -> Penalty:
     """A penalty on the toy regression with three outputs; EWC's Fisher information is taken over ten examples."""
     x, y = data(10, outputs=3)
-    examples = [(x[i : i + 1], y[i : i + 1]) for i in range(10)]
+    examples = [{0: x[i : i + 1], 1: y[i : i + 1]} for i in range(10)]
     fishers = [Fisher(folder, None, True, lambda: examples)] if kind == "ewc" else []  # type: ignore[arg-type,return-value]
     return Penalty(kind, 0.5, fishers=fishers)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from sfa.data.template import Template
 from sfa.store import fingerprint, lock, seal, unsealed
 
 CHUNK = 64  # images that are resized at once
+ALIKE = 16  # lengths of examples are multiples of it, so that several are alike and can be worked on together
 
 
 class Preparer(Protocol):
@@ -43,7 +45,7 @@ class Preparer(Protocol):
 
     def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
         """``count`` training rows of a task, drawn with a seed, each a batch of one whose loss is the summed negative
-        log-likelihood of its response."""
+        log-likelihood of its response. A decoder's may be padded at their end."""
         ...
 
 
@@ -105,7 +107,8 @@ class TextPreparer:
         for i in range(len(rows)):
             one = collate([{name: torch.as_tensor(array[i]) for name, array in sequences.items()}])
             if not self.pairs:
-                one = {name: x[:, : int(one["tokens"])] if x.ndim > 1 else x for name, x in one.items()}
+                length = math.ceil(int(one.pop("tokens")) / ALIKE) * ALIKE
+                one = {name: x[:, :length] for name, x in one.items()}
             found.append({**one, "weight": torch.ones(1)})
         return found
 
