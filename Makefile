@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims test test-slow lint types check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims bench test test-slow lint types check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -72,6 +72,11 @@ stream: setup models/glyphs-vit  ## Figures 1 and 2 on twenty tasks of glyphs; S
 claims: SEEDS = 17,18,19
 claims: setup models/glyphs-vit  ## what the paper claims, replayed small: what holds, over seeds 17, 18, 19
 	$(BIN)/python -m scripts.claims --seeds $(subst $(comma), ,$(SEEDS)) --jobs $(JOBS) --out runs/claims.md
+
+DEVICE ?= cpu
+bench: setup models/smollm2-135m  ## what it costs, beside what else does the same; DATA=folder, DEVICE=cuda, LINES="stage start"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/peers --no-deps -r scripts/bench/peers.txt
+	PYTHONPATH=$(VENV)/peers $(BIN)/python -m scripts.bench --device $(DEVICE) $(if $(DATA),--data-folder $(DATA)) $(if $(LINES),--only $(LINES))
 
 models/glyphs-vit: | setup  ## a small ViT that knows other glyphs
 	$(BIN)/composer train.py yamls/glyphs_pretrain.yaml

@@ -87,7 +87,7 @@ class Row:
         """For ``bench.json``."""
         median = {"ours": statistics.median(self.ours), "other": statistics.median(self.other) if self.other else None}
         ratio = {"median": self.ratio, "low": min(self.ratios), "high": max(self.ratios)}
-        return {**vars(self), "median": median, "ratio": ratio, "holds": self.holds}
+        return {**vars(self), "ratios": self.ratios, "median": median, "ratio": ratio, "holds": self.holds}
 
 
 class Missing(Exception):

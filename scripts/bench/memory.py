@@ -1,0 +1,92 @@
+"""What θ_o costs in memory: on each rank, on the GPU, while it is merged, and in checkpoints."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from composer import Trainer
+from composer.utils import dist
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
+
+from scripts.bench import shapes
+from scripts.bench.measure import Row, Setup
+from scripts.bench.ranks import on_ranks
+from sfa import SFA, machine
+from sfa.anchor import DEVICE_BYTES, HOST_BYTES, Anchor, trained_shards
+from sfa.composer_model import StageModel
+from sfa.data.batches import collate
+
+LINE = "memory for θ_o"
+
+
+def run(setup: Setup) -> list[Row]:
+    rows = []
+    bucket = DEVICE_BYTES if setup.device == "cuda" else HOST_BYTES
+    ranks = 1 if setup.device == "cuda" else 2
+    cases = [("1M", 1)] if setup.small else [("135M", 1), ("1B", 1), ("135M", ranks), ("1B", ranks)]
+    for shape, count in dict.fromkeys(cases):
+        found = on_ranks(count, "scripts.bench.memory:held", shape=shape, device=setup.device)
+        case = f"{shape}, fp32, {setup.device}, " + ("one rank" if count == 1 else f"each of {count} ranks, FSDP2")
+        share = [one["model"] / count for one in found]
+        rows += [
+            Row(LINE, case, "model bytes / ranks", [one["theta_o"] for one in found], share, 1.02, unit="B"),
+            Row(LINE, f"{case}, beside it while merging", "one bucket", [one["merging"] for one in found],
+                [bucket] * count, 1.0, unit="B"),
+        ]  # fmt: skip
+        if setup.device == "cuda":
+            rows.append(Row(LINE, f"{case}, on the GPU", "", [one["on_gpu"] for one in found], (), 0, unit="B"))
+    with_it, without = (_checkpoint_bytes(setup.scratch, algorithms) for algorithms in ([SFA(p=0.5)], []))
+    rows.append(Row(LINE, "tensors of a checkpoint, more than without SFA", "", [with_it - without], (), 0, unit="B"))
+    return rows
+
+
+def held(shape: str, device: str) -> dict[str, float]:
+    """Bytes of the whole model, and what θ_o takes of this rank beside it."""
+    model = shapes.build(shape, device)
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    if dist.get_world_size() > 1:
+        for block in model.model.layers:
+            fully_shard(block)
+        fully_shard(model)
+    shards = trained_shards(model)
+    gc.collect()
+    before, on_gpu = _resident(), torch.cuda.memory_allocated() if device == "cuda" else 0
+    anchor = Anchor(shards, "cpu")
+    after, on_gpu = _resident(), (torch.cuda.memory_allocated() if device == "cuda" else 0) - on_gpu
+    anchor.measure_and_merge(shards, 0.5)  # the first time, kernels take memory of their own
+    machine.reset_peak()
+    start = machine.peak()
+    anchor.measure_and_merge(shards, 0.5)
+    return {"model": total, "theta_o": after - before, "on_gpu": on_gpu, "merging": machine.peak() - start}
+
+
+def _resident() -> float:
+    return float(psutil.Process().memory_info().rss)
+
+
+def _checkpoint_bytes(scratch: Path, algorithms: list[Any]) -> float:
+    """Bytes of all tensors in a Composer checkpoint of a short training."""
+    model = StageModel(shapes.build("1M"), None)
+    tokens = torch.arange(16)
+    one = {"input_ids": tokens, "labels": tokens, "position_ids": tokens, "weight": torch.ones(())}
+    trainer = Trainer(
+        model=model,
+        train_dataloader=DataLoader([one] * 4, batch_size=1, collate_fn=collate),  # type: ignore[arg-type]
+        max_duration="4ba",
+        optimizers=torch.optim.AdamW(model.parameters()),
+        algorithms=algorithms,
+        device="cpu",
+        progress_bar=False,
+        log_to_console=False,
+    )
+    trainer.fit()
+    file = trainer.save_checkpoint(str(scratch / f"checkpoint-{len(algorithms)}.pt"))
+    trainer.close()
+    assert file is not None, "it was just written"
+    content = torch.load(file, weights_only=False)  # our own
+    return float(sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, Tensor)))

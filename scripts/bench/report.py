@@ -1,0 +1,138 @@
+"""The table and the picture of ``bench.json``."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+HELD = {True: "holds", False: "**missed**", None: "–"}
+COLOURS = {True: "#009E73", False: "#D55E00", None: "0.5"}
+
+
+def write(file: Path) -> None:
+    """Writes ``<file>.md`` and, for each hardware in it, a picture beside ``file``."""
+    content = json.loads(file.read_text())
+    parts = []
+    for hardware, found in content.items():
+        picture = file.with_name(f"{file.stem}{'' if found['device'] == 'cpu' else '_' + found['device']}.png")
+        _draw(hardware, found, picture)
+        parts.append(_table(hardware, found, picture))
+    file.with_suffix(".md").write_text("# What it costs\n\n" + "\n\n".join(parts) + "\n")
+
+
+def _table(hardware: str, found: dict[str, Any], picture: Path) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    lines = [
+        f"## {hardware}",
+        "",
+        f"`python -m scripts.bench --device {found['device']} --data-folder DIR`; {versions}. Both are measured in "
+        "turn; the ratio is the median of the rounds' ratios, with the lowest and the highest.",
+        "",
+        f"![Each ratio against its bound]({picture.name})",
+        "",
+        "| line | case | ours | against | it | ratio | bound | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, line in found["lines"].items():
+        if "missing" in line:
+            lines.append(f"| {name} | not measured: {line['missing']} | | | | | | |")
+        for row in line.get("rows", []):
+            lines.append(_row(row, line["date"]))
+    return "\n".join(lines)
+
+
+def _row(row: dict[str, Any], date: str) -> str:
+    unit, median, ratio = row["unit"], row["median"], row["ratio"]
+    ours = "" if not row["other"] else _number(median["ours"], unit)
+    other = "" if median["other"] is None else _number(median["other"], unit)
+    spread = f" [{ratio['low']:.3g}, {ratio['high']:.3g}]" if len(row["ours"]) > 1 else ""
+    value = f"{ratio['median']:.3g}{spread}" + (f" {unit}" if not row["other"] and unit else "")
+    sign = {"at most": "≤", "at least": "≥"}[row["sense"]]
+    bound = "" if row["bound"] is None else f"{sign} {row['bound']:.3g}"
+    case = row["case"] + (f" ({row['note']})" if row["note"] else "")
+    cells = (f"{row['line']}, {date}", case, ours, row["against"], other, value, bound, HELD[row["holds"]])
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 2**20:.4g} MiB"
+    if unit == "s":
+        return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    return f"{value:.3g} {unit}".strip()
+
+
+def _draw(hardware: str, found: dict[str, Any], out: Path) -> None:
+    rows = [row for line in found["lines"].values() for row in line.get("rows", []) if row["bound"] and row["other"]]
+    rows = [row for row in rows if not row["line"].startswith("how ")]
+    growth = [
+        row for row in found["lines"].get("growth", {}).get("rows", []) if row["line"] == "how a merge's cost grows"
+    ]
+    stream = [row for row in found["lines"].get("growth", {}).get("rows", []) if row["line"].startswith("how a stage")]
+    figure = plt.figure(figsize=(11, 1.6 + 0.27 * len(rows) + 3.2), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=[max(1.0, 0.27 * len(rows)), 2.6])
+    _bounds(figure.add_subplot(grid[0, :]), rows)
+    _over_parameters(figure.add_subplot(grid[1, 0]), growth)
+    _over_stream(figure.add_subplot(grid[1, 1]), stream)
+    figure.suptitle(f"Cost against its bound: {hardware}", fontsize=11)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+
+
+def _bounds(ax: Axes, rows: list[dict[str, Any]]) -> None:
+    """How much of its bound each ratio takes, on a logarithmic axis: left of the line it is kept."""
+    for i, row in enumerate(rows):
+        ratio, bound = row["ratio"], row["bound"]
+        low, mid, high = sorted(
+            ratio[k] / bound if row["sense"] == "at most" else bound / ratio[k] for k in ("low", "median", "high")
+        )
+        ax.plot([low, high], [i, i], color=COLOURS[row["holds"]], linewidth=2)
+        ax.plot([mid], [i], "o", color=COLOURS[row["holds"]], markersize=5)
+        sign = {"at most": "≤", "at least": "≥"}[row["sense"]]
+        ax.annotate(f"{ratio['median']:.3g}  ({sign} {bound:.3g})", (1.01, i), xycoords=("axes fraction", "data"),
+                    fontsize=7, va="center")  # fmt: skip
+    ax.axvline(1, color="0.2", linewidth=1)
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(rows)), [_short(row) for row in rows], fontsize=7)
+    ax.invert_yaxis()
+    ax.set_xlabel("ratio / bound, or bound / ratio where more is better: kept left of 1", fontsize=8)
+    ax.tick_params(axis="x", labelsize=7)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _short(row: dict[str, Any]) -> str:
+    text = f"{row['line']}: {row['case']}"
+    return text if len(text) < 96 else text[:93] + "…"
+
+
+def _over_parameters(ax: Axes, rows: list[dict[str, Any]]) -> None:
+    for ranks, colour in (("1 rank", "#0072B2"), ("2 ranks", "#D55E00")):
+        mine = [row for row in rows if f" on {ranks}," in row["case"]]
+        if mine:
+            names = [row["case"].split(" on ")[0] for row in mine]
+            ax.plot(names, [row["ratio"]["median"] for row in mine], "o-", color=colour, label=ranks)
+    ax.set_ylim(bottom=0)
+    ax.set_title("a merge, ns a parameter of a rank: flat is linear", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.legend(fontsize=8, frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _over_stream(ax: Axes, rows: list[dict[str, Any]]) -> None:
+    for what, colour in (("seconds", "#0072B2"), ("memory", "#D55E00")):
+        mine = [row for row in rows if row["case"].endswith(what)]
+        lengths = [row["case"].split("a stream of ")[1].split(":")[0] for row in mine]
+        ax.plot(lengths, [statistics.median(row["ratios"]) for row in mine], "o-", color=colour, label=what)
+    ax.axhline(1, color="0.6", linewidth=0.8)
+    ax.set_ylim(0, 1.5)
+    ax.set_xlabel("tasks in the stream", fontsize=8)
+    ax.set_title("a stage at the end of the stream over one at its start", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.legend(fontsize=8, frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,84 @@
+"""The trainings that Table 1's sweep takes, against a loop over its rows, and that both come to the same weights."""
+
+import time
+from pathlib import Path
+
+from composer.utils import dist, get_device
+from rich.console import Console
+from safetensors import safe_open
+
+from eval import available
+from eval.evaluator import evaluator
+from scripts.bench.measure import Missing, Row, Setup
+from sfa import config as configs
+from sfa import stage
+from sfa.context import Context
+from sfa.plan import Stage, in_order, plan
+from sfa.sweep import SweepRun, read, stages
+from sfa.tensors import locations
+
+LINE = "trainings for Table 1's sweep"
+SMALL = ["model.name=null", "model.architecture=gpt_neox", "model.config.hidden_size=64", "model.config.vocab_size=512",
+         "model.config.num_hidden_layers=2", "model.config.num_attention_heads=4", "model.config.intermediate_size=256",
+         "model.tokenizer.vocab_size=512", "model.tokenizer.train_on=[arithmetic]", "train.microbatch_size=null",
+         "train.global_batch_size=4", "train.seq_len=256", "train.activation_checkpointing=false", "trial=4ba",
+         "eval.tasks=[]", "eval.interval=null", "parallelism=none", "loggers={}"]  # fmt: skip
+
+
+def run(setup: Setup) -> list[Row]:
+    file = Path("yamls/sweeps/table1.yaml")
+    data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
+    runs = read(file, data, available())
+    once = [part for part, _ in stages(runs)]
+    loop = [part for one in runs for part in in_order(plan(one.config))]
+    counted = [float(sum(part.train is not None for part in parts)) for parts in (once, loop)]
+    if counted != [8, 25]:
+        raise AssertionError(f"Table 1's sweep takes {counted[0]} trainings and a loop {counted[1]}, not 8 and 25")
+    rows = [Row(LINE, "counted in the plan", "a loop over its rows", counted[:1], counted[1:], 8 / 25, unit="")]
+    return [*rows, _made(file, data, setup)]
+
+
+def _made(file: Path, data: list[str], setup: Setup) -> Row:
+    """Both made, for a model and durations that take seconds."""
+    dist.initialize_dist(get_device(None))
+    sources = [
+        "tasks.0.source=openai/gsm8k",
+        "tasks.0.subset=main",
+        "tasks.0.query=question",
+        "tasks.0.response=answer",
+    ]
+    try:
+        shared = read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / 'sweep'}"], available())
+        alone = [
+            read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / f'row{i}'}"], available())[i]
+            for i in range(len(shared))
+        ]
+    except configs.ConfigError as error:
+        raise Missing(str(error)) from error
+    if setup.small:
+        shared, alone = shared[:4], alone[:4]
+    start = time.perf_counter()
+    for part, one in stages(shared):
+        stage.make(part, _context(one))
+    middle = time.perf_counter()
+    for one in alone:
+        for part in in_order(plan(one.config)):
+            stage.make(part, _context(one))
+    seconds = [middle - start, time.perf_counter() - middle]
+    for ours, other in zip(shared, alone, strict=True):
+        for part in plan(ours.config):
+            _same(part, _context(ours), _context(other))
+    case = f"{len(shared)} rows made with a tiny model: the same weights bit for bit, and the time"
+    return Row(LINE, case, "a loop over its rows", seconds[:1], seconds[1:])
+
+
+def _context(run: SweepRun) -> Context:
+    return Context(run.config, evaluator(run.config), Console(quiet=True))
+
+
+def _same(part: Stage, ours: Context, other: Context) -> None:
+    one, two = (locations(context.model(part)) for context in (ours, other))
+    for name, file in one.items():
+        with safe_open(file, framework="pt") as a, safe_open(two[name], framework="pt") as b:
+            if not a.get_tensor(name).equal(b.get_tensor(name)):
+                raise AssertionError(f"{name} of {part.label} ({part.method}) differs between the sweep and the loop")

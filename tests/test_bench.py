@@ -1,0 +1,96 @@
+"""The benchmarks: what a row says, that they run at a small size, and what is written of it. No time is tested."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scripts.bench import __main__ as bench
+from scripts.bench import flops, penalties, shapes
+from scripts.bench.measure import Missing, Row, Setup, commands_in_turn, in_turn
+from scripts.bench.report import write
+
+
+def test_a_ratio_is_that_of_one_round() -> None:
+    row = Row("line", "case", "it", ours=[1.0, 2.0, 4.0], other=[1.0, 4.0, 2.0], bound=1.1)
+    assert row.ratios == [1.0, 0.5, 2.0]
+    assert row.ratio == 1.0 and row.holds
+    faster = Row("line", "case", "it", [1.0, 2.0], [4.0, 4.0], bound=3.5, sense="at least")
+    assert faster.ratios == [4.0, 2.0] and faster.ratio == 3.0 and not faster.holds
+    alone = Row("line", "case", "", [0.0], (), bound=0)
+    assert alone.holds and not Row("line", "case", "", [1.0], (), bound=0).holds
+    assert Row("line", "case", "it", [1.0], [1.0]).holds is None
+
+
+def test_works_take_turns() -> None:
+    calls: list[str] = []
+    taken = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warm_up=1)
+    assert calls == ["a", "b", *["a", "b"] * 3]
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 3, "b": 3}
+
+
+def test_commands_take_turns_and_a_failure_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    commands = {name: ["sh", "-c", f"echo {name} >> {log}"] for name in "ab"}
+    try:
+        taken = commands_in_turn(commands, rounds=2, warm_up=0)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    assert log.read_text().split() == ["a", "b", "a", "b"]
+    assert all(len(one.seconds) == len(one.peak) == 2 and min(one.peak) > 0 for one in taken.values())
+    with pytest.raises(RuntimeError, match="exit 3 failed"):
+        commands_in_turn({"c": ["sh", "-c", "exit 3"]}, rounds=1, warm_up=0)
+
+
+@pytest.mark.parametrize(("shape", "low", "high"), [("1M", 0.8e6, 1.2e6), ("135M", 134e6, 136e6), ("1B", 0.9e9, 1.1e9)])
+def test_a_shape_has_the_parameters_that_its_name_says(shape: str, low: float, high: float) -> None:
+    count = sum(parameter.numel() for parameter in shapes.build(shape, "meta").parameters())
+    assert low < count < high
+
+
+def test_model_flops_are_those_of_the_products() -> None:
+    """Of a forward pass counted by torch, times three; attention is there as well."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = shapes.build("1M", max_position_embeddings=flops.SEQ_LEN, attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, flops.SEQ_LEN, dtype=torch.long), use_cache=False)
+    assert flops._operations(model, 1) == pytest.approx(3 * counter.get_total_flops(), rel=0.01)
+
+
+def test_lines_run_and_are_kept_beside_others(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    assert bench.main(["--small", "--only", "merging", "flops", "--out", str(out)]) == 0
+    assert bench.main(["--small", "--only", "fisher", "--out", str(out)]) == 0
+    (found,) = json.loads(out.read_text()).values()
+    assert set(found["lines"]) == {"merging", "flops", "fisher"}
+    rows = [row for line in found["lines"].values() for row in line["rows"]]
+    assert all(row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"] for row in rows)
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    table = out.with_suffix(".md").read_text()
+    assert all(row["case"] in table for row in rows)
+
+
+def test_the_anchor_takes_its_own_bytes_and_a_checkpoint_none(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    assert bench.main(["--small", "--only", "memory", "--out", str(out)]) == 0
+    (found,) = json.loads(out.read_text()).values()
+    merging, checkpoint = found["lines"]["memory"]["rows"][1:]
+    assert merging["holds"] and checkpoint["ours"] == [0.0]
+
+
+def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(model: Any, device: str) -> None:
+        raise Missing("no such module: make bench installs it")
+
+    monkeypatch.setattr(penalties, "_avalanche", gone)
+    out = tmp_path / "bench.json"
+    assert bench.main(["--small", "--only", "penalties", "--out", str(out)]) == 1
+    (found,) = json.loads(out.read_text()).values()
+    assert found["lines"]["penalties"]["missing"] == "no such module: make bench installs it"
+    write(out)
+    assert "not measured: no such module" in out.with_suffix(".md").read_text()
+    with pytest.raises(Missing, match="DEVICE=cuda"):
+        flops.run(Setup("cpu", None, tmp_path))
