@@ -6,7 +6,7 @@ python -m scripts.merge task_arithmetic A B --base BASE --weights 0.5 0.5 --out 
 python -m scripts.merge ties A B --base BASE --density 0.2 --scale 1 --out MERGED
 python -m scripts.merge fisher A B --fishers FA FB --out MERGED                 folders shaped like the models
 
-Memory: one file of a model and one tensor of each; TIES beside that one whole task vector, 4 bytes a parameter.
+Memory: the largest tensor of each model, float32, beside what torch itself takes.
 """
 
 import argparse

@@ -1,31 +1,32 @@
-"""Merges of models after training, from folder to folder, one tensor in memory at a time.
+"""Merges of models after training, from folder to folder, one tensor of each model in memory at a time.
 
 Soup, Task Arithmetic and TIES are mergekit's, in float32. TIES is trimmed here before, over the whole task vector as in
 its paper; mergekit trims each tensor for itself. The average of SFA and WiSE-FT is SFA's own, and Fisher merging is
 equation 15.
 """
 
-import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from mergekit.merge_methods.api import merge_tensors
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sfa.weights import locations
+from sfa.tensors import Shape, locations, read, shapes, write
+from sfa.threshold import Part, threshold
 
-Rule = Callable[[str, list[Tensor]], Tensor]
+Rule = Callable[[list[Tensor]], Tensor]
+# Entries that are merged at a time. What is computed of them stays in a core's cache; and as whole vectors of the CPU,
+# they are merged bit for bit as in their whole tensor, even where a sum over many models depends on that.
+PIECE = 1 << 18
 
 
 def average(theta_o: Path, theta: Path, beta: float, out: Path) -> None:
     """β·θ_o + (1−β)·θ, bit for bit as :class:`sfa.SFA` merges on the same device (Algorithm 1)."""
 
-    def rule(name: str, tensors: list[Tensor]) -> Tensor:
+    def rule(tensors: list[Tensor]) -> Tensor:
         old, new = tensors
         torch._foreach_lerp_([new], [old], beta)
         return new
@@ -36,7 +37,7 @@ def average(theta_o: Path, theta: Path, beta: float, out: Path) -> None:
 def soup(models: Sequence[Path], out: Path) -> None:
     """The mean of models (Wortsman et al., 2022a)."""
 
-    def rule(name: str, tensors: list[Tensor]) -> Tensor:
+    def rule(tensors: list[Tensor]) -> Tensor:
         mean: Tensor = merge_tensors(
             tensors, "linear", parameters={"weight": 1.0, "normalize": True}, dtype=torch.float32
         )
@@ -49,7 +50,7 @@ def task_arithmetic(base: Path, models: Sequence[Path], weights: Sequence[float]
     """base + Σ wᵢ(θᵢ − base) (Ilharco et al., 2023)."""
     named = _weights(weights, models)
 
-    def rule(name: str, tensors: list[Tensor]) -> Tensor:
+    def rule(tensors: list[Tensor]) -> Tensor:
         return _from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
 
     merge([base, *models], rule, out)
@@ -69,9 +70,10 @@ def ties(
         scale: λ.
     """
     named = _weights(weights, models)
-    smallest = [_threshold(base, model, density) for model in models]
+    (origin_files, *others_files), _ = _together([base, *models])
+    smallest = [_threshold(origin_files, files, density) for files in others_files]
 
-    def rule(name: str, tensors: list[Tensor]) -> Tensor:
+    def rule(tensors: list[Tensor]) -> Tensor:
         origin, *others = tensors
         kept = [
             torch.where((theta - origin).abs() >= least, theta, origin)
@@ -86,55 +88,80 @@ def ties(
 def fisher(models: Sequence[Path], fishers: Sequence[Path], weights: Sequence[float], out: Path) -> None:
     """Σ λᵢFᵢθᵢ / Σ λᵢFᵢ (Matena & Raffel, 2022; eq. 15); where no model has any information, their mean. ``fishers``
     are folders with tensors named as the models' are."""
-    found = [locations(folder) for folder in fishers]
 
-    def rule(name: str, tensors: list[Tensor]) -> Tensor:
-        top, bottom = torch.zeros_like(tensors[0]), torch.zeros_like(tensors[0])
-        for theta, files, weight in zip(tensors, found, weights, strict=True):
-            with safe_open(files[name], framework="pt") as stream:
-                information = stream.get_tensor(name).float() * weight
-            top.addcmul_(information, theta)
-            bottom += information
-        return torch.where(bottom > 0, top / bottom, torch.stack(tensors).mean(0))
+    def rule(tensors: list[Tensor]) -> Tensor:
+        thetas, informations = tensors[: len(models)], tensors[len(models) :]
+        top, bottom = torch.zeros_like(thetas[0]), torch.zeros_like(thetas[0])
+        for theta, information, weight in zip(thetas, informations, weights, strict=True):
+            weighted = information * weight
+            top.addcmul_(weighted, theta)
+            bottom += weighted
+        return torch.where(bottom > 0, top / bottom, torch.stack(thetas).mean(0))
 
-    merge(models, rule, out)
+    merge(models, rule, out, beside=fishers)
 
 
-def merge(sources: Sequence[Path], rule: Rule, out: Path) -> None:
+def merge(sources: Sequence[Path], rule: Rule, out: Path, beside: Sequence[Path] = ()) -> None:
     """Writes a model folder like the first of ``sources``, with every tensor as ``rule`` makes it of theirs (float32).
 
-    At most one file of the model and one tensor of each source are in memory.
+    One tensor of each source is in memory, and a piece of what is made of them: a file is written as they are made.
+
+    Args:
+        sources: folders of models with the same tensors.
+        rule: makes a flat piece of a tensor, of the same piece of it in all ``sources``, then in all ``beside``. It
+            works on each entry for itself.
+        out: folder of the result.
+        beside: folders that hold, among others, tensors of the same names and shapes.
 
     Raises:
-        ValueError: the models differ in tensors or shapes; names the first tensor in which they do.
+        ValueError: the folders differ in tensors or shapes, and nothing was written; names the first tensor in which
+            they do.
     """
+    found, sizes = _together(sources, beside)
     out.mkdir(parents=True, exist_ok=True)
-    found = [locations(source) for source in sources]
-    for source, files in zip(sources[1:], found[1:], strict=True):
-        odd = sorted(found[0].keys() ^ files.keys())
-        if odd:
-            side = sources[0] if odd[0] in found[0] else source
-            raise ValueError(f"{sources[0]} and {source} cannot be merged: only {side} has {odd[0]}")
     for file in sorted(sources[0].iterdir()):
         if file.suffix == ".safetensors":
-            names = [name for name, where in found[0].items() if where == file]
-            save_file({name: rule(name, list(_read(name, found))) for name in names}, out / file.name, {"format": "pt"})
+            own = {name: sizes[name] for name, where in found[0].items() if where == file}
+            with _one_thread():
+                write(out / file.name, own, lambda name: map(rule, _pieces(name, found)))
         elif file.is_file():
             shutil.copyfile(file, out / file.name)
 
 
-def _read(name: str, found: Sequence[dict[str, Path]]) -> Iterator[Tensor]:
-    shape = None
-    for files in found:
-        with safe_open(files[name], framework="pt") as stream:
-            tensor = stream.get_tensor(name).float()
-        if shape is not None and tensor.shape != shape:
-            raise ValueError(
-                f"the models cannot be merged: {name} is {tuple(shape)} in {next(iter(found[0].values())).parent} and "
-                f"{tuple(tensor.shape)} in {files[name].parent}"
-            )
-        shape = tensor.shape
-        yield tensor
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A piece is too small to be shared: threads would wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _pieces(name: str, files_of: Sequence[Mapping[str, Path]]) -> Iterator[list[Tensor]]:
+    """A tensor of several models in flat pieces."""
+    flat = [read(files[name], name).reshape(-1) for files in files_of]
+    for start in range(0, len(flat[0]), PIECE):
+        yield [tensor[start : start + PIECE] for tensor in flat]
+
+
+def _together(sources: Sequence[Path], beside: Sequence[Path] = ()) -> tuple[list[dict[str, Path]], dict[str, Shape]]:
+    """Where each folder has the tensors of the models, and their shapes, which are the same in all."""
+    found = [locations(source) for source in sources]
+    found += [{name: file for name, file in locations(one).items() if name in found[0]} for one in beside]
+    first = shapes(found[0])
+    for source, files in zip([*sources[1:], *beside], found[1:], strict=True):
+        odd = sorted(first.keys() ^ files.keys())
+        if odd:
+            side = sources[0] if odd[0] in first else source
+            raise ValueError(f"{sources[0]} and {source} cannot be merged: only {side} has {odd[0]}")
+        for name, shape in shapes(files).items():
+            if shape != first[name]:
+                raise ValueError(
+                    f"the models cannot be merged: {name} is {first[name]} in {sources[0]} and {shape} in {source}"
+                )
+    return found, first
 
 
 def _from_base(tensors: list[Tensor], method: str, parameters: dict[str, object]) -> Tensor:
@@ -149,20 +176,13 @@ def _weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, floa
     return {str(i): float(weight) for i, weight in enumerate(weights, 1)}
 
 
-def _threshold(base: Path, model: Path, density: float) -> float:
-    """The magnitude of the smallest entry of θ − base that is kept; 4 bytes a parameter in memory."""
-    found = [locations(base), locations(model)]
-    moved, start = np.empty(sum(_sizes(base)), np.float32), 0
-    for name in found[0]:
-        origin, theta = _read(name, found)
-        moved[start : start + theta.numel()] = (theta - origin).abs_().flatten().numpy()
-        start += theta.numel()
-    kept = max(1, round(density * len(moved)))
-    moved.partition(len(moved) - kept)  # in place
-    return float(moved[len(moved) - kept])
+def _threshold(base: Mapping[str, Path], model: Mapping[str, Path], density: float) -> float:
+    """The magnitude of the smallest entry of θ − base that is kept, of the models with tensors in these files."""
 
+    def moved() -> Iterator[Part]:
+        for name in base:
+            for origin, theta in _pieces(name, [base, model]):
+                yield (theta - origin).numpy()
 
-def _sizes(folder: Path) -> Iterator[int]:
-    for name, file in locations(folder).items():
-        with safe_open(file, framework="pt") as stream:
-            yield math.prod(stream.get_slice(name).get_shape())
+    with _one_thread():
+        return threshold(moved, density)

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from sfa.anchor import trained_shards
 from sfa.finite import NotFinite
 from sfa.store import seal
+from sfa.tensors import locations
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -135,12 +136,3 @@ def distance(folder: Path, other: Path) -> float:
             raise NotFinite(f"the tensor {name} is not finite in {file} or {two[name]}")
         total += part
     return math.sqrt(total)
-
-
-def locations(folder: Path) -> dict[str, Path]:
-    """The file that each tensor of a model folder is in."""
-    found: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as stream:
-            found |= dict.fromkeys(stream.keys(), file)
-    return found

@@ -1,11 +1,15 @@
 """Merges against NumPy, written from the papers' formulas, on every architecture; mismatches name the tensor."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mergekit.merge_methods.api import merge_state_dicts
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -24,6 +28,8 @@ from transformers import (
 
 from sfa import machine, merging
 from sfa.algorithm import SFA
+from sfa.tensors import write
+from sfa.threshold import threshold
 from tests.toy import Regression, trainer, weights
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -107,6 +113,31 @@ def test_ties_trims_the_whole_vector_elects_signs_and_averages_what_agrees(folde
     assert 0.3 <= trimmed_by_tensor <= 0.6  # what one or both task vectors keep
 
 
+@pytest.mark.parametrize("density", [0.0, 1e-9, 0.001, 0.2, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("kind", ["normal", "scales", "few values", "one value", "zeros", "neighbours", "extremes"])
+def test_the_threshold_is_exactly_that_of_sorting(kind: str, density: float) -> None:
+    rng = np.random.default_rng(0)
+    vector = {
+        "normal": rng.standard_normal(10007),
+        "scales": rng.standard_normal(10007) * 10.0 ** rng.integers(-42, 30, 10007),  # subnormal numbers too
+        "few values": rng.choice([-2.5, 0.0, 1.0, 2.5], 10007),
+        "one value": np.full(10007, -0.1),
+        "zeros": np.full(10007, -0.0),
+        "neighbours": (np.arange(10007) + 2**24 - 10007).astype(np.float64) * rng.choice([-1, 1], 10007),
+        "extremes": rng.choice([0.0, 1.0, np.inf, np.nan, np.finfo(np.float32).max], 10007),
+    }[kind].astype(np.float32)
+    kept = max(1, round(density * len(vector)))
+    expected = np.partition(np.abs(vector), len(vector) - kept)[len(vector) - kept]
+    found = threshold(lambda: (part.copy() for part in np.array_split(vector, 7)), density)
+    np.testing.assert_array_equal(np.float32(found), expected)
+
+
+@pytest.mark.parametrize("density", [-0.1, 1.1, float("nan")])
+def test_a_density_that_is_no_share_is_refused(density: float) -> None:
+    with pytest.raises(ValueError, match="a density is from 0 to 1"):
+        threshold(lambda: [np.ones(3, np.float32)], density)
+
+
 def test_fisher_merging_weighs_by_information(folders: list[Path], tmp_path: Path) -> None:
     """Equation 15."""
     rng = np.random.default_rng(0)
@@ -157,6 +188,96 @@ def test_mismatched_models_end_in_an_error_that_names_the_tensor(tmp_path: Path)
         merging.soup([tmp_path / "good", tmp_path / "vocabulary"], tmp_path / "out")
     with pytest.raises(ValueError, match="2 models need as many weights, not 1"):
         merging.task_arithmetic(tmp_path / "good", [tmp_path / "good"] * 2, [1.0], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"embedding is \(10, 4\) in .*good and \(11, 4\) in .*vocabulary"):
+        merging.ties(tmp_path / "good", [tmp_path / "vocabulary"], [1.0], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"only .*good has embedding"):
+        merging.fisher([tmp_path / "good"], [tmp_path / "missing"], [1.0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+AWKWARD = {"z": (3, 5), "a": (), 'ü "\\': (0, 4), "m.0": (7,), "large": (3, 100_003)}  # the last is more than a piece
+
+
+def awkward(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) for name, shape in AWKWARD.items()}
+
+
+def test_a_file_is_written_byte_for_byte_as_safetensors_does(tmp_path: Path) -> None:
+    tensors = awkward(0)
+    save_file(tensors, tmp_path / "expected", {"format": "pt"})
+    write(tmp_path / "found", AWKWARD, lambda name: tensors[name].reshape(-1).split(10))
+    assert (tmp_path / "found").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_a_file_that_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("before")
+    tensors = {**awkward(0), "z": torch.zeros(4)}  # the last but one, too short
+    with pytest.raises(ValueError, match=r"z is to be of shape \(3, 5\), and 4 entries came"):
+        write(file, AWKWARD, lambda name: [tensors[name]])
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    assert file.read_text() == "before"
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_model_of_several_files_is_merged_like_one_of_a_single_file(count: int, tmp_path: Path) -> None:
+    """The base is split otherwise than the models, whose tensors are bfloat16."""
+    folders = []
+    for i in range(count + 1):
+        tensors = {name: tensor if i == 0 else tensor.bfloat16() for name, tensor in awkward(i).items()}
+        whole, split = tmp_path / "whole" / str(i), tmp_path / "split" / str(i)
+        for folder in (whole, split):
+            folder.mkdir(parents=True)
+        save_file(tensors, whole / "model.safetensors")
+        names = list(tensors)
+        parts = [names[:2], names[2:]] if i == 0 else [names[:1], names[1:3], names[3:]]
+        for k, part in enumerate(parts, 1):
+            shard = f"model-{k:05d}-of-{len(parts):05d}.safetensors"
+            save_file({name: tensors[name] for name in part}, split / shard)
+        (split / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {}}))
+        folders.append(str(i))
+    for kind in ("whole", "split"):
+        base, *models = (tmp_path / kind / name for name in folders)
+        merging.ties(base, models, [0.5] * count, tmp_path / kind / "out", 0.3)
+    out = tmp_path / "split" / "out"
+    files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == [*files, "model.safetensors.index.json"]
+    found = {name: tensor for file in files for name, tensor in load_file(out / file).items()}
+    expected = load_file(tmp_path / "whole" / "out" / "model.safetensors")
+    assert found.keys() == expected.keys() == AWKWARD.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == torch.float32
+        assert found[name].shape == AWKWARD[name]
+        assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_merging_piece_by_piece_is_bitwise_merging_whole_tensors(count: int, tmp_path: Path) -> None:
+    """mergekit on whole tensors and all threads; sums over many models depend on where a vector of the CPU starts."""
+    models = [awkward(i) for i in range(count + 1)]
+    for i, tensors in enumerate(models):
+        (tmp_path / str(i)).mkdir()
+        save_file(tensors, tmp_path / str(i) / "model.safetensors")
+    weights = [0.1 + 0.07 * i for i in range(count)]
+    folders = [tmp_path / str(i) for i in range(count + 1)]
+    threads = torch.get_num_threads()
+    merging.soup(folders[1:], tmp_path / "soup")
+    merging.task_arithmetic(folders[0], folders[1:], weights, tmp_path / "arithmetic")
+    assert torch.get_num_threads() == threads
+    soup = merge_state_dicts(models[1:], "linear", parameters={"weight": 1.0}, dtype=torch.float32)
+    named = dict(enumerate(models))
+    parameters = {"weight": dict(enumerate(weights, 1)), "normalize": False}
+    arithmetic = merge_state_dicts(named, "task_arithmetic", base=0, parameters=parameters, dtype=torch.float32)
+    for folder, expected in (("soup", soup), ("arithmetic", arithmetic)):
+        found = load_file(tmp_path / folder / "model.safetensors")
+        assert all(torch.equal(found[name], expected[name]) for name in AWKWARD)
+
+
+def test_a_merge_does_not_import_composer() -> None:
+    """It takes longer than the merge of a model of 135M parameters."""
+    code = "import sys, sfa.merging; sys.exit('composer' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("method", ["average", "soup", "task_arithmetic", "ties", "fisher"])
