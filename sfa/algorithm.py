@@ -48,6 +48,8 @@ class SFA(Algorithm):
         every: the same as a time string, such as ``"50ba"``, ``"1ep"`` or ``"1000000tok"``; stands for ``p``.
         beta: weight β of the old weights θ_o, in [0, 1].
         anchor: folder of a model in Hugging Face format that is θ_o. ``None``: the weights at the start of the fit.
+        built_from_anchor: the Trainer's model was built with the weights in ``anchor``, so they are taken from it, and
+            checkpoints name the folder and its hash; otherwise the folder is read.
         anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` beside the parameters.
         reset_optimizer_on_merge: forget the optimizer's moments at each merge.
 
@@ -69,6 +71,7 @@ class SFA(Algorithm):
         anchor: str | None = None,
         anchor_device: Literal["cpu", "device"] = "cpu",
         reset_optimizer_on_merge: bool = False,
+        built_from_anchor: bool = False,
     ):
         if (p is None) == (every is None):
             raise ValueError(f"SFA needs either p or every, not {'both' if p is not None else 'neither'}")
@@ -88,6 +91,7 @@ class SFA(Algorithm):
         self.anchor_path = anchor
         self.anchor_device = anchor_device
         self.reset_optimizer_on_merge = reset_optimizer_on_merge
+        self.reads_anchor = anchor is not None and not built_from_anchor
 
         self.merges: list[dict[str, float]] = []  # step, l2_before, l2_after, seconds
         self._anchor: Anchor | None = None
@@ -104,7 +108,7 @@ class SFA(Algorithm):
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         if event == Event.BEFORE_LOAD:
             # If a checkpoint follows, this is the last moment at which the model holds the weights it was built with.
-            if self.anchor_path is None:
+            if not self.reads_anchor:
                 self._anchor = Anchor(trained_shards(_module(state)), self.anchor_device)
         elif event == Event.FIT_START:
             self._fit_start(state)
@@ -118,8 +122,8 @@ class SFA(Algorithm):
 
     def _fit_start(self, state: State) -> None:
         module = _module(state)
-        if self.anchor_path is not None:
-            self._anchor = Anchor(read_shards(module, Path(self.anchor_path)), self.anchor_device)
+        if self.reads_anchor:
+            self._anchor = Anchor(read_shards(module, Path(str(self.anchor_path))), self.anchor_device)
         elif not self._resumes or self._anchor is None:
             self._anchor = None  # so that there are never two copies
             self._anchor = Anchor(trained_shards(module), self.anchor_device)

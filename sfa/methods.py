@@ -13,7 +13,7 @@ from sfa.algorithm import SFA
 from sfa.context import Context
 from sfa.data import Task
 from sfa.fisher import Fisher
-from sfa.penalties import Penalty
+from sfa.penalties import Kind, Penalty
 from sfa.plan import Stage
 from sfa.schedule import exact_fraction, in_steps, interval_steps
 from sfa.schema import EWC, FisherMerging, PenaltyBlock, SFABlock
@@ -33,17 +33,19 @@ def algorithms(stage: Stage, context: Context, total: int, epoch: float, example
         examples: gives a number of a task's training examples, one a batch.
     """
     assert stage.parent is not None
-    anchor, block = str(context.model(stage.parent)), stage.block
+    block = stage.block
     if isinstance(block, SFABlock):
         every = block.every
         if every is not None and every.endswith("ep"):  # the Trainer sees all epochs as one
             every = f"{math.ceil(in_steps(every, total, epoch))}ba"
-        return [SFA(block.p, every, block.beta, anchor, block.anchor_device, block.reset_optimizer_on_merge)]
+        anchor, reset = str(context.model(stage.parent)), block.reset_optimizer_on_merge
+        return [SFA(block.p, every, block.beta, anchor, block.anchor_device, reset, built_from_anchor=True)]
     if isinstance(block, EWC):
         fishers = [_fisher(past, stage.parent, block, context, examples) for past in stage.past]
-        return [Penalty("ewc", block.strength, anchor, fishers, block.anchor_device)]
+        return [Penalty("ewc", block.strength, fishers=fishers, anchor_device=block.anchor_device)]
     if isinstance(block, PenaltyBlock):
-        return [Penalty("l1" if stage.method == "l1" else "l2", block.strength, anchor, (), block.anchor_device)]
+        kind: Kind = "l1" if stage.method == "l1" else "l2"
+        return [Penalty(kind, block.strength, anchor_device=block.anchor_device)]
     return []
 
 
