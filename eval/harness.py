@@ -14,7 +14,6 @@ from datasets import Dataset
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 from numpy.typing import NDArray
 from torch import nn
@@ -22,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eval import TASK_FILES
 from eval.live import is_sharded, unsharded, untouched
+from eval.lm import LiveLM
 from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.data import Row, Task, owner
@@ -107,7 +107,7 @@ class Harness:
         wanted = {name: found for name, found in rows.items() if name in self.tasks}
         if wanted:
             dtype = "bfloat16" if settings.bf16 else None
-            lm = _Quiet(
+            lm = LiveLM(
                 pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size, mixed_precision_dtype=dtype
             )
             values |= self._lm_values(lm, wanted)
@@ -200,16 +200,3 @@ def _majority(rows: Sequence[Row]) -> float | None:
     if len({tuple(row.get("choices", ())) for row in rows}) != 1 or "choices" not in rows[0]:
         return None
     return max(Counter(row["response"] for row in rows).values()) / len(rows)
-
-
-class _Quiet(HFLM):
-    """Without lm-eval's own progress bars."""
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        return list(super().generate_until(requests, disable_tqdm=True))
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return list(super().loglikelihood(requests, disable_tqdm=True))
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        return list(super().loglikelihood_rolling(requests, disable_tqdm=True))

@@ -8,16 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerBase,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from eval.harness import Harness, Settings
+from eval.lm import LiveLM, alike
 from scripts import evaluate
 from sfa import models
 from sfa.data import registered
@@ -61,6 +70,70 @@ def test_accuracy_is_that_of_log_likelihoods_by_hand(
     assert score["stderr"] == pytest.approx(np.std(right, ddof=1) / 40**0.5)
     answers = [row["response"] for row in rows]
     assert score["majority"] == pytest.approx(max(answers.count(kind) for kind in set(answers)) / 40)
+
+
+@pytest.fixture(params=["own keys", "shared keys", "a window", "recurrent", "encoder-decoder"])
+def any_model(request: pytest.FixtureRequest, model: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    torch.manual_seed(0)
+    vocab = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 0}
+    if request.param == "encoder-decoder":
+        sizes = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
+        return T5ForConditionalGeneration(T5Config(**vocab, decoder_start_token_id=0, **sizes)).eval()
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "initializer_range": 0.2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    if request.param == "shared keys":
+        return LlamaForCausalLM(LlamaConfig(**vocab, **heads, **sizes)).eval()
+    if request.param == "a window":
+        return MistralForCausalLM(MistralConfig(**vocab, **heads, **sizes, sliding_window=20)).eval()
+    if request.param == "recurrent":
+        return MambaForCausalLM(MambaConfig(**vocab, **sizes)).eval()
+    return model
+
+
+def asked(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [Instance(kind, {}, found, i) for i, found in enumerate(arguments)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_log_likelihoods_are_those_of_lm_eval(
+    batch_size: int, any_model: Any, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Choices of one token and of several, contexts of all lengths, one of them longer than the model."""
+    rows = registered("returns").rows("test")[:30]
+    contexts = [row["prompt"][-n * 3 :] for n, row in enumerate(rows, 1)] + [rows[0]["prompt"] * 40]
+    requests = asked("loglikelihood", [(c, choice) for c in contexts for choice in (" int", " a", " b", " int list")])
+    ours, theirs = (
+        kind(pretrained=any_model, tokenizer=tokenizer, batch_size=batch_size, max_length=300).loglikelihood(requests)
+        for kind in (LiveLM, HFLM)
+    )
+    assert [likeliest for _, likeliest in ours] == [likeliest for _, likeliest in theirs]
+    np.testing.assert_allclose([value for value, _ in ours], [value for value, _ in theirs], rtol=1e-5)
+
+
+def test_what_is_written_is_what_lm_eval_writes(
+    any_model: Any, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows end at different lengths: by stop strings, by one of two ends of text, and by the most that is allowed."""
+    contexts = [row["prompt"][-n * 5 :] for n, row in enumerate(registered("arithmetic").rows("test")[:20], 1)]
+    lms = [kind(pretrained=any_model, tokenizer=tokenizer, batch_size=7) for kind in (LiveLM, HFLM)]
+
+    def written(until: list[str]) -> list[list[str]]:
+        options = {"until": until, "max_gen_toks": 40, "do_sample": False}
+        return [lm.generate_until(asked("generate_until", [(c, dict(options)) for c in contexts])) for lm in lms]
+
+    ours, theirs = written([])
+    assert ours == theirs
+    end = tokenizer(theirs[2])["input_ids"][15]
+    monkeypatch.setattr(any_model.generation_config, "eos_token_id", [0, end])
+    ours, theirs = written([theirs[5][20:23], theirs[8][9:11]])
+    assert ours == theirs
+    if not any_model.config.is_encoder_decoder:
+        assert len({len(tokenizer(text)["input_ids"]) for text in theirs}) >= 4
+
+
+def test_rows_of_a_batch_are_about_as_long() -> None:
+    rows = [tuple(range(n)) for n in (10, 100, 95, 91, 89, 9, 90, 30)]
+    assert [[len(row) for row in batch] for batch in alike(rows, 3)] == [[100, 95, 91], [90, 89], [30], [10, 9]]
 
 
 class Parrot(LM):

@@ -12,31 +12,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from scripts.bench.measure import Commands, Missing, Row, Setup, commands_in_turn
+from scripts.bench.shapes import LLAMA
 from sfa.tensors import locations, read, write
 
 LINE = "merges of two models from folder to folder"
-Sizes = dict[str, tuple[dict[str, Any], int]]
-
-# Shape and rounds. 135M is that of SmolLM2-135M, 1B that of Llama 3.2 1B with the vocabulary of Llama 2.
-SIZES: Sizes = {
-    "135M": (
-        {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
-        | {"num_key_value_heads": 3, "vocab_size": 49152},
-        5,
-    ),
-    "1B": (
-        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
-        | {"num_key_value_heads": 8, "vocab_size": 32000},
-        3,
-    ),
-}
-TINY: Sizes = {
-    "tiny": (
-        {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-        | {"num_key_value_heads": 2, "vocab_size": 1000},
-        2,
-    )
-}
+ROUNDS = {"135M": 3, "1B": 2}
 WEIGHTS, DENSITY = (0.6, 0.3), 0.2
 
 # mergekit's own defaults but for the tokenizer, which random models do not have. Of its other options, --lazy-unpickle
@@ -56,11 +36,11 @@ def run(setup: Setup) -> list[Row]:
     if not tool.is_file():
         raise Missing("mergekit-yaml is not beside this Python: make setup")
     rows = []
-    for size, (shape, rounds) in (TINY if setup.small else SIZES).items():
+    for size, rounds in ({"1M": 2} if setup.small else ROUNDS).items():
         root = setup.scratch / f"folders-{size}"
         models = [root / name for name in ("base", "one", "two")]
         for number, folder in enumerate(models):
-            _write_model(folder, LlamaConfig(**shape, tie_word_embeddings=True), number, models[0])
+            _write_model(folder, LlamaConfig(**LLAMA[size], tie_word_embeddings=True), number, models[0])
         for method in ("linear", "task_arithmetic", "ties"):
             rows += _compare(method, size, models, root, str(tool), setup.rounds(rounds))
         shutil.rmtree(root)

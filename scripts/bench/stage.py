@@ -26,7 +26,11 @@ def run(setup: Setup) -> list[Row]:
     kinds = [("none", 1), ("ddp", ranks), ("fsdp2", ranks)]
     steps = 8 if setup.small else 100
     for parallelism, count in kinds[: 1 if setup.small else None]:
-        given: dict[str, Any] = {"folder": str(setup.scratch / f"stage-{parallelism}"), "parallelism": parallelism, "steps": steps}
+        given: dict[str, Any] = {
+            "folder": str(setup.scratch / f"stage-{parallelism}"),
+            "parallelism": parallelism,
+            "steps": steps,
+        }
         taken = on_ranks(count, "scripts.bench.stage:series", **given, rounds=setup.rounds(9))[0]
         case = f"quickstart's Law, {steps} steps, {parallelism}, {count} rank" + ("s" if count > 1 else "")
         against = "the same stage, sequential"

@@ -1,0 +1,152 @@
+"""lm-eval's model for a live model: its scores, for less work and without its progress bars."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+# A row joins a batch if it is at least this part of the longest one: the rest is padding, computed for nothing.
+ALIKE = 0.9
+
+Encoded = tuple[tuple[str, str], list[int], list[int]]
+
+
+class LiveLM(HFLM):
+    """Three things that lm-eval computes and drops are not computed for a decoder: logits of positions that are not
+    scored, with their softmax over the vocabulary; padding up to the longest of many rows; rows of a generation that
+    have ended, until the last one has. Everything else is lm-eval's."""
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        return list(super().generate_until(requests, disable_tqdm=True))
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        return list(super().loglikelihood(requests, disable_tqdm=True))
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Encoded], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """Summed log-probability of each continuation after its context, and whether it is the likeliest one token by
+        token. What differs in the last token alone shares a row."""
+        if self.backend != "causal" or not self.model._supports_logits_to_keep():
+            return list(super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs))
+        shared: dict[tuple[int, ...], list[int]] = {}
+        for i, (_, context, continuation) in enumerate(requests):
+            shared.setdefault(tuple((context + continuation)[-self.max_length - 1 : -1]), []).append(i)
+        found: dict[int, tuple[float, bool]] = {}
+        for batch in alike(list(shared), override_bs or self.batch_size):
+            wanted = [max(len(requests[i][2]) for i in shared[row]) for row in batch]
+            for row, logs in zip(batch, self._last_logs(batch, wanted), strict=True):
+                for i in shared[row]:
+                    tokens = torch.tensor(requests[i][2], device=logs.device)
+                    scored = logs[-len(tokens) :]
+                    likeliest = bool((scored.argmax(-1) == tokens).all())
+                    found[i] = float(scored.gather(1, tokens[:, None]).sum()), likeliest
+        return [found[i] for i in range(len(requests))]
+
+    def _last_logs(self, rows: Sequence[tuple[int, ...]], wanted: Sequence[int]) -> Iterator[Tensor]:
+        """Of each row of tokens, the log-probabilities after each of its last ``wanted`` ones, ``[wanted, vocab]``."""
+        inputs = pad_sequence([torch.tensor(row, device=self.device) for row in rows], batch_first=True)
+        options: dict[str, Any] = {}
+        if self.device.type == "cpu":
+            # Without a mask, and transformers drops one that masks nothing, torch 2.7 takes an attention on CPU that is
+            # not fused if heads share keys: three times the time. Hence also one column of padding at least.
+            inputs = torch.nn.functional.pad(inputs, (0, 1))
+            lengths = torch.tensor([len(row) for row in rows])
+            options["attention_mask"] = (torch.arange(inputs.shape[1]) < lengths[:, None]).long()
+        kept = sorted({at for row, n in zip(rows, wanted, strict=True) for at in range(len(row) - n, len(row))})
+        options["logits_to_keep"] = torch.tensor(kept, device=self.device)
+        with torch.no_grad(), self._precision():
+            logits = self.model(input_ids=inputs, use_cache=False, **options).logits
+        for logit, row, n in zip(logits, rows, wanted, strict=True):
+            first = kept.index(len(row) - n)
+            yield logit[first : first + n].log_softmax(-1, dtype=self.softmax_dtype)
+
+    def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
+        """Tokens ``[rows, max_length]``, each row with its ``context``, padded where it has ended. Whenever a row ends,
+        the others go on without it."""
+        cache = self._cache()
+        if cache is None or options.get("do_sample") or options.get("num_beams", 1) > 1:
+            written: Tensor = super()._model_generate(context, max_length, stop, **options)
+            return written
+        options.pop("temperature", None)
+        mask = options.pop("attention_mask")
+        ended = self._ended(stop, context.shape[1])
+        written = context.new_full((len(context), max_length), self.tokenizer.pad_token_id)
+        ids, rows = context, torch.arange(len(context), device=context.device)
+        while len(rows) and ids.shape[1] < max_length:
+            with self._precision():
+                found = self.model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    max_length=max_length,
+                    stopping_criteria=StoppingCriteriaList([_Any(ended)]),
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    return_dict_in_generate=True,
+                    use_cache=True,
+                    **options,
+                )
+            ids = found.sequences
+            written[rows, : ids.shape[1]] = ids
+            going = (~ended(ids)).nonzero()[:, 0]
+            mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+            ids, mask, rows = ids[going], mask[going], rows[going]
+            cache.batch_select_indices(going)
+        return written
+
+    def _cache(self) -> DynamicCache | None:
+        """An empty cache of keys and values; ``None`` if the model keeps anything else, such as an encoder's states or
+        recurrent ones: rows cannot be taken out of those."""
+        if self.backend != "causal" or not self.model._supports_default_dynamic_cache():
+            return None
+        cache = DynamicCache(config=self.config.get_text_config(decoder=True))
+        plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+        return cache if plain else None
+
+    def _ended(self, stop: Sequence[str], start: int) -> Callable[[Tensor], Tensor]:
+        """Tells of each row whether its last token ends it, as an end of text or of a stop string; the first ``start``
+        tokens are not its own. Two tokens more are looked at than a stop string has: others may spell it."""
+        eos = self.model.generation_config.eos_token_id
+        ends = torch.tensor([] if eos is None else eos, dtype=torch.long, device=self.device).flatten()
+        reach = 2 + max((len(self.tokenizer.encode(word, add_special_tokens=False)) for word in stop), default=0)
+
+        def ended(ids: Tensor) -> Tensor:
+            tails = self.tokenizer.batch_decode(ids[:, start:][:, -reach:])
+            stopped = [any(word and word in tail for word in stop) for tail in tails]
+            return torch.tensor(stopped, device=ids.device) | torch.isin(ids[:, -1], ends)
+
+        return ended
+
+    def _precision(self) -> torch.autocast:
+        dtype = self.mixed_precision_dtype
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def alike(rows: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+    """Batches of ``most`` rows at most, longest first, of about the same length each."""
+    batch: list[tuple[int, ...]] = []
+    for row in sorted(rows, key=lambda row: (-len(row), row)):
+        if batch and (len(batch) == most or len(row) < ALIKE * len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+class _Any(StoppingCriteria):
+    """Stops all rows as soon as one has ended."""
+
+    def __init__(self, ended: Callable[[Tensor], Tensor]):
+        self.ended = ended
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        return self.ended(input_ids).any().expand(len(input_ids))

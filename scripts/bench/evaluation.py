@@ -1,0 +1,157 @@
+"""lm-eval on a model in the middle of its training, against its command line on the same model in a folder."""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lm_eval.tasks._yaml_loader import load_yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from eval import TASK_FILES
+from eval.harness import Harness, Settings
+from scripts.bench.measure import Missing, Row, Setup, commands_in_turn
+from sfa import models
+from sfa.data import registered
+from sfa.data.source import SourceError
+from sfa.data.template import separator
+
+EVALUATIONS = ["gsm8k", "casehold", "tos", "overruling"]
+PRETRAINED = Path("models/smollm2-135m")
+BOUND = 0.7
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is scored: the model in ``folder`` on ``rows`` of each evaluation, ``batch_size`` at once.
+
+    ``warm_up`` rounds do not count: none where an earlier case has brought the libraries into memory, and ours the
+    model."""
+
+    name: str
+    folder: Path
+    rows: int
+    batch_size: int
+    warm_up: int = 1
+
+
+def run(setup: Setup) -> list[Row]:
+    """Time of the four evaluations of law and math. Ours is what an evaluation adds to a training, the first one, which
+    reads the rows, excepted; lm-eval's is that of its command, which has to start, read the model and build the tasks.
+
+    Raises:
+        Missing: the rows or the pretrained model are not there.
+        RuntimeError: the scores of the two differ, or the command failed.
+    """
+    if setup.small:
+        return [_measure(Case("random Llama", _random_model(setup, 16), 3, 2), setup)]
+    if not PRETRAINED.is_dir():
+        raise Missing(f"{PRETRAINED} is not there: make {PRETRAINED}")
+    return [
+        _measure(Case("random Llama", _random_model(setup, 128), 50, 34), setup),
+        _measure(Case("SmolLM2-135M", PRETRAINED, 24, 34, warm_up=0), setup),
+    ]
+
+
+def _measure(case: Case, setup: Setup) -> Row:
+    model, tokenizer = models.read_model(case.folder).to(setup.device).train(), models.read_processor(case.folder)
+    settings = Settings("instruction", limit=case.rows, batch_size=case.batch_size, data_folder=setup.data_folder)
+    harness = Harness(EVALUATIONS, [], settings)
+    tasks, out = setup.scratch / "tasks", setup.scratch / "scores"
+    try:
+        scores = {score["task"]: score["value"] for score in harness(model, tokenizer)}
+    except SourceError as error:
+        raise Missing(f"{error}; a data folder with gsm8k, casehold, claudette_tos and overruling does") from error
+    _write_tasks(harness, tasks)
+    command = [
+        str(Path(sys.executable).parent / "lm_eval"),
+        *("run", "--model", "hf", "--model_args", f"pretrained={case.folder},dtype=float32"),
+        *("--tasks", ",".join(EVALUATIONS), "--include_path", str(tasks)),
+        *("--batch_size", str(case.batch_size), "--device", setup.device, "--output_path", str(out)),
+    ]
+    ours: list[float] = []
+
+    def before(_: str) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        started = time.perf_counter()  # not torch's timer, which would evaluate three times to time one
+        harness(model, tokenizer)
+        ours.append(time.perf_counter() - started)
+
+    rounds = setup.rounds(3)
+    other = commands_in_turn({"lm_eval": command}, rounds, before, case.warm_up)["lm_eval"].seconds
+    if (theirs := _their_scores(out, case.rows)) != scores:
+        raise RuntimeError(f"the scores of {case.name} differ: {scores} here, {theirs} by the lm_eval command")
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    return Row(
+        line="lm-eval during training: time added by the four law/math evals",
+        case=f"{case.name}, {parameters:.1f}M parameters, {case.rows} rows each, batches of {case.batch_size}",
+        against="the lm-eval command line on the saved model, same rows",
+        ours=ours[-rounds:],
+        other=other,
+        bound=BOUND,
+        note=f"both score {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}",
+    )
+
+
+def _write_tasks(harness: Harness, folder: Path) -> None:
+    """Task files for the command line with the very rows, prompts, choices and answers that ``harness`` uses."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, task in harness.tasks.items():
+        rows = folder / f"{name}.jsonl"
+        task.dataset["test"].to_json(rows)
+        config = load_yaml(TASK_FILES / f"{name}.yaml") | {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(rows)}},
+            "test_split": "test",
+            "target_delimiter": separator(harness.settings.template),
+        }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+
+
+def _their_scores(out: Path, rows: int) -> dict[str, float]:
+    """What the command has written below ``out``, by evaluation.
+
+    Raises:
+        RuntimeError: it has scored other than ``rows`` rows.
+    """
+    (file,) = out.rglob("results_*.json")
+    found: dict[str, Any] = json.loads(file.read_text())
+    if any(scored["effective"] != rows for scored in found["n-samples"].values()):
+        raise RuntimeError(f"not {rows} rows of each evaluation, but {found['n-samples']}")
+    metrics = ("acc,", "exact_match,")
+    return {
+        name: next(float(value) for metric, value in values.items() if metric.startswith(metrics))
+        for name, values in found["results"].items()
+    }
+
+
+def _random_model(setup: Setup, hidden: int) -> Path:
+    """A model of which nearly nothing is computed, so that only what comes with an evaluation takes time."""
+    folder = setup.scratch / "random"
+    try:
+        tokenizer = models.train_tokenizer(4096, [registered("law", data_folder=setup.data_folder)])
+    except SourceError as error:
+        raise Missing(f"{error}; a data folder with casehold, claudette_tos and overruling does") from error
+    end = int(tokenizer.eos_token_id)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
