@@ -21,8 +21,7 @@ HOST_BYTES, DEVICE_BYTES = 2 * 2**20, 64 * 2**20
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of ``tensor``, detached, sharing its memory."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.data
 
 
 def trained_shards(model: nn.Module) -> dict[str, Tensor]:
@@ -63,7 +62,8 @@ class Anchor:
 
     @torch.no_grad()
     def merge_into(self, shards: dict[str, Tensor], beta: float) -> None:
-        """θ ← β·θ_o + (1−β)·θ in place (Algorithm 1; eq. 5), without communication and bucket by bucket.
+        """θ ← β·θ_o + (1−β)·θ in place (Algorithm 1; eq. 5), without communication, and bucket by bucket where θ_o is
+        brought to a GPU.
 
         Args:
             shards: the parameters' shards, as from :func:`trained_shards`.
@@ -72,7 +72,11 @@ class Anchor:
         Raises:
             ValueError: names, shapes or dtypes differ from θ_o's.
         """
-        for theta, theta_o in self.aligned(shards):
+        check_same(shards, self.shards)
+        if shards and all(shard.device == self.shards[name].device for name, shard in shards.items()):
+            torch._foreach_lerp_(list(shards.values()), [self.shards[name] for name in shards], beta)
+            return
+        for theta, theta_o in buckets(shards, self.shards):
             torch._foreach_lerp_(theta, theta_o, beta)
 
     @torch.no_grad()
@@ -81,7 +85,8 @@ class Anchor:
         each bucket is measured while it lies in the cache, or on the GPU. Add the ranks' values before taking the
         root; after the merge the distance is (1−β) times that."""
         squares: list[Tensor] = []
-        for theta, theta_o in self.aligned(shards):
+        check_same(shards, self.shards)
+        for theta, theta_o in buckets(shards, self.shards):
             squares += _squares(torch._foreach_sub(theta, theta_o))
             torch._foreach_lerp_(theta, theta_o, beta)
         return _total(squares)
@@ -90,15 +95,6 @@ class Anchor:
     def squared_norm(self) -> float:
         """‖θ_o‖² over this rank's shards, summed in float64."""
         return _total([square for (theta_o,) in buckets(self.shards) for square in _squares(theta_o)])
-
-    def aligned(self, shards: dict[str, Tensor]) -> Iterator[list[list[Tensor]]]:
-        """(θ, θ_o) in buckets: see :func:`buckets`.
-
-        Raises:
-            ValueError: names, shapes or dtypes differ from θ_o's.
-        """
-        check_same(shards, self.shards)
-        return buckets(shards, self.shards)
 
 
 def buckets(*tensors: dict[str, Tensor]) -> Iterator[list[list[Tensor]]]:

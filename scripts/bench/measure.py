@@ -1,6 +1,5 @@
 """Measures the same work done by ours and by another, in turn, again and again: only ratios of one series count."""
 
-import functools
 import json
 import re
 import shlex
@@ -13,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import timer
 
 
 @dataclass(frozen=True)
@@ -95,15 +93,16 @@ class Missing(Exception):
 
 
 def in_turn(works: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each call, all of ``works`` once a round, by ``torch.utils.benchmark``, which waits for a GPU."""
-    timers = {name: Timer("work()", globals={"work": work}, num_threads=threads()) for name, work in works.items()}
-    for timer in timers.values():
-        for _ in range(warm_up):
-            timer.timeit(1)
+    """Seconds of each call, all of ``works`` once a round, by the clock of ``torch.utils.benchmark``, which waits for a
+    GPU. ``warm_up`` rounds before do not count."""
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
-        for name, timer in timers.items():
-            taken[name].append(timer.timeit(1).mean)
+    for number in range(-warm_up, rounds):
+        for name, work in works.items():
+            start = timer()
+            work()
+            seconds = timer() - start
+            if number >= 0:
+                taken[name].append(seconds)
     return taken
 
 
@@ -157,8 +156,3 @@ def _command(command: Sequence[str]) -> tuple[float, float]:
         found = re.search(r"Maximum resident set size \(kbytes\): (\d+)", memory.read_text())
         assert found is not None, "GNU time writes it"
         return float(json.loads(times.read_text())["results"][0]["times"][0]), 1024.0 * int(found[1])
-
-
-@functools.cache
-def threads() -> int:
-    return torch.get_num_threads()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-LLAMA = {
+LLAMA: dict[str, dict[str, Any]] = {
     "1M": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
            "num_key_value_heads": 2, "vocab_size": 2048},
     "10M": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 4,
@@ -17,7 +17,7 @@ LLAMA = {
     "Llama-2-7B": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
                    "num_key_value_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False},
 }  # fmt: skip
-NEOX = {
+NEOX: dict[str, dict[str, Any]] = {
     "Pythia-2.8B": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32, "num_attention_heads": 32,
                     "vocab_size": 50304, "rotary_pct": 0.25},
 }  # fmt: skip
