@@ -1,5 +1,7 @@
 """Measures the same work done by ours and by another, in turn, again and again: only ratios of one series count."""
 
+import ctypes
+import gc
 import json
 import re
 import shlex
@@ -12,7 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+import torch
 from torch.utils.benchmark import timer
+
+from sfa import machine
 
 
 @dataclass(frozen=True)
@@ -156,3 +162,25 @@ def _command(command: Sequence[str]) -> tuple[float, float]:
         found = re.search(r"Maximum resident set size \(kbytes\): (\d+)", memory.read_text())
         assert found is not None, "GNU time writes it"
         return float(json.loads(times.read_text())["results"][0]["times"][0]), 1024.0 * int(found[1])
+
+
+def resident() -> float:
+    """Bytes of host memory that this process holds."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # gives back what is free, which would hide what is taken next
+    return float(psutil.Process().memory_info().rss)
+
+
+def held() -> float:
+    """Bytes that this process holds: on the GPU, or resident where there is none."""
+    found = resident()
+    return float(torch.cuda.memory_allocated()) if torch.cuda.is_available() else found
+
+
+def peak(work: Callable[[], Any]) -> float:
+    """Bytes that a call takes at its peak, beside what is held."""
+    held()
+    machine.reset_peak()
+    before = machine.peak()
+    work()
+    return float(machine.peak() - before)

@@ -1,10 +1,8 @@
 """What θ_o costs in memory: on each rank, on the GPU, while it is merged, and in checkpoints."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from composer import Trainer
 from composer.utils import dist
@@ -14,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from scripts.bench import shapes
-from scripts.bench.measure import Row, Setup
+from scripts.bench.measure import Row, Setup, held, peak, resident
 from scripts.bench.ranks import on_ranks
-from sfa import SFA, machine
+from sfa import SFA
 from sfa.anchor import DEVICE_BYTES, HOST_BYTES, Anchor, trained_shards
 from sfa.composer_model import StageModel
 from sfa.data.batches import collate
@@ -30,7 +28,7 @@ def run(setup: Setup) -> list[Row]:
     ranks = 1 if setup.device == "cuda" else 2
     cases = [("1M", 1)] if setup.small else [("135M", 1), ("1B", 1), ("135M", ranks), ("1B", ranks)]
     for shape, count in dict.fromkeys(cases):
-        found = on_ranks(count, "scripts.bench.memory:held", shape=shape, device=setup.device)
+        found = on_ranks(count, "scripts.bench.memory:of_anchor", shape=shape, device=setup.device)
         case = f"{shape}, fp32, {setup.device}, " + ("one rank" if count == 1 else f"each of {count} ranks, FSDP2")
         share = [one["model"] / count for one in found]
         rows += [
@@ -45,7 +43,7 @@ def run(setup: Setup) -> list[Row]:
     return rows
 
 
-def held(shape: str, device: str) -> dict[str, float]:
+def of_anchor(shape: str, device: str) -> dict[str, float]:
     """Bytes of the whole model, and what θ_o takes of this rank beside it."""
     model = shapes.build(shape, device)
     total = sum(parameter.nbytes for parameter in model.parameters())
@@ -54,19 +52,13 @@ def held(shape: str, device: str) -> dict[str, float]:
             fully_shard(block)
         fully_shard(model)
     shards = trained_shards(model)
-    gc.collect()
-    before, on_gpu = _resident(), torch.cuda.memory_allocated() if device == "cuda" else 0
+    before = resident()
+    on_gpu = held()
     anchor = Anchor(shards, "cpu")
-    after, on_gpu = _resident(), (torch.cuda.memory_allocated() if device == "cuda" else 0) - on_gpu
+    taken, on_gpu = resident() - before, held() - on_gpu if device == "cuda" else 0.0
     anchor.measure_and_merge(shards, 0.5)  # the first time, kernels take memory of their own
-    machine.reset_peak()
-    start = machine.peak()
-    anchor.measure_and_merge(shards, 0.5)
-    return {"model": total, "theta_o": after - before, "on_gpu": on_gpu, "merging": machine.peak() - start}
-
-
-def _resident() -> float:
-    return float(psutil.Process().memory_info().rss)
+    merging = peak(lambda: anchor.measure_and_merge(shards, 0.5))
+    return {"model": total, "theta_o": taken, "on_gpu": on_gpu, "merging": merging}
 
 
 def _checkpoint_bytes(scratch: Path, algorithms: list[Any]) -> float:

@@ -1,6 +1,5 @@
 """What L2 and EWC add to a step, against the autograd penalty of Avalanche's EWC plugin on the same model."""
 
-import gc
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 
 from scripts.bench import shapes
-from scripts.bench.measure import Missing, Row, Setup, in_turn
-from sfa import machine
+from scripts.bench.measure import Missing, Row, Setup, in_turn, peak
 from sfa.anchor import Anchor, trained_shards
 from sfa.penalties import Kind, add_gradient
 
@@ -29,7 +27,7 @@ def run(setup: Setup) -> list[Row]:
         works: dict[str, Callable[[], Any]] = {"l2": _ours("l2", model), "ewc": _ours("ewc", model), "other": theirs}
         _same_gradient(model, works["ewc"], theirs)
         taken = in_turn(works, setup.rounds(9))
-        peaks = {name: _peak(work) for name, work in works.items()}
+        peaks = {name: peak(work) for name, work in works.items()}
         against = "Avalanche's EWCPlugin, its penalty and the backward pass of it"
         for kind in ("l2", "ewc"):
             case = f"{kind}, {shape}, fp32, {setup.device}"
@@ -82,12 +80,3 @@ def _same_gradient(model: Any, ours: Callable[[], None], theirs: Callable[[], No
         found.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-7)
-
-
-def _peak(work: Callable[[], Any]) -> float:
-    """Bytes that a call needs at its peak, beside what was held before."""
-    gc.collect()
-    machine.reset_peak()
-    before = machine.peak()
-    work()
-    return float(machine.peak() - before)
