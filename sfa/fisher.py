@@ -21,8 +21,9 @@ from sfa.weights import read_shards, write_shards
 
 Labels = Literal["empirical", "sampled"]
 
-# Of the gradients of examples that are taken together. In host memory few, so that they lie in the cache.
+# Of the gradients of examples that are taken together, and how many these are at most: more leave the cache.
 HOST_BYTES, DEVICE_BYTES = 64 * 2**20, 4 * 2**30
+AT_ONCE = 32
 
 
 def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, seed: int = 0) -> dict[str, Tensor]:
@@ -46,7 +47,8 @@ def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, 
     shards = trained_shards(model)
     total = {name: torch.zeros_like(shard) for name, shard in shards.items()}
     device, size = next(iter(shards.values())).device, sum(shard.nbytes for shard in shards.values())
-    at_once = max(1, (HOST_BYTES if device.type == "cpu" else DEVICE_BYTES) // size) if _can_be_mapped(model) else 1
+    room = (HOST_BYTES if device.type == "cpu" else DEVICE_BYTES) // size
+    at_once = min(max(room, 1), AT_ONCE) if _can_be_mapped(model) else 1
     count = 0
     for alike in _alike(examples, at_once):
         count += len(alike)

@@ -18,7 +18,7 @@ LINE = "Fisher information"
 CASES = {  # config, examples, rounds
     "an MLP of 0.08M, MNIST": ("mnist", 200, 7),
     "a GPT-NeoX of 1M, arithmetic": ("quickstart", 128, 7),
-    "SmolLM2-135M, GSM8K": ("smollm2_math_law", 8, 3),
+    "SmolLM2-135M, GSM8K": ("smollm2_math_law", 6, 3),
 }
 
 

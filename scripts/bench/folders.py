@@ -16,7 +16,7 @@ from scripts.bench.shapes import LLAMA
 from sfa.tensors import locations, read, write
 
 LINE = "merges of two models from folder to folder"
-ROUNDS = {"135M": 3, "1B": 1}
+ROUNDS = {"135M": 2, "1B": 1}
 WEIGHTS, DENSITY = (0.6, 0.3), 0.2
 
 # mergekit's own defaults but for the tokenizer, which random models do not have. Of its other options, --lazy-unpickle

@@ -14,6 +14,7 @@ import psutil
 import yaml
 from composer.utils import dist, get_device
 from rich.console import Console
+from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 
 from eval import available
@@ -39,7 +40,7 @@ def _over_the_stream(setup: Setup) -> list[Row]:
     """The last stages of a stream over its first ones: seconds, and what the process has to itself."""
     rows = []
     for length in (4,) if setup.small else (5, 20, 50):
-        seconds, memory = _stages(setup.scratch / f"stream{length}", length, 4 if setup.small else 20)
+        seconds, memory = _stages(setup.scratch / f"stream{length}", length, 4 if setup.small else 10)
         part = max(1, (length - 1) // 4)  # the first stage has no anchor and warms up
         case = f"SFA, a stream of {length}: the last {part} stages"
         for what, found, unit in (("seconds", seconds, "s"), ("memory", memory, "B")):
@@ -86,38 +87,41 @@ def _stream(folder: Path, length: int, steps: int) -> Path:
 
 
 def _over_the_parameters(setup: Setup) -> list[Row]:
-    """The time of a merge against what it would be if it were proportional to the parameters of a rank."""
-    rows, points = [], []
+    """The time of a merge a parameter of a rank, which is flat if the time is proportional to them, and the exponent of
+    a power law through all that are too large for a cache."""
+    rows, sizes, times = [], [], []
+    names = ["1M", "10M"] if setup.small else ["1M", "10M", "135M", "1B"]
     for count in (1,) if setup.device == "cuda" else (1, 2):
-        for shape in ("1M", "10M") if setup.small else ("1M", "10M", "135M", "1B"):
-            given: dict[str, Any] = {"shape": shape, "device": setup.device, "rounds": setup.rounds(9)}
-            found = on_ranks(count, "scripts.bench.growth:merging", threads=1, **given)
-            points.append((shape, count, found[0]["parameters"], found[0]["seconds"]))
-            each = [seconds / found[0]["parameters"] * 1e9 for seconds in found[0]["seconds"]]
-            case = f"{shape} on {count} rank" + ("s" if count > 1 else "") + ", one thread each"
+        given: dict[str, Any] = {"names": names, "device": setup.device, "rounds": setup.rounds(9)}
+        for name, (parameters, seconds) in on_ranks(count, "scripts.bench.growth:merging", threads=1, **given)[
+            0
+        ].items():
+            each = [taken / parameters * 1e9 for taken in seconds]
+            case = f"{name} on {count} rank" + ("s" if count > 1 else "") + ", one thread each"
             rows.append(Row(MERGE, case, "", each, (), unit="ns a parameter of a rank"))
-    sizes, times = [np.log([p]) for _, _, p, _ in points], [np.log([statistics.median(t)]) for _, _, _, t in points]
-    large = [i for i, (_, _, p, _) in enumerate(points) if setup.small or p > 2e6]  # smaller ones lie in the cache
-    slope = float(
-        np.polyfit(np.concatenate([sizes[i] for i in large]), np.concatenate([times[i] for i in large]), 1)[0]
-    )
-    case = "exponent of the parameters of a rank, of all that are larger than the cache"
-    return [*rows, Row(MERGE, case, "", [slope], (), 1.1, unit="")]
+            if name != "1M":
+                sizes.append(parameters)
+                times.append(statistics.median(seconds))
+    slope = float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+    return [*rows, Row(MERGE, "exponent of the parameters of a rank, from 10M on", "", [slope], (), 1.1, unit="")]
 
 
-def merging(shape: str, device: str, rounds: int) -> dict[str, Any]:
-    """Seconds of a merge on this rank, and its share of the parameters."""
-    model = shapes.build(shape, device)
-    if dist.get_world_size() > 1:
-        for block in model.model.layers:
-            fully_shard(block)
-        fully_shard(model)
-    shards = trained_shards(model)
-    anchor = Anchor(shards, "device")
+def merging(names: list[str], device: str, rounds: int) -> dict[str, tuple[int, list[float]]]:
+    """Of each shape, this rank's share of the parameters, and seconds of its merge."""
+    found = {}
+    for name in names:
+        model = shapes.build(name, device)
+        if dist.get_world_size() > 1:
+            for block in model.model.layers:
+                fully_shard(block)
+            fully_shard(model)
+        shards = trained_shards(model)
+        anchor = Anchor(shards, "device")
 
-    def together() -> None:
-        anchor.merge_into(shards, 0.5)
-        dist.barrier()
+        def together(anchor: Anchor = anchor, shards: dict[str, Tensor] = shards) -> None:
+            anchor.merge_into(shards, 0.5)
+            dist.barrier()
 
-    seconds = in_turn({"merge": together}, rounds)["merge"]
-    return {"parameters": sum(shard.numel() for shard in shards.values()), "seconds": seconds}
+        count = sum(shard.numel() for shard in shards.values())
+        found[name] = count, in_turn({"merge": together}, rounds, warm_up=2)["merge"]
+    return found

@@ -24,7 +24,7 @@ def run(setup: Setup) -> list[Row]:
     rows = []
     ranks = 1 if setup.device == "cuda" else 2
     kinds = [("none", 1), ("ddp", ranks), ("fsdp2", ranks)]
-    steps = 8 if setup.small else 100
+    steps = 8 if setup.small else 60
     for parallelism, count in kinds[: 1 if setup.small else None]:
         given: dict[str, Any] = {
             "folder": str(setup.scratch / f"stage-{parallelism}"),
@@ -55,6 +55,7 @@ def _work(shared: list[str], method: str) -> Callable[[], Any]:
 
     def make() -> None:
         stage.make(last, context)
+        dist.barrier()
         if dist.get_global_rank() == 0:
             shutil.rmtree(context.folder(last))
         dist.barrier()

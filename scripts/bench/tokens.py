@@ -27,7 +27,7 @@ MODEL = "models/smollm2-135m"
 
 
 def run(setup: Setup) -> list[Row]:
-    seq_len, steps = (512, 3) if setup.device == "cpu" else (1024, 20)
+    seq_len, steps = (512, 2) if setup.device == "cpu" else (1024, 20)
     model, processor, examples = _loaded(setup, seq_len)
     model.to(setup.device)
     rows = 2 if setup.small else ROWS if setup.device == "cpu" else 4 * ROWS
@@ -40,8 +40,8 @@ def run(setup: Setup) -> list[Row]:
     if setup.device == "cuda":
         works["trl"] = _trl(model, processor, examples, seq_len, steps, batch)
     counted: dict[str, list[int]] = {name: [] for name in works}
-    taken = in_turn({name: _counting(work, counted[name]) for name, work in works.items()}, setup.rounds(3))
-    each = {name: [seconds / n for seconds, n in zip(taken[name], counted[name][1:], strict=True)] for name in works}
+    taken = in_turn({name: _counting(work, counted[name]) for name, work in works.items()}, setup.rounds(3), 0)
+    each = {name: [seconds / n for seconds, n in zip(taken[name], counted[name], strict=True)] for name in works}
     precision = "fp32" if setup.device == "cpu" else "bf16"
     case = f"{MODEL}, GSM8K and Law, {batch} x {seq_len} tokens a step, {precision}, {setup.device}"
     against = f"Hugging Face Trainer, {rows} padded rows, {padded:.0f} tokens on average"
