@@ -7,7 +7,7 @@ capturing, merging nor measuring communicates.
 
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -84,10 +84,11 @@ class Anchor:
         """:meth:`merge_into`, and ‖θ − θ_o‖² as it was before, over this rank's shards and summed in float64. One pass:
         each bucket is measured while it lies in the cache, or on the GPU. Add the ranks' values before taking the
         root; after the merge the distance is (1−β) times that."""
-        squares: list[Tensor] = []
+        squares: list[Any] = []
         check_same(shards, self.shards)
+        room = torch.empty(HOST_BYTES, dtype=torch.uint8)
         for theta, theta_o in buckets(shards, self.shards):
-            squares += _squares(torch._foreach_sub(theta, theta_o))
+            squares += _squares(_moved(theta, theta_o, room))
             torch._foreach_lerp_(theta, theta_o, beta)
         return _total(squares)
 
@@ -160,12 +161,21 @@ def _cut(name: str, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tens
     return zip(*(tensor.view(-1).split(size // tensor.element_size()) for tensor in tensors), strict=True)
 
 
-def _squares(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of squares of each tensor, float64 scalars."""
-    if tensors and tensors[0].device.type == "cpu":  # there a dot product is twice as fast as a norm
-        return [torch.dot(flat, flat).double() for flat in map(torch.flatten, tensors)]
-    return [norm.double().square() for norm in torch._foreach_norm(list(tensors))]
+def _moved(theta: list[Tensor], theta_o: list[Tensor], room: Tensor) -> Iterable[Tensor]:
+    """θ − θ_o: on a GPU all of a bucket, in host memory one after another in ``room``. New tensors would there cut up
+    the heap, bucket after bucket, until it has grown by the whole model."""
+    if theta[0].device.type != "cpu":
+        return torch._foreach_sub(theta, theta_o)
+    places = (room[: one.nbytes].view(one.dtype).view(one.shape) for one in theta)
+    return (torch.sub(one, old, out=place) for one, old, place in zip(theta, theta_o, places, strict=True))
 
 
-def _total(squares: list[Tensor]) -> float:
-    return math.fsum(torch.stack(squares).tolist()) if squares else 0.0
+def _squares(tensors: Iterable[Tensor]) -> list[Any]:
+    """The sum of squares of each tensor: numbers from a CPU, from a GPU float64 scalars that nobody has waited for."""
+    if isinstance(tensors, tuple | list) and tensors[0].device.type != "cpu":
+        return [norm.double().square() for norm in torch._foreach_norm(list(tensors))]
+    return [float(torch.dot(flat, flat)) for flat in map(torch.flatten, tensors)]  # twice as fast as a norm there
+
+
+def _total(squares: Sequence[Any]) -> float:
+    return math.fsum(torch.stack(list(squares)).tolist() if squares and isinstance(squares[0], Tensor) else squares)
