@@ -9,8 +9,9 @@ import torch
 
 from scripts.bench import __main__ as bench
 from scripts.bench import flops, penalties, shapes
-from scripts.bench.measure import Missing, Row, Setup, commands_in_turn, in_turn
+from scripts.bench.measure import Missing, Row, Setup, commands_in_turn, in_turn, peak
 from scripts.bench.report import write
+from sfa.anchor import HOST_BYTES, Anchor, trained_shards
 
 
 def test_a_ratio_is_that_of_one_round() -> None:
@@ -73,12 +74,22 @@ def test_lines_run_and_are_kept_beside_others(tmp_path: Path) -> None:
     assert all(row["case"] in table for row in rows)
 
 
-def test_the_anchor_takes_its_own_bytes_and_a_checkpoint_none(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_no_byte_of_the_anchor(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     assert bench.main(["--small", "--only", "memory", "--out", str(out)]) == 0
     (found,) = json.loads(out.read_text()).values()
-    merging, checkpoint = found["lines"]["memory"]["rows"][1:]
-    assert merging["holds"] and checkpoint["ours"] == [0.0]
+    checkpoint = found["lines"]["memory"]["rows"][-1]
+    assert checkpoint["ours"] == [0.0]
+
+
+def test_a_merge_takes_one_piece_of_memory_beside_the_weights() -> None:
+    """The heap does not grow bucket by bucket either: it once did, by the whole model."""
+    shards = trained_shards(shapes.build("10M"))
+    anchor = Anchor(shards)
+    anchor.measure_and_merge(shards, 0.5)
+    assert sum(shard.nbytes for shard in shards.values()) > 15 * HOST_BYTES
+    assert peak(lambda: anchor.measure_and_merge(shards, 0.5)) < 2 * HOST_BYTES
+    assert peak(lambda: anchor.merge_into(shards, 0.5)) < HOST_BYTES
 
 
 def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
