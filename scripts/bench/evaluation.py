@@ -30,8 +30,8 @@ BOUND = 0.7
 class Case:
     """What is scored: the model in ``folder`` on ``rows`` of each evaluation, ``batch_size`` at once.
 
-    ``warm_up`` rounds do not count: none where an earlier case has brought the libraries into memory, and ours the
-    model."""
+    ``rounds`` count; the ``warm_up`` before do not: none where an earlier case has brought the libraries into memory,
+    and ours the model."""
 
     name: str
     folder: Path

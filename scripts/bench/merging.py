@@ -70,5 +70,5 @@ def _against_ema(shape: str, model: Any, setup: Setup) -> Row:
     }
     taken = in_turn(works, setup.rounds(7))
     bound = 15.0 if setup.device == "cpu" else None
-    case = f"{shape}, fp32, {setup.device}"
+    case = f"{shape}, fp32, {setup.device}, against an average of Composer's"
     return Row(LINE, case, "Composer's compute_ema", taken["merge"], taken["ema"], bound, "at least")

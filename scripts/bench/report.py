@@ -75,11 +75,14 @@ def _draw(hardware: str, found: dict[str, Any], out: Path) -> None:
         row for row in found["lines"].get("growth", {}).get("rows", []) if row["line"] == "how a merge's cost grows"
     ]
     stream = [row for row in found["lines"].get("growth", {}).get("rows", []) if row["line"].startswith("how a stage")]
-    figure = plt.figure(figsize=(11, 1.6 + 0.27 * len(rows) + 3.2), layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=[max(1.0, 0.27 * len(rows)), 2.6])
-    _bounds(figure.add_subplot(grid[0, :]), rows)
-    _over_parameters(figure.add_subplot(grid[1, 0]), growth)
-    _over_stream(figure.add_subplot(grid[1, 1]), stream)
+    top = 1.2 + 0.27 * len(rows)
+    figure = plt.figure(figsize=(11, top + (3.0 if growth else 0)), layout="constrained")
+    parts = figure.subfigures(2, 1, height_ratios=[top, 3.0]) if growth else [figure]
+    _bounds(parts[0].subplots(), rows)
+    if growth:
+        left, right = parts[1].subplots(1, 2)
+        _over_parameters(left, growth)
+        _over_stream(right, stream)
     figure.suptitle(f"Cost against its bound: {hardware}", fontsize=11)
     figure.savefig(out, dpi=130)
     plt.close(figure)
