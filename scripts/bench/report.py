@@ -77,10 +77,10 @@ def _draw(hardware: str, found: dict[str, Any], out: Path) -> None:
     stream = [row for row in found["lines"].get("growth", {}).get("rows", []) if row["line"].startswith("how a stage")]
     top = 1.2 + 0.27 * len(rows)
     figure = plt.figure(figsize=(11, top + (3.0 if growth else 0)), layout="constrained")
-    parts = figure.subfigures(2, 1, height_ratios=[top, 3.0]) if growth else [figure]
-    _bounds(parts[0].subplots(), rows)
+    grid = figure.add_gridspec(2 if growth else 1, 1, height_ratios=[top, 3.0] if growth else None)
+    _bounds(figure.add_subfigure(grid[0]).subplots(), rows)
     if growth:
-        left, right = parts[1].subplots(1, 2)
+        left, right = figure.add_subfigure(grid[1]).subplots(1, 2)
         _over_parameters(left, growth)
         _over_stream(right, stream)
     figure.suptitle(f"Cost against its bound: {hardware}", fontsize=11)

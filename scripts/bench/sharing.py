@@ -61,6 +61,9 @@ def _made(file: Path, data: list[str], setup: Setup) -> Row:
     for part, one in stages(shared):
         stage.make(part, _context(one))
     middle = time.perf_counter()
+    for one in alone:  # prepared data are shared by the loop too: what is compared is training
+        one.config.save_folder.mkdir()
+        (one.config.save_folder / "data").symlink_to(shared[0].config.save_folder / "data")
     for one in alone:
         for part in in_order(plan(one.config)):
             stage.make(part, _context(one))
