@@ -1,14 +1,29 @@
 """One process, DDP or FSDP2."""
 
 import logging
+import os
 from typing import Any
 
 import torch
-from composer.utils import FSDP2Config, dist
+from composer.utils import FSDP2Config, dist, get_device
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 log = logging.getLogger(__name__)
+
+
+def join(device: str | None = None) -> None:
+    """Joins the ranks that the launcher started, and gives each its share of the machine's cores: every rank would use
+    all of them, and spend its time waiting for the others to leave them. ``OMP_NUM_THREADS`` says otherwise.
+
+    Args:
+        device: ``cpu`` or ``gpu``; a GPU if there is one, unless given.
+    """
+    if dist.is_initialized():
+        return
+    dist.initialize_dist(get_device(device))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // dist.get_local_world_size()))
 
 
 def parallelism_config(parallelism: str, checkpoint: str) -> dict[str, Any] | None:

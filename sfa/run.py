@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from composer.utils import dist, get_device
+from composer.utils import dist
 from rich.console import Console
 
 from sfa import config as configs
@@ -12,6 +12,7 @@ from sfa import models, results, stage, store
 from sfa.callbacks import Evaluator
 from sfa.context import Context
 from sfa.describe import check_disk
+from sfa.parallel import join
 from sfa.plan import Stage, in_order, plan
 from sfa.schema import Config
 
@@ -29,7 +30,7 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
         ModelError: the model does not fit its tokenizer or what it is asked to do.
         OSError: there is too little room for what is to be made, or it cannot be written.
     """
-    dist.initialize_dist(get_device(None))
+    join()
     context = Context(config, evaluator, console)
     if dist.get_global_rank() == 0:
         check_disk(config)
@@ -58,7 +59,7 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
         Interrupted: a signal stopped it; calling again goes on from there.
         DamagedStage: a stage that it needs is not there, or was changed.
     """
-    dist.initialize_dist(get_device(None))
+    join()
     context = Context(config, evaluator, console)
     shown = plan(config)
     part = next(part for part in in_order(shown) if part.fingerprint == config.only)

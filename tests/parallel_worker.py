@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from composer.core import Algorithm
-from composer.utils import FSDP2Config, dist, get_device
+from composer.utils import FSDP2Config, dist
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -17,7 +17,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from sfa import SFA
 from sfa.anchor import Anchor, trained_shards
-from sfa.parallel import average_gradients_on_gloo
+from sfa.parallel import average_gradients_on_gloo, join
 from tests.toy import BATCH, Regression, data, optimizer, penalty, saver_every_step, trainer
 
 warnings.filterwarnings("ignore")
@@ -89,7 +89,7 @@ def plain_fsdp1(kind: str) -> dict[str, Any]:
 
 
 def main(out: Path) -> None:
-    dist.initialize_dist(get_device("cpu"))
+    join("cpu")
     Anchor.measure_and_merge = counted  # type: ignore[method-assign]
     record: dict[str, Any] = {}
     for form in FORMS:
@@ -122,6 +122,7 @@ def main(out: Path) -> None:
     assert sfa._anchor is not None
     model_bytes = sum(p.nbytes for p in Regression(16, outputs=4).parameters())
     sfa4 = Anchor(trained_shards(shard_even()))
+    record["threads"] = dist.all_gather_object(torch.get_num_threads())
     record["anchor bytes"] = dist.all_gather_object(sfa4.bytes)
     record["model bytes"] = model_bytes
     with CommDebugMode() as mode:

@@ -1,6 +1,7 @@
 """Two ranks on gloo through the Composer launcher: DDP, FSDP2 with sharded and full checkpoints, and plain FSDP1."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ def test_merging_does_not_communicate(out: Path) -> None:
     assert counts["of one all_reduce"] == 1  # the counter counts
     assert counts["merges"] > 100
     assert counts["while merging"] == 0
+
+
+def test_the_ranks_share_the_cores(out: Path) -> None:
+    alone = torch.get_num_threads()
+    assert record(out)["threads"] == [alone if "OMP_NUM_THREADS" in os.environ else max(1, alone // 2)] * 2
 
 
 def test_a_rank_holds_its_share_of_the_anchor(out: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
-from composer.utils import dist, get_device
+from composer.utils import dist
 from rich.console import Console
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
@@ -27,6 +27,7 @@ from sfa import stage
 from sfa.anchor import Anchor, trained_shards
 from sfa.context import Context
 from sfa.data import registered
+from sfa.parallel import join
 from sfa.plan import in_order, plan
 
 STREAM, MERGE = "how a stage's cost grows over a stream", "how a merge's cost grows"
@@ -51,7 +52,7 @@ def _over_the_stream(setup: Setup) -> list[Row]:
 
 
 def _stages(folder: Path, length: int, steps: int) -> tuple[list[float], list[float]]:
-    dist.initialize_dist(get_device(None))
+    join()
     config = configs.load(_stream(folder, length, steps), [f"save_folder={folder / 'runs'}"], available())
     context = Context(config, evaluator(config), Console(quiet=True))
     seconds, memory, process = [], [], psutil.Process()

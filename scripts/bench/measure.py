@@ -100,12 +100,12 @@ class Missing(Exception):
 
 def in_turn(works: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Seconds of each call, all of ``works`` once a round, by the clock of ``torch.utils.benchmark``, which waits for a
-    GPU. ``warm_up`` rounds before do not count."""
+    GPU. Every other round goes backwards, so that none gains by its place. ``warm_up`` rounds before do not count."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(-warm_up, rounds):
-        for name, work in works.items():
+        for name in list(works)[:: -1 if number % 2 else 1]:
             start = timer()
-            work()
+            works[name]()
             seconds = timer() - start
             if number >= 0:
                 taken[name].append(seconds)

@@ -33,9 +33,11 @@ def on_ranks(ranks: int, work: str, threads: int | None = None, **given: Any) ->
 
 
 def main(work: str, given: str, out: str) -> None:
-    from composer.utils import dist, get_device
+    from composer.utils import dist
 
-    dist.initialize_dist(get_device(None))
+    from sfa.parallel import join
+
+    join()
     module, _, function = work.partition(":")
     found = getattr(importlib.import_module(module), function)(**json.loads(given))
     everywhere = dist.all_gather_object(found)

@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-from composer.utils import dist, get_device
 from rich.console import Console
 from safetensors import safe_open
 
@@ -13,6 +12,7 @@ from scripts.bench.measure import Missing, Row, Setup
 from sfa import config as configs
 from sfa import stage
 from sfa.context import Context
+from sfa.parallel import join
 from sfa.plan import Stage, in_order, plan
 from sfa.sweep import SweepRun, read, stages
 from sfa.tensors import locations
@@ -40,7 +40,7 @@ def run(setup: Setup) -> list[Row]:
 
 def _made(file: Path, data: list[str], setup: Setup) -> Row:
     """Both made, for a model and durations that take seconds."""
-    dist.initialize_dist(get_device(None))
+    join()
     sources = [
         "tasks.0.source=openai/gsm8k",
         "tasks.0.subset=main",
