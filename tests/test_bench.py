@@ -25,10 +25,10 @@ def test_a_ratio_is_that_of_one_round() -> None:
     assert Row("line", "case", "it", [1.0], [1.0]).holds is None
 
 
-def test_works_take_turns() -> None:
+def test_works_take_turns_and_every_other_round_goes_backwards() -> None:
     calls: list[str] = []
     taken = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warm_up=1)
-    assert calls == ["a", "b", *["a", "b"] * 3]
+    assert calls == ["b", "a", "a", "b", "b", "a", "a", "b"]
     assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 3, "b": 3}
 
 
