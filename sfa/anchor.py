@@ -7,7 +7,7 @@ capturing, merging nor measuring communicates.
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ class Anchor:
         check_same(shards, self.shards)
         room = torch.empty(HOST_BYTES, dtype=torch.uint8)
         for theta, theta_o in buckets(shards, self.shards):
-            squares += _squares(_moved(theta, theta_o, room))
+            squares += _squared_distances(theta, theta_o, room)
             torch._foreach_lerp_(theta, theta_o, beta)
         return _total(squares)
 
@@ -161,18 +161,21 @@ def _cut(name: str, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tens
     return zip(*(tensor.view(-1).split(size // tensor.element_size()) for tensor in tensors), strict=True)
 
 
-def _moved(theta: list[Tensor], theta_o: list[Tensor], room: Tensor) -> Iterable[Tensor]:
-    """θ − θ_o: on a GPU all of a bucket, in host memory one after another in ``room``. New tensors would there cut up
-    the heap, bucket after bucket, until it has grown by the whole model."""
+def _squared_distances(theta: list[Tensor], theta_o: list[Tensor], room: Tensor) -> list[Any]:
+    """:func:`_squares` of θ − θ_o, which in host memory is taken tensor after tensor in ``room``. New tensors would
+    there cut up the heap, bucket after bucket, until it has grown by the whole model."""
     if theta[0].device.type != "cpu":
-        return torch._foreach_sub(theta, theta_o)
-    places = (room[: one.nbytes].view(one.dtype).view(one.shape) for one in theta)
-    return (torch.sub(one, old, out=place) for one, old, place in zip(theta, theta_o, places, strict=True))
+        return _squares(torch._foreach_sub(theta, theta_o))
+    squares = []
+    for one, old in zip(theta, theta_o, strict=True):
+        moved = room[: one.nbytes].view(one.dtype).view(one.shape)
+        squares += _squares([torch.sub(one, old, out=moved)])
+    return squares
 
 
-def _squares(tensors: Iterable[Tensor]) -> list[Any]:
+def _squares(tensors: Sequence[Tensor]) -> list[Any]:
     """The sum of squares of each tensor: numbers from a CPU, from a GPU float64 scalars that nobody has waited for."""
-    if isinstance(tensors, tuple | list) and tensors[0].device.type != "cpu":
+    if tensors[0].device.type != "cpu":
         return [norm.double().square() for norm in torch._foreach_norm(list(tensors))]
     return [float(torch.dot(flat, flat)) for flat in map(torch.flatten, tensors)]  # twice as fast as a norm there
 

@@ -88,8 +88,8 @@ def test_a_merge_takes_one_piece_of_memory_beside_the_weights() -> None:
     anchor = Anchor(shards)
     anchor.measure_and_merge(shards, 0.5)
     assert sum(shard.nbytes for shard in shards.values()) > 15 * HOST_BYTES
-    assert peak(lambda: anchor.measure_and_merge(shards, 0.5)) < 2 * HOST_BYTES
-    assert peak(lambda: anchor.merge_into(shards, 0.5)) < HOST_BYTES
+    assert peak(lambda: anchor.measure_and_merge(shards, 0.5)) < 1.25 * HOST_BYTES
+    assert peak(lambda: anchor.merge_into(shards, 0.5)) < 0.25 * HOST_BYTES
 
 
 def test_what_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,11 @@ def run(setup: Setup) -> list[Row]:
     if setup.device == "cuda":
         works["trl"] = _trl(model, processor, examples, seq_len, steps, batch)
     counted: dict[str, list[int]] = {name: [] for name in works}
-    taken = in_turn({name: _counting(work, counted[name]) for name, work in works.items()}, setup.rounds(3), 0)
-    each = {name: [seconds / n for seconds, n in zip(taken[name], counted[name], strict=True)] for name in works}
+    rounds = setup.rounds(3)
+    taken = in_turn({name: _counting(work, counted[name]) for name, work in works.items()}, rounds)
+    each = {
+        name: [seconds / n for seconds, n in zip(taken[name], counted[name][-rounds:], strict=True)] for name in works
+    }
     precision = "fp32" if setup.device == "cpu" else "bf16"
     case = f"{MODEL}, GSM8K and Law, {batch} x {seq_len} tokens a step, {precision}, {setup.device}"
     against = f"Hugging Face Trainer, {rows} padded rows, {padded:.0f} tokens on average"
