@@ -1,5 +1,7 @@
 """The model as Composer trains it: forward pass and loss."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ class StageModel(ComposerModel):
     """A model of ``transformers`` for a Composer Trainer: decoder, encoder-decoder or image classifier.
 
     The loss is the cross-entropy over the learned tokens (the labels of images) of the *global* batch, whatever its
-    split over ranks and microbatches: see :class:`sfa.data.batches.Steps`.
+    split over ranks and microbatches: see :class:`sfa.data.batches.Steps`. In training, logits are computed of the
+    learned tokens alone: a prompt's would be as many as the vocabulary, for no loss.
 
     Args:
         model: the ``transformers`` model.
@@ -33,19 +36,30 @@ class StageModel(ComposerModel):
         model.fsdp_wrap_fn = lambda module: type(module).__name__ in blocks
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits ``[batch, length, vocab]``, of images ``[batch, labels]``. Restarting ``position_ids`` keep attention
-        inside each example."""
+        """Logits ``[batch, length, vocab]``; in training ``[learned tokens, vocab]``; of images ``[batch, labels]``.
+        Restarting ``position_ids`` keep attention inside each example."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bf16):
             if self.processor is not None:
-                output = self.model(pixel_values=_normalised(batch["pixel_values"], self.processor))
-            elif self.pairs:
-                shifted = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-                mask = batch["attention_mask"]
-                output = self.model(input_ids=batch["input_ids"], attention_mask=mask, decoder_input_ids=shifted)
-            else:
-                output = self.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
-        logits: Tensor = output.logits
+                found: Tensor = self.model(pixel_values=_normalised(batch["pixel_values"], self.processor)).logits
+                return found
+            head = self.model.get_output_embeddings() if self.training else None
+            if head is None:
+                return self._text_logits(batch)
+            with _only(self._targets(batch["labels"]) != IGNORED, head):
+                return self._text_logits(batch)
+
+    def _text_logits(self, batch: dict[str, Tensor]) -> Tensor:
+        if self.pairs:
+            shifted = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+            given = {"attention_mask": batch["attention_mask"], "decoder_input_ids": shifted}
+        else:
+            given = {"position_ids": batch["position_ids"], "use_cache": False}
+        logits: Tensor = self.model(input_ids=batch["input_ids"], **given).logits
         return logits
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        """What the logits at each position are to tell, ``[batch, length]``: of a decoder, the token that follows."""
+        return labels if self.pairs else nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
     def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Mean over sequences of ``weight · summed loss``; scalar, float32."""
@@ -67,12 +81,28 @@ class StageModel(ComposerModel):
         """Summed loss of the learned tokens of each sequence, or of each image, ``[batch]``, float32."""
         if self.processor is not None:
             return nn.functional.cross_entropy(outputs.float(), batch["labels"], reduction="none")
-        labels, logits = batch["labels"], outputs
-        if not self.pairs:
-            labels, logits = labels[:, 1:], logits[:, :-1]
-        flat = logits.float().flatten(0, 1)
-        losses = nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return losses.view_as(labels).sum(1)
+        targets = self._targets(batch["labels"])
+        if outputs.ndim == 2:
+            learned = targets != IGNORED
+            each = nn.functional.cross_entropy(outputs.float(), targets[learned], reduction="none")
+            return torch.zeros_like(targets, dtype=torch.float32).masked_scatter(learned, each).sum(1)
+        flat = outputs.float().flatten(0, 1)
+        losses = nn.functional.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="none")
+        return losses.view_as(targets).sum(1)
+
+
+@contextlib.contextmanager
+def _only(positions: Tensor, head: nn.Module) -> Iterator[None]:
+    """Inside, ``head`` is given the hidden states of ``positions`` alone, ``[n, width]``."""
+
+    def select(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        return (given[0][positions],)
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _normalised(pixels: Tensor, processor: Any) -> Tensor:

@@ -22,8 +22,8 @@ from sfa.weights import read_shards, write_shards
 Labels = Literal["empirical", "sampled"]
 
 # Of the gradients of examples that are taken together, and how many these are at most: more leave the cache.
-HOST_BYTES, DEVICE_BYTES = 64 * 2**20, 4 * 2**30
-AT_ONCE = 32
+HOST_BYTES, DEVICE_BYTES = 128 * 2**20, 4 * 2**30
+AT_ONCE = 64
 
 
 def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, seed: int = 0) -> dict[str, Tensor]:
@@ -52,15 +52,14 @@ def diagonal(model: Any, examples: Iterable[dict[str, Tensor]], labels: Labels, 
     count = 0
     for alike in _alike(examples, at_once):
         count += len(alike)
-        for name, squares in _squares(model, _answered(model, alike, generator) if labels == "sampled" else alike):
-            total[name] += squares
+        _add_squares(total, model, _answered(model, alike, generator) if labels == "sampled" else alike)
     mean = {name: tensor.div_(max(count, 1)) for name, tensor in total.items()}
     check(mean, "Fisher information")
     return mean
 
 
-def _squares(model: Any, group: Sequence[dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """The squared gradient of each parameter, summed over the examples of one shape."""
+def _add_squares(total: dict[str, Tensor], model: Any, group: Sequence[dict[str, Tensor]]) -> None:
+    """Adds the squared gradients of examples of one shape to ``total``."""
     keys = list(group[0])
     differ = {key: any(not torch.equal(group[0][key], other[key]) for other in group[1:]) for key in keys}
     if not any(differ.values()):
@@ -68,7 +67,8 @@ def _squares(model: Any, group: Sequence[dict[str, Tensor]]) -> Iterator[tuple[s
         model.loss(model(group[0]), group[0]).backward()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.grad is not None:
-                yield name, local(parameter.grad).square().mul_(len(group))
+                gradient = local(parameter.grad)
+                total[name].addcmul_(gradient, gradient, value=len(group))
         model.zero_grad(set_to_none=True)
         return
     # What all examples share is not mapped over: models look at position ids and masks, which a mapped tensor forbids.
@@ -85,7 +85,8 @@ def _squares(model: Any, group: Sequence[dict[str, Tensor]]) -> Iterator[tuple[s
     with plain or contextlib.nullcontext():
         each = vmap(grad(loss), in_dims=(None, {key: 0 if differ[key] else None for key in keys}))(trained, stacked)
     for name, gradients in each.items():
-        yield name, gradients.square().sum(0)  # not in place: some are expanded views
+        for gradient in gradients:  # the squares of all at once would be memory of their own, and leave the cache
+            total[name].addcmul_(gradient, gradient)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from sfa.data import Task
 from sfa.schema import Config, Section, Train
 from sfa.store import fingerprint, identity
 
-FORMAT = 3  # raised when a change of the code changes what a stage's weights would be
+FORMAT = 4  # raised when a change of the code changes what a stage's weights would be
 WHILE_TRAINING = ("sfa", "rehearsal", "l1", "l2", "ewc")
 OF_SINGLE_TASKS = ("task_arithmetic", "ties", "fisher", "soup")
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
@@ -61,6 +62,36 @@ def test_packed_and_unpacked_losses_agree(name: str, tokenizer: PreTrainedTokeni
         batch = batch_of(Steps([packed], 1, n, 0), n)
         losses.append(stage_model.loss(stage_model(batch), batch).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("lora", [False, True])
+def test_training_computes_the_logits_of_learned_tokens_alone(
+    name: str, lora: bool, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The loss and its gradient are those of all logits, which evaluation computes."""
+    bare = model(name, tokenizer)
+    if lora:
+        bare = get_peft_model(bare, LoraConfig(target_modules="all-linear"))
+    stage_model = StageModel(bare, None)
+    if name == "t5":
+        packed, _ = encode_pairs(ROWS, tokenizer, 64)
+    else:
+        packed = pack(encode(ROWS, tokenizer, 64)[0], 64, int(tokenizer.pad_token_id), seed=0)
+    batch = batch_of(Steps([packed], 1, 6, 0), 6)
+    batch["labels"][3] = IGNORED  # one sequence has nothing to learn
+    found = {}
+    for training in (False, True):
+        stage_model.train(training)
+        logits = stage_model(batch)
+        stage_model.loss(logits, batch).backward()
+        gradients = {key: p.grad.clone() for key, p in stage_model.named_parameters() if p.grad is not None}
+        stage_model.zero_grad()
+        found[training] = logits, stage_model.sequence_losses(logits, batch), gradients
+    learned = int((batch["labels"] != IGNORED).sum())
+    assert found[False][0].shape[:2] == batch["labels"].shape and found[True][0].shape == (learned, len(tokenizer))
+    torch.testing.assert_close(found[True][1:], found[False][1:])
+    assert found[True][1][3] == 0
 
 
 def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
