@@ -141,9 +141,14 @@ def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once
     sys.exit(work(given))
 
 
-def composer(ranks: int) -> list[str]:
-    """The command that starts ``train.py`` on several ranks of this machine; empty for one."""
-    return [str(Path(sys.executable).with_name("composer")), "-n", str(ranks)] if ranks > 1 else []
+def composer(ranks: int, at_once: int = 1) -> list[str]:
+    """The command that starts ``train.py`` on several ranks of this machine, of ``at_once`` such stages that share its
+    cores; empty for one rank. ``OMP_NUM_THREADS`` says otherwise."""
+    if ranks == 1:
+        return []
+    share = max(1, len(os.sched_getaffinity(0)) // (ranks * at_once))
+    threads = ["env", f"OMP_NUM_THREADS={share}"] if at_once > 1 and "OMP_NUM_THREADS" not in os.environ else []
+    return [*threads, str(Path(sys.executable).with_name("composer")), "-n", str(ranks)]
 
 
 def run_stage(arguments: list[str], launcher: Sequence[str]) -> int:

@@ -66,7 +66,7 @@ def sweep(
     console.print(f"{name}: {len(runs)} runs, {len(stages(runs))} stages, {len(jobs)} of them to make")
     with _Progress(console, len(jobs)) as progress:
         if ray is None:
-            failed = executor.make_all(jobs, at_once, launcher or executor.composer(ranks), progress)
+            failed = executor.make_all(jobs, at_once, launcher or executor.composer(ranks, at_once), progress)
         else:
             from scripts import ray_executor
 

@@ -5,7 +5,6 @@ FSDP1 exposes its shards as ordinary parameters. So one code path serves one pro
 capturing, merging nor measuring communicates.
 """
 
-import math
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -84,18 +83,18 @@ class Anchor:
         """:meth:`merge_into`, and ‖θ − θ_o‖² as it was before, over this rank's shards and summed in float64. One pass:
         each bucket is measured while it lies in the cache, or on the GPU. Add the ranks' values before taking the
         root; after the merge the distance is (1−β) times that."""
-        squares: list[Any] = []
+        total: Any = 0.0
         check_same(shards, self.shards)
         room = torch.empty(HOST_BYTES, dtype=torch.uint8)
         for theta, theta_o in buckets(shards, self.shards):
-            squares += _squared_distances(theta, theta_o, room)
+            total += _squared_distance(theta, theta_o, room)
             torch._foreach_lerp_(theta, theta_o, beta)
-        return _total(squares)
+        return float(total)
 
     @torch.no_grad()
     def squared_norm(self) -> float:
         """‖θ_o‖² over this rank's shards, summed in float64."""
-        return _total([square for (theta_o,) in buckets(self.shards) for square in _squares(theta_o)])
+        return float(sum(_squared(theta_o) for (theta_o,) in buckets(self.shards)))
 
 
 def buckets(*tensors: dict[str, Tensor]) -> Iterator[list[list[Tensor]]]:
@@ -158,27 +157,25 @@ def _pin(tensor: Tensor) -> None:
 def _cut(name: str, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
     if not all(tensor.is_contiguous() for tensor in tensors):
         raise ValueError(f"{name} is not contiguous in memory; contiguous parameters are merged in place")
-    return zip(*(tensor.view(-1).split(size // tensor.element_size()) for tensor in tensors), strict=True)
+    flat, step = [tensor.view(-1) for tensor in tensors], size // tensors[0].element_size()
+    for start in range(0, len(flat[0]), step):
+        yield tuple(tensor[start : start + step] for tensor in flat)
 
 
-def _squared_distances(theta: list[Tensor], theta_o: list[Tensor], room: Tensor) -> list[Any]:
-    """:func:`_squares` of θ − θ_o, which in host memory is taken tensor after tensor in ``room``. New tensors would
+def _squared_distance(theta: list[Tensor], theta_o: list[Tensor], room: Tensor) -> Any:
+    """:func:`_squared` of θ − θ_o, which in host memory is taken tensor after tensor in ``room``. New tensors would
     there cut up the heap, bucket after bucket, until it has grown by the whole model."""
     if theta[0].device.type != "cpu":
-        return _squares(torch._foreach_sub(theta, theta_o))
-    squares = []
+        return _squared(torch._foreach_sub(theta, theta_o))
+    total = 0.0
     for one, old in zip(theta, theta_o, strict=True):
         moved = room[: one.nbytes].view(one.dtype).view(one.shape)
-        squares += _squares([torch.sub(one, old, out=moved)])
-    return squares
+        total += _squared([torch.sub(one, old, out=moved)])
+    return total
 
 
-def _squares(tensors: Sequence[Tensor]) -> list[Any]:
-    """The sum of squares of each tensor: numbers from a CPU, from a GPU float64 scalars that nobody has waited for."""
+def _squared(tensors: Sequence[Tensor]) -> Any:
+    """‖·‖² of some tensors together: a number from a CPU, from a GPU a float64 scalar that nobody has waited for."""
     if tensors[0].device.type != "cpu":
-        return [norm.double().square() for norm in torch._foreach_norm(list(tensors))]
-    return [float(torch.dot(flat, flat)) for flat in map(torch.flatten, tensors)]  # twice as fast as a norm there
-
-
-def _total(squares: Sequence[Any]) -> float:
-    return math.fsum(torch.stack(list(squares)).tolist() if squares and isinstance(squares[0], Tensor) else squares)
+        return torch.stack([norm.double() for norm in torch._foreach_norm(list(tensors))]).square().sum()
+    return sum(float(torch.dot(flat, flat)) for flat in map(torch.flatten, tensors))  # twice as fast as a norm there

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from scripts import bars, sweep, tradeoff
+from scripts import bars, executor, sweep, tradeoff
 from scripts.interval import half_width
 from scripts.series import line, points_of
 from sfa.config import ConfigError
@@ -183,3 +183,13 @@ def test_two_sweeps_at_once_make_every_stage_once(tmp_path: Path) -> None:
     assert sorted(text.count("  60/60  ") for text in logs if "60/60" in text) == [1, 1, 1]
     one, two = (json.loads((out / f"{name}.json").read_text())["runs"] for name in ("one", "two"))
     assert one == two and all((out / run["name"] / "results.json").is_file() for run in one)
+
+
+def test_stages_on_several_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert executor.composer(1, at_once=3) == []
+    assert executor.composer(2, at_once=3)[:2] == ["env", "OMP_NUM_THREADS=2"]
+    assert executor.composer(2)[1:] == ["-n", "2"]  # each rank takes its share by itself
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert executor.composer(2, at_once=3)[1:] == ["-n", "2"]

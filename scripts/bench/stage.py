@@ -31,7 +31,7 @@ def run(setup: Setup) -> list[Row]:
             "parallelism": parallelism,
             "steps": steps,
         }
-        taken = on_ranks(count, "scripts.bench.stage:series", **given, rounds=setup.rounds(9))[0]
+        taken = on_ranks(count, "scripts.bench.stage:series", **given, rounds=setup.rounds(25))[0]
         case = f"quickstart's Law, {steps} steps, {parallelism}, {count} rank" + ("s" if count > 1 else "")
         against = "the same stage, sequential"
         rows.append(Row(LINE, case, against, taken["sfa"], taken["sequential"], 1.01))

@@ -1,6 +1,7 @@
 """Training tokens that count a second: packed sequences against Hugging Face's Trainer on padded batches, and on a GPU
-against TRL's packed SFTTrainer; the same model, rows, optimizer and tokens in a batch."""
+against TRL's packed SFTTrainer; the same model, rows, optimizer and tokens in a batch. Each round draws other rows."""
 
+import itertools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -27,20 +28,20 @@ MODEL = "models/smollm2-135m"
 
 
 def run(setup: Setup) -> list[Row]:
-    seq_len, steps = (512, 2) if setup.device == "cpu" else (1024, 20)
+    seq_len, steps = (512, 1 if setup.small else 3) if setup.device == "cpu" else (1024, 20)
     model, processor, examples = _loaded(setup, seq_len)
     model.to(setup.device)
     rows = 2 if setup.small else ROWS if setup.device == "cpu" else 4 * ROWS
     padded = statistics.fmean(_padded_tokens(examples, rows))
     batch = max(1, round(padded / seq_len))  # packed sequences with as many tokens as a padded batch
     works = {
-        "ours": _ours(model, processor, examples, seq_len, 1 if setup.small else steps, batch, setup.device),
-        "theirs": _trainer(model, examples, rows, 1 if setup.small else steps, setup.device),
+        "ours": _ours(model, processor, examples, seq_len, steps, batch, setup.device),
+        "theirs": _trainer(model, examples, rows, steps, setup.device),
     }
     if setup.device == "cuda":
         works["trl"] = _trl(model, processor, examples, seq_len, steps, batch)
     counted: dict[str, list[int]] = {name: [] for name in works}
-    rounds = setup.rounds(3)
+    rounds = setup.rounds(7)
     taken = in_turn({name: _counting(work, counted[name]) for name, work in works.items()}, rounds)
     each = {
         name: [seconds / n for seconds, n in zip(taken[name], counted[name][-rounds:], strict=True)] for name in works
@@ -84,11 +85,12 @@ def _ours(
     model: Any, processor: Any, examples: list[Example], seq_len: int, steps: int, batch: int, device: str
 ) -> Callable[[], int]:
     packed = pack(examples, seq_len, int(processor.pad_token_id), seed=0)
+    seeds = itertools.count()
 
     def train() -> int:
         trainer = Trainer(
             model=StageModel(model, processor),
-            train_dataloader=data_spec(Steps([packed], steps, batch, seed=0), batch),
+            train_dataloader=data_spec(Steps([packed], steps, batch, next(seeds)), batch),
             max_duration=f"{steps}ba",
             optimizers=torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device == "cuda"),
             precision="amp_bf16" if device == "cuda" else "fp32",
@@ -120,10 +122,11 @@ def _trainer(model: Any, examples: list[Example], rows: int, steps: int, device:
         }
 
     seen: list[int] = []
+    seeds = itertools.count()
 
     def train() -> int:
         seen.clear()
-        options = _options(device, steps) | {"per_device_train_batch_size": rows}
+        options = _options(device, steps, next(seeds)) | {"per_device_train_batch_size": rows}
         arguments = transformers.TrainingArguments(**options)
         transformers.Trainer(model, arguments, data_collator=collate, train_dataset=examples).train()
         return sum(seen[:steps])
@@ -142,9 +145,10 @@ def _trl(
         {"input_ids": one["input_ids"], "completion_mask": [int(label != IGNORED) for label in one["labels"]]}
         for one in examples
     ]
+    seeds = itertools.count()
 
     def train() -> int:
-        options = _options("cuda", steps) | {"per_device_train_batch_size": batch}
+        options = _options("cuda", steps, next(seeds)) | {"per_device_train_batch_size": batch}
         arguments = SFTConfig(**options, packing=True, max_length=seq_len, include_num_input_tokens_seen="non_padding")
         trainer = SFTTrainer(
             model=model, args=arguments, train_dataset=Dataset.from_list(learned), processing_class=processor
@@ -155,10 +159,11 @@ def _trl(
     return train
 
 
-def _options(device: str, steps: int) -> dict[str, Any]:
+def _options(device: str, steps: int, seed: int) -> dict[str, Any]:
     return {
         "output_dir": "runs/bench",
         "max_steps": steps,
+        "seed": seed,
         "learning_rate": 1e-5,
         "use_cpu": device == "cpu",
         "bf16": device == "cuda",
