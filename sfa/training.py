@@ -123,7 +123,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         tokens = int(trainer.state.timestamp.token.value)
     finally:
         trainer.close()
-        _forget(trainer)
+        forget(trainer)
     record: dict[str, Any] = {
         "steps": total,
         "merge_steps": [int(merge["step"]) for merge in sfa.merges] if sfa else [],
@@ -160,7 +160,7 @@ def _check_steps(stage: Stage, total: int, sequences: int, batch: int) -> None:
         raise ConfigError(stage.label, errors)
 
 
-def _forget(trainer: Trainer) -> None:
+def forget(trainer: Trainer) -> None:
     """Lets go of a closed trainer's model, optimizer and anchor, which else stay in memory until the process ends:
     Composer 0.32 keeps what it would close at exit, torch 2.7 every model whose state it named."""
     atexit.unregister(trainer.engine._close)

@@ -21,6 +21,7 @@ from sfa.composer_model import StageModel
 from sfa.data.batches import Steps, data_spec
 from sfa.data.packing import IGNORED, Example, encode, pack
 from sfa.data.source import SourceError
+from sfa.training import forget
 
 LINE = "training tokens that count a second"
 ROWS = 8  # of a padded batch: the Trainer's default
@@ -101,6 +102,7 @@ def _ours(
         trainer.fit()
         tokens = int(trainer.state.timestamp.token.value)
         trainer.close()
+        forget(trainer)
         return tokens
 
     return train
