@@ -42,7 +42,7 @@ class StageModel(ComposerModel):
             if self.processor is not None:
                 found: Tensor = self.model(pixel_values=_normalised(batch["pixel_values"], self.processor)).logits
                 return found
-            head = self.model.get_output_embeddings() if self.training else None
+            head = self.model.get_output_embeddings() if self.model.training else None
             if head is None:
                 return self._text_logits(batch)
             with _only(self._targets(batch["labels"]) != IGNORED, head):
