@@ -10,6 +10,7 @@ from scripts.bench import shapes
 from scripts.bench.measure import Missing, Row, Setup, in_turn
 from sfa.composer_model import StageModel
 from sfa.data.batches import collate
+from sfa.training import forget
 
 LINE = "model FLOPs used on one GPU"
 SEQ_LEN, STEPS = 1024, 4
@@ -76,5 +77,6 @@ def _training(model: Any, kind: str, batch: int, device: str) -> Any:
         )
         trainer.fit()
         trainer.close()
+        forget(trainer)
 
     return train
