@@ -146,8 +146,9 @@ def composer(ranks: int, at_once: int = 1) -> list[str]:
     cores; empty for one rank. ``OMP_NUM_THREADS`` says otherwise."""
     if ranks == 1:
         return []
-    share = max(1, len(os.sched_getaffinity(0)) // (ranks * at_once))
-    threads = ["env", f"OMP_NUM_THREADS={share}"] if at_once > 1 and "OMP_NUM_THREADS" not in os.environ else []
+    threads = []
+    if at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = ["env", f"OMP_NUM_THREADS={max(1, len(os.sched_getaffinity(0)) // (ranks * at_once))}"]
     return [*threads, str(Path(sys.executable).with_name("composer")), "-n", str(ranks)]
 
 
