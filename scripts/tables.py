@@ -60,18 +60,18 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Table:
     for run in read(path, overrides):
         if "row" in run.row:
             by_name.setdefault(run.row["row"], []).append(run)
-    columns = [*about.columns, *([L2] if any("l2" in run[0].row for run in by_name.values()) else [])]
+    columns = [*about.columns, *([L2] if any("paper_l2" in run[0].row for run in by_name.values()) else [])]
     rows = [Row("original", dict(zip(about.columns, about.original, strict=True)), {})]
     for name, runs in by_name.items():
         paper = dict(zip(about.columns, map(float, runs[0].row["paper"]), strict=True))
-        if "l2" in runs[0].row:
-            paper[L2] = float(runs[0].row["l2"])
+        if "paper_l2" in runs[0].row:
+            paper[L2] = float(runs[0].row["paper_l2"])
         found = [(run, json.loads(run.results.read_text())) for run in runs if run.results.is_file()]
         ours: dict[str, list[float]] = {}
         for run, results in found:
             for column, value in _final(results, results["stages"][-1]["task"]).items():
                 ours.setdefault(column, []).append(value)
-            if "l2" in run.row:
+            if "paper_l2" in run.row:
                 ours.setdefault(L2, []).extend(_distance(run, results, by_name))
             if run.config.method == "sequential" and name == next(iter(by_name)):
                 for column, value in _final(results, "base").items():

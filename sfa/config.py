@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
-from sfa.plan import in_order, plan
+from sfa.plan import in_order, plan, without_effect
 from sfa.schedule import exact_fraction
 from sfa.schema import Config, Train
 
@@ -52,6 +52,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     if config is not None:
         known = sorted(set(evaluations)) if evaluations is not None else None
         errors += _check_together(config, tasks, known)
+    if config is not None and not errors and (reason := without_effect(config)) is not None:
+        errors.append(f"method: {reason}")
     if config is not None and not errors and config.only is not None:
         known_stages = [stage.fingerprint for stage in in_order(plan(config))]
         if config.only not in known_stages:
@@ -164,13 +166,18 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
                 continue
             key, _, value = override.partition("=")
             _name_task(loaded, key)
-            OmegaConf.update(loaded, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+            OmegaConf.update(loaded, key, parse_value(value))
         raw = OmegaConf.to_container(loaded, resolve=True)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError, TypeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
     return dict(_named(raw))
+
+
+def parse_value(text: str) -> Any:
+    """The value that ``text`` stands for on the right of ``key=``."""
+    return OmegaConf.from_dotlist([f"value={text}"]).value
 
 
 def _named(content: Any) -> Any:

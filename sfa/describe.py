@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from sfa import store
 from sfa.data import ImageTask
-from sfa.plan import Stage, in_order, plan
+from sfa.plan import Stage, in_order, neutral_setting, plan
 from sfa.schedule import exact_fraction, in_steps, interval_steps
 from sfa.schema import Config, PenaltyBlock, SFABlock, Train
 from sfa.sweep import SweepRun, stages
@@ -46,6 +46,8 @@ def describe(config: Config) -> str:
             how = {key: value for key, value in stage.spec["method"].items() if key != "name"}
             settings = ", ".join(f"{key} {value}" for key, value in how.items())
             lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
+    setting = neutral_setting(config)
+    lines += ["", f"{setting} leaves the weights as method=sequential makes them"] if setting is not None else []
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])

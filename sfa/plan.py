@@ -12,6 +12,7 @@ from sfa.store import fingerprint, identity
 
 FORMAT = 4  # raised when a change of the code changes what a stage's weights would be
 WHILE_TRAINING = ("sfa", "rehearsal", "l1", "l2", "ewc")
+FROM_THE_SECOND_TASK = ("wise_ft", *WHILE_TRAINING)  # before it there is nothing to forget
 OF_SINGLE_TASKS = ("task_arithmetic", "ties", "fisher", "soup")
 
 
@@ -66,6 +67,40 @@ def plan(config: Config) -> list[Stage]:
             method = config.method if i else "sequential"
             stages.append(train_stage(config, [task], method, stages[-1], stages[1:]))
     return stages
+
+
+def without_effect(config: Config) -> str | None:
+    """Why the method of a run would leave every model as ``sequential`` makes it, or ``None`` if it would not."""
+    trained = [task.name for task in config.tasks if not task.held_back]
+    if len(trained) == 1 and config.method in FROM_THE_SECOND_TASK:
+        return (
+            f"{config.method} acts from the second trained task on, and this stream trains {trained[0]} alone: list the "
+            "task that the model was tuned on before it, or train with method=sequential and average with the tuned "
+            "model afterwards (python -m scripts.merge average)"
+        )
+    if len(trained) == 1 and config.method in ("soup", "fisher"):
+        return (
+            f"{config.method} merges the models of several tasks, and this stream trains {trained[0]} alone: list more "
+            "tasks, or use method=sequential"
+        )
+    return None
+
+
+def neutral_setting(config: Config) -> str | None:
+    """The setting, as ``key=value``, with which a method is sequential training, or ``None``. Such a run is the end of
+    a sweep's scale, so it is carried out, and says so."""
+    neutral = {
+        "sfa": {"beta": 0},
+        "wise_ft": {"beta": 0},
+        "rehearsal": {"fraction": 0},
+        "l1": {"strength": 0},
+        "l2": {"strength": 0},
+        "ewc": {"strength": 0},
+    }
+    for key, value in neutral.get(config.method, {}).items():
+        if getattr(getattr(config, config.method), key) == value:
+            return f"{config.method}.{key}={value}"
+    return None
 
 
 def in_order(stages: Iterable[Stage]) -> list[Stage]:

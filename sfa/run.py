@@ -13,7 +13,7 @@ from sfa.callbacks import Evaluator
 from sfa.context import Context
 from sfa.describe import check_disk
 from sfa.parallel import join
-from sfa.plan import Stage, in_order, plan
+from sfa.plan import Stage, in_order, neutral_setting, plan
 from sfa.schema import Config
 
 
@@ -34,6 +34,9 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
     context = Context(config, evaluator, console)
     if dist.get_global_rank() == 0:
         check_disk(config)
+    setting = neutral_setting(config)
+    if setting is not None:
+        console.print(f"{setting} leaves the weights as method=sequential makes them")
     shown = {part.fingerprint: part for part in plan(config)}
     manifests, scores = [], []
     for part in in_order(shown.values()):

@@ -1,7 +1,9 @@
 """A sweep: many runs of one config, over methods, a grid of keys and seeds, and the stages that they need together."""
 
 import itertools
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +16,18 @@ from sfa import config as configs
 from sfa.config import ConfigError
 from sfa.plan import Stage, in_order, plan
 from sfa.schema import Config, Section
+from sfa.store import fingerprint
 
-BESIDE = ("row", "paper", "l2", "config")  # what a run of a sweep's file holds beside its overrides
+ROW_KEYS = ("row", "paper", "paper_l2", "config")  # of a run in a sweep's file; all others are overrides
+SWEEP_KEYS = {"seed": "seeds: [17, 18]", "order": "orders: [[1, 0]]", "name": "set: {name: …}"}  # who sets them instead
+
+
+LONGEST_NAME = 120  # of a run, without its config's name and its seed
 
 
 class PaperTable(Section):
     """A table of the paper. A run whose overrides stand beside ``row`` and ``paper`` is a row of it, with the paper's
-    scores in the order of ``columns``, and perhaps its distance ``l2`` from the model after the first task."""
+    scores in the order of ``columns``, and perhaps ``paper_l2``, its distance from the model after the first task."""
 
     title: str
     columns: list[str] = Field(min_length=1, description="evaluations")
@@ -102,15 +109,16 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
     """
     file, others = read_file(path, overrides)
     known = list(evaluations) if evaluations is not None else None
-    runs = []
+    runs: list[SweepRun] = []
     repeats = itertools.product(file.seeds, [*file.orders] if file.orders else [None])
     for (seed, order), given in itertools.product(list(repeats), file.runs):
-        row = {key: given[key] for key in BESIDE if key in given}
-        grid = {key: value for key, value in given.items() if key not in BESIDE}
+        row = {key: given[key] for key in ROW_KEYS if key in given}
+        grid = {key: value for key, value in given.items() if key not in ROW_KEYS}
         config = path.parent / row.get("config", file.config)
         found = expand(config, [grid], [seed], [*_written(file.set), *others], known, [order])
         own = f" ({config.stem})" if "config" in row else ""
         runs += [replace(run, label=run.label + own, row=row) for run in found]
+    _check_names(runs)
     return runs
 
 
@@ -130,6 +138,12 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, lis
         raise ConfigError(str(path), lines) from error
     except (OSError, ValueError) as error:
         raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
+    own_keys = [(f"set.{key}", key) for key in file.set if key != "name"]
+    own_keys += [(f"runs.{i}.{key}", key) for i, given in enumerate(file.runs) for key in given]
+    own_keys += [(override, override.partition("=")[0]) for override in others if not override.startswith("name=")]
+    wrong = [f"{where}: is set by the sweep, with {SWEEP_KEYS[key]}" for where, key in own_keys if key in SWEEP_KEYS]
+    if wrong:
+        raise ConfigError(str(path), wrong)
     return file, others
 
 
@@ -158,18 +172,19 @@ def expand(
     stem = configs.load(config, overrides, known).name
     points = [
         dict(zip(grid, values, strict=True))
-        for grid in grids
+        for grid in map(_dotted, grids)
         for values in itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values()))
     ]
     runs = []
     for seed, order, point in itertools.product(seeds, orders, points):
         label = _label(point)
-        places = [] if order is None else ["".join(map(str, order))]
-        name = "-".join([stem, re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-"), *places, str(seed)])
+        places = [] if order is None else [("" if len(order) <= 10 else ".").join(map(str, order))]
+        name = "-".join([stem, _folder_name(label), *places, str(seed)])
         own = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
         given = (str(config), *overrides, *_written(own))
         loaded = configs.load(config, given[1:], known)
         runs.append(SweepRun(label, point, given, loaded, None if order is None else tuple(order)))
+    _check_names(runs)
     return runs
 
 
@@ -183,6 +198,40 @@ def stages(runs: Iterable[SweepRun]) -> list[tuple[Stage, SweepRun]]:
     return list(found.values())
 
 
+def _check_names(runs: Sequence[SweepRun]) -> None:
+    """Raises a ConfigError if two runs would write to one folder."""
+    counts = Counter(run.config.name for run in runs)
+    twice = [run for run in runs if counts[run.config.name] > 1]
+    if twice:
+        lines = [f"runs: {run.label!r} is not the only run called {run.config.name}" for run in twice]
+        raise ConfigError("runs", list(dict.fromkeys(lines)))
+
+
+def _folder_name(label: str) -> str:
+    """A label in letters, digits and ``. _ -``, with a hash where these do not tell it from every other."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")
+    exact = re.fullmatch(r"[A-Za-z0-9._ =,\[\]-]*", label) and not re.search(r"(^|[^A-Za-z0-9])-", label)
+    return (
+        name if exact and len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{fingerprint(label)[:8]}".lstrip("-")
+    )
+
+
+def _dotted(block: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested blocks, such as ``{l2: {strength: 0.5}}``, as dotted keys; lists stay whole.
+
+    Raises:
+        ConfigError: a key is given both ways.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in block.items():
+        inner = _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        twice = sorted(flat.keys() & inner.keys())
+        if twice:
+            raise ConfigError("runs", [f"{name}: is given twice" for name in twice])
+        flat |= inner
+    return flat
+
+
 def _label(point: dict[str, Any]) -> str:
     method = str(point.get("method", ""))
     settings = [f"{key.removeprefix(f'{method}.')}={value}" for key, value in point.items() if key != "method"]
@@ -190,4 +239,12 @@ def _label(point: dict[str, Any]) -> str:
 
 
 def _written(point: dict[str, Any]) -> list[str]:
-    return [f"{key}={'null' if value is None else value}" for key, value in point.items()]
+    """``key=value`` for each, such that the values are read back as they are: in JSON, which is YAML, but for text that
+    YAML reads as the same text."""
+    return [f"{key}={_text(value)}" for key, value in point.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and configs.parse_value(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

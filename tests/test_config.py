@@ -147,6 +147,30 @@ def test_runs_share_the_stages_they_have_in_common(tmp_path: Path) -> None:
     assert fingerprints("sfa.beta=0.4") == plain  # the block of another method waits unused
 
 
+@pytest.mark.parametrize("method", ["sfa", "wise_ft", "rehearsal", "l1", "l2", "ewc", "soup", "fisher"])
+def test_a_method_that_would_do_nothing_is_an_error(method: str, tmp_path: Path) -> None:
+    """The first task of a stream is trained alike under every method, so on a stream of one it would be all there is."""
+    (error,) = errors(tmp_path, {**GOOD, "tasks": ["returns"]}, f"method={method}")
+    assert error.startswith(f"method: {method} ") and "this stream trains returns alone" in error
+    assert "method=sequential" in error
+    held = {**GOOD, "tasks": [{"name": "arithmetic", "held_back": True}, "returns"]}
+    assert errors(tmp_path, held, f"method={method}") == [error]
+
+
+def test_methods_that_act_on_one_task_may_have_one(tmp_path: Path) -> None:
+    for method in ("sequential", "multitask", "task_arithmetic", "ties"):
+        assert load(write(tmp_path, {**GOOD, "tasks": ["returns"]}), [f"method={method}"]).method == method
+
+
+@pytest.mark.parametrize("setting", ["sfa.beta=0", "wise_ft.beta=0", "rehearsal.fraction=0", "l2.strength=0"])
+def test_a_setting_that_does_nothing_is_told(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, method = write(tmp_path, GOOD), setting.partition(".")[0]
+    assert train.main([file, f"method={method}", setting, "dry_run=true"]) == 0
+    assert f"{setting} leaves the weights as method=sequential makes them" in capsys.readouterr().out
+    assert train.main([file, f"method={method}", "dry_run=true"]) == 0
+    assert "leaves the weights" not in capsys.readouterr().out
+
+
 WHOLE = [file for file in sorted((ROOT / "yamls").glob("*.yaml")) if not file.name.startswith("small")]
 
 

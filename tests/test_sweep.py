@@ -1,6 +1,7 @@
 """Sweeps: what a file expands to, what its runs share, and what happens when a stage fails."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ from scripts import bars, executor, sweep, tradeoff
 from scripts.interval import half_width
 from scripts.series import line, points_of
 from sfa.config import ConfigError
-from sfa.sweep import read, stages
+from sfa.schema import Config
+from sfa.sweep import ROW_KEYS, expand, read, stages
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 SMALL = {"train.max_duration": "4ba", "eval.limit": 20}
@@ -193,3 +195,46 @@ def test_stages_on_several_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch
     assert executor.composer(2)[1:] == ["-n", "2"]  # each rank takes its share by itself
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert executor.composer(2, at_once=3)[1:] == ["-n", "2"]
+
+
+def test_a_run_may_set_the_block_of_its_method(tmp_path: Path) -> None:
+    """Whichever way a key is written; no key of the sweep's own hides one of the config."""
+    assert not {*ROW_KEYS} & {*Config.model_fields}
+    text = (
+        "runs:\n- {method: l2, l2: {strength: 0.5}}\n- {method: l2, l2: {strength: [0.7, 0.9], anchor_device: cpu}}\n"
+    )
+    text += '- {method: l2, l2.strength: 0.1, loggers: {file: {filename: "no"}}}\n'
+    runs = read(written(tmp_path, text))
+    assert [run.config.l2.strength for run in runs] == [0.5, 0.7, 0.9, 0.1]
+    assert runs[0].point == {"method": "l2", "l2.strength": 0.5} and runs[0].label == "l2 strength=0.5"
+    assert runs[3].config.loggers["file"] == {"filename": "no"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs: [{method: l2, seed: 3}]\n", "runs.0.seed: is set by the sweep, with seeds: [17, 18]"),
+        ("runs: [{method: l2, name: mine}]\n", "runs.0.name: is set by the sweep"),
+        ("runs: [{method: l2, order: [1, 0]}]\n", "runs.0.order: is set by the sweep"),
+        ("runs: [{method: l2, l2: {strength: 1}, l2.strength: 2}]\n", "l2.strength: is given twice"),
+        ("runs: [{method: l2}, {method: l2}]\n", "'l2' is not the only run called mnist-l2-17"),
+    ],
+)
+def test_what_a_sweep_would_overwrite_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read(written(tmp_path, text))
+
+
+def test_an_overridden_seed_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed=5: is set by the sweep, with seeds"):
+        read(written(tmp_path, "runs: [{method: l2}]\n"), ["seed=5"])
+
+
+def test_runs_whose_labels_differ_have_folders_of_their_own(tmp_path: Path) -> None:
+    text = "runs:\n- {method: ties, ties.scale: [1, -1]}\n- {method: l1, loggers.file.filename: [é, è, e]}\n"
+    names = [run.config.name for run in read(written(tmp_path, text))]
+    assert len(set(names)) == 5 and names[0] == "mnist-ties-scale-1-17"
+    glyphs, rest = MNIST.parent / "glyphs.yaml", list(range(2, 20))
+    orders = [[1, 11, *(i for i in [0, *rest] if i != 11)], [11, 1, *(i for i in [0, *rest] if i != 11)]]
+    runs = expand(glyphs, [{"method": "sequential"}], [17], ["dry_run=true"], None, orders)
+    assert len({run.config.name for run in runs}) == 2
