@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 
 from scripts.interval import half_width
 from scripts.series import Results, label, save
+from sfa.results import is_loss
 
 COLOURS = {"sequential": "#C44E52", "task_arithmetic": "#0072B2", "wise_ft": "#E69F00", "sfa": "#009E73"}
 
@@ -36,8 +37,10 @@ def draw(results: Results, out: Path) -> Path:
         ax.text(len(bars), _average(runs)[0], "multitask", fontsize=8, va="center", ha="right")
     ax.set_xticks(range(len(bars)), [_name(point) for point, _ in bars], rotation=30, ha="right", fontsize=8)
     ax.set_xlim(-0.6, len(bars) + (1.2 if past else 0.5))
-    ax.set_ylim(0, 1)
-    ax.set_ylabel("average accuracy over all tasks")
+    losses = any(is_loss(run) for _, runs in results for run in runs)
+    if not losses:
+        ax.set_ylim(0, 1)
+    ax.set_ylabel(f"average {'loss' if losses else 'accuracy'} over all tasks")
     ax.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     save(figure, out)

@@ -18,6 +18,7 @@ from rich.table import Table
 from scripts.curves import draw
 from scripts.interval import spread
 from sfa.config import flat
+from sfa.results import average_name
 
 PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only where things are
 
@@ -96,7 +97,8 @@ def _figures(run: dict[str, Any]) -> dict[str, list[float]]:
     if (first, first) in values and values[first, first] > values["base", first]:
         gain = values[first, first] - values["base", first]
         figures[f"{first} kept"] = [(values[last, first] - values["base", first]) / gain]
-    figures |= {key.replace("_", " "): [value] for key, value in (run["metrics"] or {}).items()}
+    metrics = run["metrics"] or {}
+    figures |= {(average_name(run) if k == "average" else k.replace("_", " ")): [v] for k, v in metrics.items()}
     figures["L2 from anchor"] = [stage["l2_from_anchor"] for stage in stages]
     figures["seconds of training"] = [sum(stage["seconds"] for stage in stages)]
     return figures

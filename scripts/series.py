@@ -109,6 +109,13 @@ def on_axis(found: Mapping[str, float], axis: Axis) -> float:
     return statistics.fmean(statistics.fmean(found[name] for name in evaluations) for evaluations in axis.values())
 
 
+def has_losses(results: Results, axis: Axis) -> bool:
+    """Whether an evaluation of an axis is a loss, which may be above 1 and is better if it is lower."""
+    names = {name for evaluations in axis.values() for name in evaluations}
+    rows = (row for _, runs in results for run in runs for row in run["evaluations"])
+    return any(row["metric"] == "loss" and row["task"] in names for row in rows)
+
+
 def line(results: Results, method: str, key: str | None, x: Axis, y: Axis) -> list[Point]:
     """The points of a method along one of its keys, in order: those that share the commonest values of its others.
     ``None``: the key that is varied most."""
@@ -149,8 +156,9 @@ def bounds(results: Results, axis: Axis) -> tuple[float, float | None]:
     if not alone:
         return low, None
     alone += [[scores(run, 0) for run in runs] for point, runs in results if point == {"method": "sequential"}]
+    best = min if has_losses(results, axis) else max
     parts = [
-        max(statistics.fmean(on_axis(found, {name: evaluations}) for found in runs) for runs in alone)
+        best(statistics.fmean(on_axis(found, {name: evaluations}) for found in runs) for runs in alone)
         for name, evaluations in axis.items()
     ]
     return low, statistics.fmean(parts)

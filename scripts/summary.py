@@ -1,12 +1,15 @@
 """Runs over several seeds and orders of tasks as one table: what a method keeps, and what it costs."""
 
 import json
+import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from scripts.compare import grid
 from scripts.interval import spread
 from scripts.series import base_scores, scores
+from sfa.results import average_name, is_loss
 from sfa.sweep import SweepRun
 
 Labelled = tuple[str, dict[str, Any]]  # label, content of results.json
@@ -15,10 +18,10 @@ DIGITS = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "
 METRICS = ("average", "forgetting", "backward transfer")
 FEW = 6  # evaluations that get a column each
 FORMULAS = [
-    "aᵢⱼ: score on task j after stage i; stage 0 is the base, n the last. Higher is better; losses are negated first.",
-    "average = 1/n · Σⱼ aₙⱼ",
-    "forgetting = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (max over i < n of aᵢⱼ, less aₙⱼ)",
-    "backward transfer = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − aⱼⱼ)",
+    "aᵢⱼ: score on task j after stage i, or its loss with the sign changed; stage 0 is the base, n the last.",
+    "average = 1/n · Σⱼ aₙⱼ, higher is better; average loss = −1/n · Σⱼ aₙⱼ, the mean loss, lower is better",
+    "forgetting = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (max over i < n of aᵢⱼ, less aₙⱼ), lower is better",
+    "backward transfer = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − aⱼⱼ), higher is better",
     "seconds: of training, over the stages of the run's own path; peak MiB: the largest of theirs; stored examples: of "
     "past tasks; L2 from anchor: of the last stage, from the model before it.",
 ]
@@ -49,23 +52,35 @@ def table(runs: Sequence[Labelled]) -> str:
 
 
 def head(runs: Sequence[Labelled]) -> list[str]:
-    return ["method", *METRICS, *_shown(runs), *(name for name in DIGITS if name not in METRICS)]
+    return [{"average": _average(runs)}.get(name, name) for name in ["method", *_columns(runs)]]
 
 
 def rows(runs: Sequence[Labelled]) -> list[list[str]]:
-    """Cells of :func:`table`, a line a label."""
+    """Cells of :func:`table`, a line a label; a label without an average, or with one that diverged, comes last."""
     by_label: dict[str, list[dict[str, Any]]] = {}
     for label, run in runs:
         by_label.setdefault(label, []).append(run)
-    lines = []
+    ranked = []
     for label, group in by_label.items():
         told = [figures(run) for run in group]
         finals = [scores(run, -1) for run in group]
         cells = {name: spread([f[name] for f in told], DIGITS[name]) for name in DIGITS if name in told[0]}
         evaluated = {name: spread([final[name] for final in finals], 3) for name in _shown(runs)}
-        lines.append([label, *({**cells, **evaluated}.get(name, "–") for name in head(runs)[1:])])
-    lines.sort(key=lambda line: -float(line[1].split()[0]) if line[1] != "–" else 0)
-    return lines
+        mean = statistics.fmean(f.get("average", math.nan) for f in told)
+        worse = mean if is_loss(group[0]) else -mean
+        line = [label, *({**cells, **evaluated}.get(name, "–") for name in _columns(runs))]
+        ranked.append((math.inf if math.isnan(worse) else worse, line))
+    return [line for _, line in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _columns(runs: Sequence[Labelled]) -> list[str]:
+    return [*METRICS, *_shown(runs), *(name for name in DIGITS if name not in METRICS)]
+
+
+def _average(runs: Sequence[Labelled]) -> str:
+    """The head of the averages: by name what they are, if all are the same."""
+    kinds = {average_name(run) for _, run in runs}
+    return kinds.pop() if len(kinds) == 1 else "average, or average loss"
 
 
 def _shown(runs: Sequence[Labelled]) -> list[str]:

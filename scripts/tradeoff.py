@@ -17,6 +17,7 @@ from scripts.series import (
     Results,
     before_last,
     bounds,
+    has_losses,
     is_alone,
     label,
     line,
@@ -60,8 +61,9 @@ def _panel(ax: Axes, results: Results, key: str, x: Axis, y: Axis) -> None:
         if high is not None:
             name = "one domain alone" if other else None
             place(high, color="0.2", linestyle=(0, (6, 3)), linewidth=1, zorder=0, label=name)
-    for low, high, limit in ((*ax.get_xlim(), ax.set_xlim), (*ax.get_ylim(), ax.set_ylim)):
-        limit(max(low, -0.03), min(high, 1.03))  # scores are shares, whatever their intervals
+    for axis, (low, high), limit in ((x, ax.get_xlim(), ax.set_xlim), (y, ax.get_ylim(), ax.set_ylim)):
+        if not has_losses(results, axis):
+            limit(max(low, -0.03), min(high, 1.03))  # scores are shares, whatever their intervals
     ax.spines[["top", "right"]].set_visible(False)
 
 

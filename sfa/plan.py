@@ -74,9 +74,9 @@ def without_effect(config: Config) -> str | None:
     trained = [task.name for task in config.tasks if not task.held_back]
     if len(trained) == 1 and config.method in FROM_THE_SECOND_TASK:
         return (
-            f"{config.method} acts from the second trained task on, and this stream trains {trained[0]} alone: list the "
-            "task that the model was tuned on before it, or train with method=sequential and average with the tuned "
-            "model afterwards (python -m scripts.merge average)"
+            f"{config.method} acts from the second trained task on, and this stream trains {trained[0]} alone: list "
+            "the task that the model was tuned on before it, or train with method=sequential and average with the "
+            "tuned model afterwards (python -m scripts.merge average)"
         )
     if len(trained) == 1 and config.method in ("soup", "fisher"):
         return (

@@ -71,7 +71,7 @@ def assemble(
             if stage.parent
         ],
         "evaluations": rows,
-        "metrics": _summary(task_scores),
+        "metrics": summarize(task_scores, [not task.held_back for task in config.tasks]),
     }
 
 
@@ -87,17 +87,36 @@ def _of_task(scores: list[Score], names: Sequence[str]) -> tuple[str, float] | N
     return kind, float(np.mean([found[name]["value"] for name in asked]))
 
 
-def _summary(scores: list[list[tuple[str, float] | None]]) -> dict[str, float] | None:
-    """The metrics of a stream, or ``None`` if a task has no score, or some have losses and others not. Forgetting and
-    transfer of losses are counted as if the loss were negated, so that higher is better everywhere."""
+def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bool]) -> dict[str, float] | None:
+    """The metrics of a stream, or ``None`` if a task has no score, or some have losses and others not.
+
+    Forgetting and backward transfer of losses are those of the negated losses, so that positive forgetting is always a
+    decline; the average is the mean loss itself.
+
+    Args:
+        scores: ``[1 + stages][tasks]``, ``("score" or "loss", value)``; the first is the base's.
+        trained: of each task, whether it is trained. One that is held back counts in the average alone.
+    """
     whole = [[score for score in row if score is not None] for row in scores]
     kinds = {kind for row in whole for kind, _ in row}
     if len(kinds) != 1 or any(len(row) < len(scores[0]) for row in whole):
         return None
     sign = -1.0 if kinds == {"loss"} else 1.0
     matrix = sign * np.array([[value for _, value in row] for row in whole])
-    summary = metrics(matrix[0].tolist(), matrix[1:])
-    return {**summary, "average": sign * summary["average"]}
+    own = matrix[:, np.array(trained)]
+    return {**metrics(own[0].tolist(), own[1:]), "average": float(sign * matrix[-1].mean())}
+
+
+def is_loss(results: dict[str, Any]) -> bool:
+    """Whether a run's ``average`` is one of losses, so that lower is better: no task has an evaluation but losses."""
+    losses = {row["task"] for row in results["evaluations"] if row["metric"] == "loss"}
+    names = {name for task in results["config"]["tasks"] for name in task["evals"]}
+    return bool(names) and names <= losses
+
+
+def average_name(results: dict[str, Any]) -> str:
+    """What the average of a run is called where it is shown."""
+    return "average loss" if is_loss(results) else "average"
 
 
 def matrix_text(results: dict[str, Any]) -> str:
@@ -115,5 +134,5 @@ def matrix_text(results: dict[str, Any]) -> str:
     table = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
     ]
-    summary = results["metrics"] or {}
+    summary = {average_name(results) if k == "average" else k: v for k, v in (results["metrics"] or {}).items()}
     return "\n".join([*(line.rstrip() for line in table), "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])

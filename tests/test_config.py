@@ -149,7 +149,7 @@ def test_runs_share_the_stages_they_have_in_common(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["sfa", "wise_ft", "rehearsal", "l1", "l2", "ewc", "soup", "fisher"])
 def test_a_method_that_would_do_nothing_is_an_error(method: str, tmp_path: Path) -> None:
-    """The first task of a stream is trained alike under every method, so on a stream of one it would be all there is."""
+    """The first task of a stream is trained alike under every method, so a stream of one shows nothing of any."""
     (error,) = errors(tmp_path, {**GOOD, "tasks": ["returns"]}, f"method={method}")
     assert error.startswith(f"method: {method} ") and "this stream trains returns alone" in error
     assert "method=sequential" in error

@@ -22,7 +22,8 @@ table: {{title: A table, columns: [even_accuracy, odd_accuracy], original: [0.1,
 runs:
 - {{row: plain, paper: [0.9, 0.3], paper_l2: 7, method: sequential}}
 - {{row: all at once, paper: [0.8, 0.8], paper_l2: 9, method: multitask}}
-- {{row: "half % of it", paper: [0.85, 0.2], paper_l2: 5, method: task_arithmetic, task_arithmetic.weights: [[0.7, 0.3]]}}
+- {{row: "half % of it", paper: [0.85, 0.2], paper_l2: 5, method: task_arithmetic,
+   task_arithmetic.weights: [[0.7, 0.3]]}}
 - {{row: never run, paper: [0.7, 0.1], method: l2}}
 """
 
