@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,9 +50,11 @@ class Harness:
         self.tasks: dict[str, ConfigurableTask] = {}
 
     def key(self, name: str) -> str:
-        """Hash of what determines the score of a given model: the task file, the rows and how many, the template."""
+        """Hash of what determines the score of a given model: the task file and the code that it names, the rows and
+        how many, the template."""
         file = TASK_FILES / f"{name}.yaml"
         text = file.read_text() if file.is_file() else f"loss {self.settings.seq_len}"
+        text += "".join((TASK_FILES / f"{module}.py").read_text() for module in re.findall(r"!function (\w+)\.", text))
         spec = self.sources[name].data_spec()
         return fingerprint([text, spec, self.settings.template, self.settings.limit, self.settings.bf16])
 
@@ -89,7 +92,7 @@ class Harness:
     def _values(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: dict[str, list[int]]
     ) -> dict[str, NDArray[np.float64]]:
-        """Of each evaluation, row by row: the first metric, or summed loss and number of tokens."""
+        """Of each evaluation, row by row: its metrics, or summed loss and number of tokens."""
         settings = self.settings
         values = {
             name: row_losses(
@@ -118,13 +121,18 @@ class Harness:
         results = evaluate(lm, tasks, samples=rows, bootstrap_iters=0, verbosity="ERROR")
         return {
             name: np.array(
-                [float(sample[self._metric(name)]) for sample in samples if sample["filter"] == samples[0]["filter"]]
+                [
+                    [float(sample[metric]) for metric in self._metrics(name)]
+                    for sample in samples
+                    if sample["filter"] == samples[0]["filter"]
+                ]
             )
             for name, samples in results["samples"].items()
         }
 
-    def _metric(self, name: str) -> str:
-        return str(self.tasks[name].config.metric_list[0]["metric"]) if name in self.tasks else "loss"
+    def _metrics(self, name: str) -> list[str]:
+        """The metrics of a task file; the first is the evaluation's own."""
+        return [str(listed["metric"]) for listed in self.tasks[name].config.metric_list]
 
     def _score(self, name: str, parts: list[NDArray[np.float64]]) -> Score:
         values = np.concatenate(parts)
@@ -134,10 +142,15 @@ class Harness:
             spread = ((values[:, 0] - loss * values[:, 1]) ** 2).sum() * n / max(n - 1, 1)
             ratio_stderr = float(np.sqrt(spread) / values[:, 1].sum())
             return Score(task=name, metric="loss", value=loss, stderr=ratio_stderr, n=n)
-        stderr = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
-        score = Score(task=name, metric=self._metric(name), value=float(values.mean()), stderr=stderr, n=n)
+        metric, *others = self._metrics(name)
+        stderr = float(values[:, 0].std(ddof=1) / np.sqrt(n)) if n > 1 else None
+        score = Score(task=name, metric=metric, value=float(values[:, 0].mean()), stderr=stderr, n=n)
+        if others:
+            score["also"] = {other: float(values[:, i].mean()) for i, other in enumerate(others, 1)}
         majority = _majority(self.rows[name])
-        return score if majority is None else Score(**score, majority=majority)
+        if majority is not None:
+            score["majority"] = majority
+        return score
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> int:
     for score in scores:
         spread = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
         majority = f", majority class {score['majority']:.4f}" if "majority" in score else ""
-        print(f"{score['task']:<20} {score['metric']:<12} {score['value']:.4f}{spread} (n={score['n']}{majority})")
+        also = "".join(f", {metric} {value:.4f}" for metric, value in score.get("also", {}).items())
+        print(
+            f"{score['task']:<20} {score['metric']:<12} {score['value']:.4f}{spread} (n={score['n']}{majority}{also})"
+        )
     if given.out:
         given.out.write_text(json.dumps(scores, indent=2) + "\n")
     return 0

@@ -23,7 +23,8 @@ from sfa.schedule import crosses
 
 class Score(TypedDict):
     """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, where the rows
-    offer the same choices, the share of the commonest answer: what always giving that one would score."""
+    offer the same choices, the share of the commonest answer: what always giving that one would score. ``also`` holds
+    the means of the evaluation's other metrics."""
 
     task: str
     metric: str
@@ -31,6 +32,13 @@ class Score(TypedDict):
     stderr: float | None
     n: int
     majority: NotRequired[float]
+    also: NotRequired[dict[str, float]]
+
+
+def score_text(score: Score, digits: int = 3) -> str:
+    """``name value``, with the other metrics behind it."""
+    also = ", ".join(f"{metric} {value:.{digits}f}" for metric, value in score.get("also", {}).items())
+    return f"{score['task']} {score['value']:.{digits}f}" + (f" ({also})" if also else "")
 
 
 class Evaluator(Protocol):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sfa import config as configs
 from sfa import models, results, stage, store
-from sfa.callbacks import Evaluator
+from sfa.callbacks import Evaluator, Score, score_text
 from sfa.context import Context
 from sfa.describe import check_disk
 from sfa.parallel import join
@@ -98,5 +98,5 @@ def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> Non
             )
 
 
-def _line(label: str, scores: list[Any]) -> str:
-    return f"after {label}: " + "  ".join(f"{s['task']} {s['value']:.3f}" for s in scores)
+def _line(label: str, scores: list[Score]) -> str:
+    return f"after {label}: " + "  ".join(map(score_text, scores))

@@ -82,7 +82,11 @@ def scores(stage: Stage, context: Context) -> list[Score]:
 
 def _score(row: dict[str, Any]) -> Score:
     score = Score(task=row["task"], metric=row["metric"], value=row["value"], stderr=row["stderr"], n=row["n"])
-    return Score(**score, majority=row["majority"]) if "majority" in row else score
+    if "majority" in row:
+        score["majority"] = row["majority"]
+    if "also" in row:
+        score["also"] = row["also"]
+    return score
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

@@ -5,12 +5,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate as evaluate_lm
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -152,13 +157,22 @@ class Parrot(LM):
     loglikelihood_rolling = loglikelihood
 
 
-def test_gsm8k_agrees_with_its_own_answer_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def scored_gsm8k(folder: Path, gold: list[str], said: list[str]) -> Any:
+    """The score of a model that says these things to problems whose solutions end in these."""
+    rows = [{"question": f"q{i}", "answer": f"steps {i * 7}\n#### {answer}"} for i, answer in enumerate(gold)]
+    (folder / "gsm8k").mkdir()
+    (folder / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    harness = Harness(["gsm8k"], [], Settings(data_folder=folder))
+    parrot = Parrot({row["question"]: text for row, text in zip(rows, said, strict=True)})
+    (score,) = harness.score(parrot, None)  # type: ignore[arg-type]
+    assert score["metric"] == "exact_match" and score["n"] == len(gold)
+    return score
+
+
+def test_gsm8k_agrees_with_its_own_answer_rule(tmp_path: Path) -> None:
     """The rule of the GSM8K authors: the number after ####, without commas."""
     gold = ["72", "10", "1,000", "-3", "0.5", "18"]
     said = ["a #### 72", "so it is 7\n#### 10", "#### 1,000", "#### 3", "#### 0.5", "no number"]
-    rows = [{"question": f"q{i}", "answer": f"steps {i * 7}\n#### {answer}"} for i, answer in enumerate(gold)]
-    (tmp_path / "gsm8k").mkdir()
-    (tmp_path / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def rule(text: str) -> str | None:
         found = re.search(r"#### (\-?[0-9\.\,]+)", text)
@@ -166,18 +180,51 @@ def test_gsm8k_agrees_with_its_own_answer_rule(tmp_path: Path, monkeypatch: pyte
 
     expected = [rule(text) == rule(f"#### {answer}") for text, answer in zip(said, gold, strict=True)]
     assert expected == [True, True, True, False, True, False]
-    harness = Harness(["gsm8k"], [], Settings(data_folder=tmp_path))
-    parrot = Parrot({row["question"]: text for row, text in zip(rows, said, strict=True)})
-    (score,) = harness.score(parrot, None)  # type: ignore[arg-type]
-    assert score["metric"] == "exact_match" and score["value"] == pytest.approx(np.mean(expected)) and score["n"] == 6
+    score = scored_gsm8k(tmp_path, gold, said)
+    assert score["value"] == score["also"]["strict_match"] == pytest.approx(np.mean(expected))
 
 
-def test_a_metamath_answer_is_read_as_well(tmp_path: Path) -> None:
-    (tmp_path / "gsm8k").mkdir()
-    (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps({"question": "q", "answer": "#### 1200"}) + "\n")
-    harness = Harness(["gsm8k"], [], Settings(data_folder=tmp_path))
-    (score,) = harness.score(Parrot({"q": "5 and 6\nThe answer is: 1,200."}), None)  # type: ignore[arg-type]
-    assert score["value"] == 1
+@pytest.mark.parametrize(
+    ("gold", "said", "right", "strict", "flexible"),
+    [
+        ("72", "It costs $72.00", 1, 0, 0),
+        ("72", "that makes 72.0", 1, 0, 0),
+        ("72", "so 72 dollars", 1, 0, 1),
+        ("-5", "#### −5", 1, 0, 0),
+        ("72", "#### 72\nThis took 3 steps.", 1, 1, 0),
+        ("1,200", "5 and 6\nThe answer is: 1,200.", 1, 0, 1),
+        ("7", "The answer is: 3 + 4 = 7 in 2 bags", 1, 0, 0),
+        ("72", "The answer is: 72. I am 100% sure", 1, 0, 0),
+        ("5", "10-5", 1, 0, 0),
+        ("72", "#### Step 1: add\nThe answer is 72", 1, 0, 1),
+        ("72", "- 72", 1, 0, 1),
+        ("72", "#### 27", 0, 0, 0),
+        ("72", "#### 7.2", 0, 0, 0),
+        ("5", "it is −5", 0, 0, 1),
+        ("72", "", 0, 0, 0),
+    ],
+)
+def test_an_answer_is_a_number_however_it_is_written(
+    gold: str, said: str, right: int, strict: int, flexible: int, tmp_path: Path
+) -> None:
+    score = scored_gsm8k(tmp_path, [gold], [said])
+    assert (score["value"], score["also"]) == (right, {"strict_match": strict, "flexible_extract": flexible})
+
+
+def test_strict_and_flexible_are_those_of_lm_eval(tmp_path: Path) -> None:
+    """Its own task, on its own rows and prompts, with the same answers."""
+    gold = ["72", "1,200", "-3", "72", "5", "18"]
+    said = ["#### 72", "The answer is: $1,200", "#### -3.", "72 and 3", "10-5", "nothing"]
+    score = scored_gsm8k(tmp_path, gold, said)
+    shipped = load_yaml(Path(lm_eval.tasks.__file__).parent / "gsm8k" / "gsm8k.yaml")
+    rows = [{"question": f"q{i}", "answer": f"so\n#### {answer}"} for i, answer in enumerate(gold)]
+    own = {"custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "num_fewshot": 0, "fewshot_split": None}
+    task = ConfigurableTask(config={**shipped, **own, "training_split": None, "doc_to_text": "{{question}}"})
+    found = evaluate_lm(Parrot({f"q{i}": text for i, text in enumerate(said)}), {"tasks": {"gsm8k": task}})["results"]
+    expected = {
+        key.replace("-", "_"): found["gsm8k"][f"exact_match,{key}"] for key in ("strict-match", "flexible-extract")
+    }
+    assert score["also"] == pytest.approx(expected)
 
 
 def test_humaneval_runs_the_completion_in_the_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

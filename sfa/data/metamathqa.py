@@ -1,6 +1,7 @@
 """Math: MetaMathQA, scored on GSM8K."""
 
 import re
+from decimal import Decimal
 from typing import ClassVar
 
 from pydantic import Field
@@ -34,12 +35,35 @@ class MetaMathQA(SourcedTask):
 
 
 def number(answer: str) -> str:
-    """The number after GSM8K's ``####``, without thousands separators.
+    """The number after GSM8K's ``####``, in digits alone.
 
     Raises:
         SourceError: there is none.
     """
-    found = re.search(r"####\s*(-?[\d,.]+)", answer)
+    found = marked_number(answer)
     if found is None:
         raise SourceError(f"a solution of GSM8K must hold #### before its number: no #### in {answer!r}")
-    return found[1].replace(",", "").rstrip(".")
+    return f"{found:f}"
+
+
+# A minus stands before its digits or currency, and after nothing that it could be subtracted from.
+NUMBER = re.compile(
+    r"(?P<minus>(?<![\w)\].])[-\N{MINUS SIGN}\N{EN DASH}])?(?:(?P<currency>[$\N{EURO SIGN}\N{POUND SIGN}])\s?)?"
+    r"(?P<inner>(?<=[$\N{EURO SIGN}\N{POUND SIGN}])[-\N{MINUS SIGN}])?"
+    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
+)
+
+
+def numbers(text: str) -> list[Decimal]:
+    """The numbers in a text, exactly: ``$72.00`` is 72, ``1,200`` is 1200, ``−5`` is −5, ``7-5`` are 7 and 5."""
+    return [_value(found) for found in NUMBER.finditer(text)]
+
+
+def marked_number(text: str) -> Decimal | None:
+    """The number that directly follows the first ``####`` that one follows; ``None``: there is none."""
+    found = re.search(rf"####\s*{NUMBER.pattern}", text)
+    return _value(found) if found is not None else None
+
+
+def _value(found: re.Match[str]) -> Decimal:
+    return Decimal(found["digits"].replace(",", "")) * (-1 if found["minus"] or found["inner"] else 1)
