@@ -1,6 +1,8 @@
 """Scores a model folder, or a hub model, on evaluations of this suite.
 
 python -m scripts.evaluate runs/stages/<fingerprint>/model --tasks gsm8k casehold --data-folder DIR
+
+A stage's model is shown prompts in the template that its manifest names, and its losses are of rows as long as there.
 """
 
 import argparse
@@ -8,10 +10,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from eval import available
+from sfa import store
 from sfa.data import TASKS
+from sfa.data.template import Template
 
 
 def main(arguments: list[str]) -> int:
@@ -19,11 +23,11 @@ def main(arguments: list[str]) -> int:
     known = [*available(), *(f"{name}_loss" for name in TASKS)]
     parser.add_argument("model", help="folder in Hugging Face format, or a hub name")
     parser.add_argument("--tasks", nargs="+", required=True, choices=known, metavar="TASK", help=", ".join(known))
-    parser.add_argument("--template", default="plain", choices=["plain", "instruction", "chat"])
+    parser.add_argument("--template", choices=get_args(Template), help="unless given: the stage's own, or else plain")
     parser.add_argument("--data-folder", type=Path, help="local copies of hub data sets")
     parser.add_argument("--limit", type=int, help="rows of each evaluation; all unless given")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seq-len", type=int, default=1024, help="to which rows are cut for a loss")
+    parser.add_argument("--seq-len", type=int, help="of rows for a loss; unless given: the stage's own, or else 1024")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
     parser.add_argument("--run-generated-code", action="store_true", help="lets humaneval run code, in a sandbox")
@@ -33,6 +37,16 @@ def main(arguments: list[str]) -> int:
         parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
     if given.backend == "vllm" and any(name.endswith("_loss") for name in given.tasks):
         parser.error("losses are computed with --backend hf only")
+    template, seq_len = asked_of(Path(given.model))
+    if template is None:
+        about = "the model has no manifest of a trained stage; --template chooses another"
+    elif given.template not in (None, template):
+        about = f"the model was trained with {template}"
+    else:
+        about = "from the stage's manifest"
+    given.template = given.template or template or "plain"
+    given.seq_len = given.seq_len or seq_len or 1024
+    print(f"template {given.template} ({about})", file=sys.stderr)
     scores = evaluate(given)
     for score in scores:
         spread = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
@@ -44,6 +58,12 @@ def main(arguments: list[str]) -> int:
     if given.out:
         given.out.write_text(json.dumps(scores, indent=2) + "\n")
     return 0
+
+
+def asked_of(model: Path) -> tuple[Template | None, int | None]:
+    """The template and the longest row that the run of a stage's model asked for; ``None`` of any other model."""
+    made = store.manifest(model.parent) if model.name == "model" else None
+    return (made.get("template"), made.get("seq_len")) if made else (None, None)
 
 
 def evaluate(given: argparse.Namespace) -> list[Any]:

@@ -20,7 +20,7 @@ from sfa.context import Context
 from sfa.data.prepare import preparer
 from sfa.fisher import diagonal
 from sfa.plan import Stage
-from sfa.schema import FisherMerging
+from sfa.schema import Config, FisherMerging
 from sfa.training import train
 
 
@@ -47,7 +47,7 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
             record, rows = train(stage, context)
         if dist.get_global_rank() == 0:
             store.write_json(folder / "evaluations.json", _keyed(rows, context.evaluator, record["steps"]))
-            store.finish(folder, _manifest(stage, record))
+            store.finish(folder, _manifest(stage, record, context.config))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         dist.barrier()
     gc.collect()  # trainers hold themselves
@@ -138,13 +138,16 @@ def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
     return store.unsealed(folder)
 
 
-def _manifest(stage: Stage, record: dict[str, Any]) -> dict[str, Any]:
+def _manifest(stage: Stage, record: dict[str, Any], config: Config) -> dict[str, Any]:
+    # What a run asks for, a base does not determine: other runs share it.
+    asked = {"template": config.model.template, "seq_len": config.train.seq_len} if stage.parent else {}
     return {
         "fingerprint": stage.fingerprint,
         "task": stage.label,
         "method": stage.method,
         "parent": stage.parent.fingerprint if stage.parent else None,
         **record,
+        **asked,
         "spec": stage.spec,
         "made": {
             "date": time.strftime("%Y-%m-%d"),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import train
+from scripts import evaluate
 from sfa import merge_steps, models
 from sfa.data import registered
 from tests.test_sources import SCHEMAS, jsonl, numbered
@@ -102,3 +103,30 @@ def test_multitask_takes_all_rows_at_once_and_shares_the_base(tmp_path: Path) ->
     assert [(stage["task"], stage["steps"]) for stage in found["stages"]] == [("multitask", 18)]
     assert found["metrics"]["forgetting"] == 0 and found["stages"][0]["l2_from_anchor"] > 0
     assert len(list((tmp_path / "stages").glob("*/manifest.json"))) == 1 + 1 + 3
+
+
+def test_a_model_is_evaluated_as_in_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The manifest of a stage, trained or merged, says in which template prompts are shown and how long rows are."""
+    quickstart = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
+    small = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=3ba", "loggers={}"]
+    small += ["train.global_batch_size=4", "eval.limit=20", "eval.interval=null", "tasks=[arithmetic,returns]"]
+    small += ["train.lr=0.02", "model.template=instruction", "train.seq_len=128", "method=wise_ft"]
+    small += ["eval.tasks=[arithmetic_loss]"]
+    assert train.main([quickstart, *small, f"save_folder={tmp_path}"]) == 0
+    found = json.loads((tmp_path / "quickstart" / "results.json").read_text())
+    for stage in found["stages"]:
+        model = str(tmp_path / "stages" / stage["fingerprint"] / "model")
+        command = [model, "--tasks", "arithmetic_loss", "--limit", "20", "--out", str(tmp_path / "scores.json")]
+        assert evaluate.main(command) == 0
+        assert "template instruction (from the stage's manifest)" in capsys.readouterr().err
+        (row,) = (row for row in found["evaluations"] if row["after"] == stage["task"])
+        own = json.loads((tmp_path / "scores.json").read_text())[0]["value"]
+        assert own == pytest.approx(row["value"], rel=1e-5)
+        assert evaluate.main([*command, "--template", "plain"]) == 0
+        assert "template plain (the model was trained with instruction)" in capsys.readouterr().err
+        assert json.loads((tmp_path / "scores.json").read_text())[0]["value"] != pytest.approx(own, rel=1e-3)
+    base = found["evaluations"][0]
+    assert base["after"] == "base"
+    (folder,) = (f.parent for f in tmp_path.glob("stages/*/manifest.json") if '"parent": null' in f.read_text())
+    assert evaluate.main([str(folder / "model"), "--tasks", "arithmetic_loss", "--limit", "20"]) == 0
+    assert "no manifest of a trained stage" in capsys.readouterr().err
