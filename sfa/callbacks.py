@@ -61,23 +61,26 @@ class Recorder(Callback):
 
     Args:
         evaluate: scores a live model on some evaluations, or on all.
+        key: hash of what determines an evaluation's score, by its name; see :meth:`Evaluator.key`.
         seen: those that are scored before the end.
         interval: in steps; ``None``: only at the end.
         total: T, steps.
 
     Attributes:
-        rows: scores, each with the ``step`` it was taken at.
+        rows: scores, each with the ``step`` it was taken at and the ``key`` of then: a training may go on with other
+            evaluations than it was started with.
         seconds: time spent training, without evaluations and checkpoints before this process.
     """
 
     def __init__(
         self,
         evaluate: Callable[[nn.Module, Sequence[str] | None], list[Score]],
+        key: Callable[[str], str],
         seen: Sequence[str],
         interval: Fraction | None,
         total: int,
     ):
-        self.evaluate, self.seen, self.interval, self.total = evaluate, seen, interval, total
+        self.evaluate, self.key, self.seen, self.interval, self.total = evaluate, key, seen, interval, total
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self._since = 0.0
@@ -91,7 +94,7 @@ class Recorder(Callback):
             return
         self._pause()
         scores = self.evaluate(bare_model(state), None if step == self.total else self.seen)
-        self.rows += [{"step": step, **score} for score in scores]
+        self.rows += [{"step": step, "key": self.key(score["task"]), **score} for score in scores]
         logger.log_metrics({f"eval/{score['task']}/{score['metric']}": score["value"] for score in scores})
         self._since = time.perf_counter()
 

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
-from sfa.plan import in_order, plan, without_effect
+from sfa.plan import STAGES_OF_EVERY_RUN, in_order, plan, without_effect
 from sfa.schedule import exact_fraction
 from sfa.schema import Config, Train
 
@@ -243,6 +243,8 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     if tasks and all(task.held_back for task in tasks):
         errors.append("tasks: every task is held back, so nothing would be trained")
     names = [task.name for task in tasks]
+    for name in sorted({*names} & {*STAGES_OF_EVERY_RUN}):
+        errors.append(f"tasks: {name} is what results call a stage of their own; give the task another name")
     for name in sorted({name for name in names if names.count(name) > 1}):
         errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may come once in a stream")
     return tasks

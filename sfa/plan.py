@@ -13,6 +13,7 @@ from sfa.store import fingerprint, identity
 FORMAT = 4  # raised when a change of the code changes what a stage's weights would be
 WHILE_TRAINING = ("sfa", "rehearsal", "l1", "l2", "ewc")
 FROM_THE_SECOND_TASK = ("wise_ft", *WHILE_TRAINING)  # before it there is nothing to forget
+STAGES_OF_EVERY_RUN = ("base", "multitask")  # labels that are no task's
 OF_SINGLE_TASKS = ("task_arithmetic", "ties", "fisher", "soup")
 
 

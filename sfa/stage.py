@@ -14,7 +14,7 @@ from filelock import Timeout
 from rich.console import Console
 
 from sfa import machine, methods, models, store, weights
-from sfa.callbacks import Evaluator, Score
+from sfa.callbacks import Score
 from sfa.composer_model import StageModel
 from sfa.context import Context
 from sfa.data.prepare import preparer
@@ -46,7 +46,9 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
         else:
             record, rows = train(stage, context)
         if dist.get_global_rank() == 0:
-            store.write_json(folder / "evaluations.json", _keyed(rows, context.evaluator, record["steps"]))
+            store.write_json(
+                folder / "evaluations.json", [{**row, "final": row["step"] == record["steps"]} for row in rows]
+            )
             store.finish(folder, _manifest(stage, record, context.config))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         dist.barrier()
@@ -72,7 +74,10 @@ def scores(stage: Stage, context: Context) -> list[Score]:
         if torch.cuda.is_available():
             model = model.cuda()
         processor = models.read_processor(folder / "model")
-        fresh = _keyed([{"step": 0, **score} for score in evaluator(model, processor, missing)], evaluator, final=0)
+        fresh = [
+            {"step": 0, "key": evaluator.key(score["task"]), **score, "final": True}
+            for score in evaluator(model, processor, missing)
+        ]
         known |= {row["key"]: row for row in fresh}
         if dist.get_global_rank() == 0:
             store.write_json(folder / "evaluations.json", [*read_rows(folder), *fresh])
@@ -156,10 +161,6 @@ def _manifest(stage: Stage, record: dict[str, Any], config: Config) -> dict[str,
             "torch": torch.__version__,
         },
     }
-
-
-def _keyed(rows: list[dict[str, Any]], evaluator: Evaluator, final: int) -> list[dict[str, Any]]:
-    return [{**row, "key": evaluator.key(row["task"]), "final": row["step"] == final} for row in rows]
 
 
 @contextlib.contextmanager

@@ -93,7 +93,8 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     merges = methods.merge_points(stage, total, epoch)
     interval = in_steps(config.eval.interval, total, epoch) if config.eval.interval else None
     seen = context.seen(stage)
-    recorder = Recorder(lambda live, names: context.evaluator(live, processor, names), seen, interval, total)
+    evaluator = context.evaluator
+    recorder = Recorder(lambda live, names: evaluator(live, processor, names), evaluator.key, seen, interval, total)
     stopper = Stopper()
     checkpoints = folder / "checkpoints"
     saver = checkpoint_saver(str(checkpoints), in_steps(settings.save_interval, total, epoch), total, stopper)

@@ -162,6 +162,14 @@ def test_methods_that_act_on_one_task_may_have_one(tmp_path: Path) -> None:
         assert load(write(tmp_path, {**GOOD, "tasks": ["returns"]}), [f"method={method}"]).method == method
 
 
+@pytest.mark.parametrize("name", ["base", "multitask"])
+def test_a_task_is_not_called_as_a_stage(name: str, tmp_path: Path) -> None:
+    mine = {"name": name, "source": str(tmp_path), "prompt": "{a}", "response": "{b}"}
+    (tmp_path / "train.jsonl").write_text('{"a": "1", "b": "2"}\n')
+    found = errors(tmp_path, {**GOOD, "tasks": ["arithmetic", mine]})
+    assert found == [f"tasks: {name} is what results call a stage of their own; give the task another name"]
+
+
 @pytest.mark.parametrize("setting", ["sfa.beta=0", "wise_ft.beta=0", "rehearsal.fraction=0", "l2.strength=0"])
 def test_a_setting_that_does_nothing_is_told(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, method = write(tmp_path, GOOD), setting.partition(".")[0]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import train
 from sfa import merge_steps
+from sfa.callbacks import Stopper
 from sfa.composer_model import StageModel
 from sfa.training import newest_checkpoint
 from tests import COMPOSER
@@ -234,3 +235,24 @@ def test_a_torn_or_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_pa
     ]
     (tmp_path / "ep0-ba16").mkdir()  # shards without the metadata that are written last
     assert newest_checkpoint(tmp_path, console) == str(tmp_path / "ep0-ba4.pt")
+
+
+def test_scores_of_other_evaluations_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is stopped goes on with fewer evaluations, and with fewer rows of each."""
+    given = [f"save_folder={tmp_path}", "eval.interval=2ba", "tasks=[arithmetic]", "method=sequential"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopper, "batch_end", lambda self, state, logger: setattr(self, "requested", True))
+        assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic,arithmetic_loss]"]) == 130
+    with monkeypatch.context() as patch:
+        later = lambda self, state, logger: setattr(self, "requested", state.timestamp.batch >= 3)  # noqa: E731
+        patch.setattr(Stopper, "batch_end", later)
+        assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic,arithmetic_loss]"]) == 130
+    assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic]", "eval.limit=8"]) == 0
+    found = results(tmp_path)
+    rows = json.loads((tmp_path / "stages" / found["stages"][0]["fingerprint"] / "evaluations.json").read_text())
+    assert [(row["step"], row["task"], row["n"]) for row in rows[:3]] == [
+        (2, "arithmetic", 12), (2, "arithmetic_loss", 12), (4, "arithmetic", 8)]  # fmt: skip
+    assert len({row["key"] for row in rows}) == 3
+    # Asked for 12 rows again, the score of 8 is not given for it.
+    assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic]", "name=again"]) == 0
+    assert {row["n"] for row in results(tmp_path, "again")["evaluations"] if row["after"] == "arithmetic"} == {12}
