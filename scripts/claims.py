@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 
 from eval import available
-from scripts.compare import grid
+from scripts import cells
 from scripts.interval import half_width
 from scripts.sweep import sweep
 from sfa.config import ConfigError
@@ -326,7 +326,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     if len(given.seeds) < 2:
         parser.error("an interval needs two seeds or more")
-    console, start = Console(highlight=False, soft_wrap=True), time.time()
+    console, start = Console(highlight=False, soft_wrap=True, markup=False), time.time()
     found: dict[str | None, Any] = {None: given.seeds}
     decided = {}
     try:
@@ -358,7 +358,7 @@ def main(arguments: list[str]) -> int:
     if given.out:
         command = f"`python -m scripts.claims {shlex.join(arguments)}`"
         explained = (__doc__ or "").strip().rpartition("\n\n")[2].replace("\n", " ")
-        given.out.write_text(f"{command}\n\n{about} {summary}.\n\n{explained}\n\n{grid(lines)}\n")
+        given.out.write_text(f"{command}\n\n{about} {summary}.\n\n{explained}\n\n{cells.markdown(lines)}\n")
     return 0
 
 

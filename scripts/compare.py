@@ -14,7 +14,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from scripts import cells
 from scripts.curves import draw
 from scripts.interval import spread
 from sfa.config import flat
@@ -40,9 +42,9 @@ def as_table(lines: Sequence[Sequence[str]]) -> Table:
     """The lines for a terminal."""
     table = Table(title="after the whole stream", title_justify="left", header_style="bold")
     for i, name in enumerate(lines[0]):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if i else "left", overflow="fold")
     for line in lines[1:]:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))
     return table
 
 
@@ -54,14 +56,18 @@ def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: s
         for stage in run["stages"]
     }
     about = "; ".join(f"{m['hardware']}, torch {m['torch']}, {m['date']}" for m in map(json.loads, made))
-    parts = [f"`{command}`", f"Seeds {sorted({run['seed'] for run in runs})}; {about}.", grid(compare(runs))]
+    parts = [
+        cells.code(command),
+        f"Seeds {sorted({run['seed'] for run in runs})}; {about}.",
+        cells.markdown(compare(runs)),
+    ]
     for run in runs:
         names = list(dict.fromkeys(row["task"] for row in run["evaluations"]))
         values = {(row["after"], row["task"]): row for row in run["evaluations"]}
         lines = [["after", *names]]
         for after in dict.fromkeys(row["after"] for row in run["evaluations"]):
             lines.append([after, *(_score(values[after, name]) for name in names)])
-        parts += [f"## {run['name']}", f"`{' '.join(_overrides(run, runs[0]))}`", grid(lines)]
+        parts += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), cells.markdown(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,12 +86,6 @@ def _score(row: dict[str, Any]) -> str:
     spread = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
     majority = f" (majority {row['majority']:.3f})" if "majority" in row else ""
     return f"{row['value']:.3f}{spread}{majority}"
-
-
-def grid(lines: Sequence[Sequence[str]]) -> str:
-    """The lines as a table in Markdown."""
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([rows[0], f"|{'---|' * len(lines[0])}", *rows[1:]])
 
 
 def _figures(run: dict[str, Any]) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ The files list the runs of a sweep each; runs without results are left out.
 import argparse
 import importlib.metadata
 import json
+import math
 import shlex
 import sys
 import time
@@ -54,7 +55,16 @@ def page(indexes: Sequence[Path]) -> str:
 
 def _script(content: Any) -> str:
     """JSON that may stand in a script element."""
-    return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(_finite(content), allow_nan=False).replace("<", "\\u003c")
+
+
+def _finite(content: Any) -> Any:
+    """``content`` with ``None`` for numbers that are not finite, which JSON cannot hold and a chart leaves out."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _sweep(index: Path) -> dict[str, Any] | None:
@@ -101,7 +111,7 @@ def _plane(labelled: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> di
     points = []
     for name, (point, runs) in grouped.items():
         finals = [_by_task(run, scores(run, -1)) for run in runs]
-        if not all(task in final for final in finals for task in tasks):
+        if not all(math.isfinite(final.get(task, math.nan)) for final in finals for task in tasks):
             continue
         keys = varied(list(grouped.values()), str(point["method"]))
         key = max(keys, key=lambda k: keys[k], default="")

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.compare import grid
+from scripts import cells
 from scripts.interval import spread
 from scripts.series import base_scores, scores
 from sfa.results import average_name, is_loss
@@ -48,7 +48,8 @@ def figures(run: dict[str, Any]) -> dict[str, float]:
 def table(runs: Sequence[Labelled]) -> str:
     """Markdown: a row a label, mean ± half a 95 % interval over its seeds and orders, the best average first."""
     notes = "\n".join(f"- {formula}" for formula in FORMULAS)
-    return f"{grid([head(runs), *rows(runs)])}\n\n± is half a 95 % interval over seeds and orders of tasks.\n\n{notes}"
+    lines = cells.markdown([head(runs), *rows(runs)])
+    return f"{lines}\n\n± is half a 95 % interval over seeds and orders of tasks.\n\n{notes}"
 
 
 def head(runs: Sequence[Labelled]) -> list[str]:
@@ -64,11 +65,11 @@ def rows(runs: Sequence[Labelled]) -> list[list[str]]:
     for label, group in by_label.items():
         told = [figures(run) for run in group]
         finals = [scores(run, -1) for run in group]
-        cells = {name: spread([f[name] for f in told], DIGITS[name]) for name in DIGITS if name in told[0]}
+        shown = {name: spread([f[name] for f in told], DIGITS[name]) for name in DIGITS if name in told[0]}
         evaluated = {name: spread([final[name] for final in finals], 3) for name in _shown(runs)}
         mean = statistics.fmean(f.get("average", math.nan) for f in told)
         worse = mean if is_loss(group[0]) else -mean
-        line = [label, *({**cells, **evaluated}.get(name, "–") for name in _columns(runs))]
+        line = [label, *({**shown, **evaluated}.get(name, "–") for name in _columns(runs))]
         ranked.append((math.inf if math.isnan(worse) else worse, line))
     return [line for _, line in sorted(ranked, key=lambda pair: pair[0])]
 

@@ -28,6 +28,7 @@ from rich.progress import (
 
 from eval import available
 from scripts import executor
+from scripts.cells import code
 from scripts.executor import Job, alone
 from scripts.summary import finished, table
 from sfa.config import ConfigError
@@ -145,7 +146,7 @@ def _finish(runs: list[Sequence[str]]) -> int:
 
     for arguments in runs:
         config = configs.load(arguments[0], arguments[1:])
-        run(config, evaluator(config), Console())
+        run(config, evaluator(config), Console(markup=False))
     return 0
 
 
@@ -164,7 +165,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--name", help="of the sweep; the file's if it is not given")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     given = parser.parse_intermixed_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
         if given.over:
             axes = {key: [yaml.safe_load(value) for value in values] for key, *values in given.over}
@@ -195,7 +196,7 @@ def main(arguments: list[str]) -> int:
         if given.out:
             command = f"python -m scripts.sweep {shlex.join(arguments)}"
             seeds = sorted({run.config.seed for run in runs})
-            about = f"`{command}`\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
+            about = f"{code(command)}\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
             given.out.write_text(f"{about}\n\n{text}\n")
     for line in failed:
         print(line, file=sys.stderr)

@@ -8,8 +8,6 @@ Overrides are those that the sweep was run with.
 """
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import statistics
@@ -19,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.compare import grid
+from scripts.cells import comma_separated, latex, markdown
 from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
 from sfa import weights
@@ -135,17 +133,12 @@ def render(table: Table, form: str) -> str:
     """The table as ``text``, ``csv``, ``latex`` or ``markdown``."""
     lines = cells(table)
     if form == "csv":
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows(lines)
-        return stream.getvalue()
+        return comma_separated(lines)
     if form == "latex":
-        signs = {"%": r"\%", "_": r"\_", "→": r"$\to$", "±": r"$\pm$"}
-        escaped = [["".join(signs.get(sign, sign) for sign in cell) for cell in line] for line in lines]
-        body = "\n".join(" & ".join(line) + r" \\" for line in escaped)
-        return f"% {table.title}\n\\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}\n{body}\n\\end{{tabular}}\n"
+        return f"% {' '.join(table.title.split())}\n{latex(lines)}"
     notes = FORMULAS if any(row.beside for row in table.rows) else []
     if form == "markdown":
-        return "\n".join([f"**{table.title}**", "", grid(lines), "", *(f"- {note}" for note in notes)])
+        return "\n".join([f"**{table.title}**", "", markdown(lines), "", *(f"- {note}" for note in notes)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(map(str.rjust, line[1:], widths[1:])) for line in lines]
     named = [f"{line[0]:<{widths[0]}}  {rest}".rstrip() for line, rest in zip(lines, text, strict=True)]

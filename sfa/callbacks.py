@@ -178,10 +178,10 @@ class ProgressBar(Callback):
     def __init__(self, title: str, total: int, merges: Sequence[int], console: Console):
         self.title, self.total, self.merges, self.console = title, total, list(merges), console
         columns = (
-            TextColumn(f"{title:<30}"),
+            TextColumn(f"{title:<30}".replace("{", "{{").replace("}", "}}"), markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(),
         )
         self.live = console.is_terminal and dist.get_global_rank() == 0
