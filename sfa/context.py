@@ -1,6 +1,6 @@
 """What all stages of a run share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +12,18 @@ from sfa.schema import Config
 
 @dataclass(frozen=True)
 class Context:
-    """The config, who evaluates, where lines are printed, and where stages are."""
+    """The config, who evaluates, where lines are printed and which were, and where stages are."""
 
     config: Config
     evaluator: Evaluator
     console: Console
+    told: set[str] = field(default_factory=set)
+
+    def tell_once(self, line: str) -> None:
+        """Prints a line, unless it was printed before."""
+        if line not in self.told:
+            self.told.add(line)
+            self.console.print(line)
 
     def folder(self, stage: Stage) -> Path:
         return self.config.save_folder / "stages" / stage.fingerprint

@@ -1,6 +1,7 @@
 """The diagonal of the Fisher information, on this rank's shards, kept beside the stage it was taken at."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from composer.core import State
+from composer.utils import dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
@@ -16,8 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfa.anchor import local, trained_shards
 from sfa.finite import check
+from sfa.parallel import exclusively
 from sfa.store import unsealed
 from sfa.weights import read_shards, write_shards
+
+log = logging.getLogger(__name__)
 
 Labels = Literal["empirical", "sampled"]
 
@@ -116,15 +121,17 @@ def _can_be_mapped(model: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Fisher:
-    """Fisher information of one task.
+    """Fisher information of one task. What it is does not depend on who asks first: it is taken in float32, over
+    examples as the task itself was trained on.
 
     Attributes:
         folder: where it is kept, or will be.
         anchor: folder of the model that its pull is to; ``None`` is θ_o, the weights at the start of the fit.
-        here: whether it is to be taken at the weights at the start of the fit, if it is not in ``folder``.
-        examples: gives the task's examples for that.
+        here: whether it is that of the weights at the start of the fit.
+        examples: gives the task's examples.
         labels: see :func:`diagonal`.
         seed: of sampled labels.
+        model: folder of the weights it is of; ``None``: it can be taken at the start of the fit alone.
     """
 
     folder: Path
@@ -133,20 +140,42 @@ class Fisher:
     examples: Callable[[], list[dict[str, Tensor]]]
     labels: Labels = "empirical"
     seed: int = 0
+    model: str | None = None
 
     def shards(self, module: nn.Module, state: State) -> dict[str, Tensor]:
-        """This rank's shards, read from ``folder``, or computed at the module's present weights and kept there.
+        """This rank's shards, read from ``folder``, or computed and kept there. All ranks call it.
 
         Raises:
             DamagedStage: a file in ``folder`` is not the one that was written.
-            ValueError: it is not in ``folder``, and the module's weights are no longer those it would be taken at.
+            ValueError: it is not in ``folder``, and the weights it belongs to are gone.
         """
-        if not self.folder.is_dir():
-            if not self.here or state.timestamp.batch.value > 0:
-                raise ValueError(f"{self.folder} holds no Fisher information, and the weights it belongs to are gone")
-            training = module.training
-            module.eval()
-            examples = (state.device.batch_to_device(example) for example in self.examples())
-            write_shards(module, diagonal(module, examples, self.labels, self.seed), self.folder)
-            module.train(training)
+        with exclusively(self.folder, log.info):
+            if not dist.all_gather_object(self.folder.is_dir())[0]:
+                self._take(module, state)
         return read_shards(module, unsealed(self.folder))
+
+    def _take(self, module: nn.Module, state: State) -> None:
+        """Computes it at its weights, for which those of ``module`` make room."""
+        own, kept = trained_shards(module), None
+        if not self.here or state.timestamp.batch.value > 0:
+            if self.model is None:
+                raise ValueError(f"{self.folder} holds no Fisher information, and the weights it belongs to are gone")
+            kept = {name: shard.clone() for name, shard in own.items()}
+            _put(own, read_shards(module, Path(self.model)))
+        training, half = module.training, getattr(module, "cpu_bf16", False)
+        module.eval()
+        if half:
+            module.cpu_bf16 = False  # type: ignore[assignment]
+        examples = (state.device.batch_to_device(example) for example in self.examples())
+        write_shards(module, diagonal(module, examples, self.labels, self.seed), self.folder)
+        if half:
+            module.cpu_bf16 = True  # type: ignore[assignment]
+        module.train(training)
+        if kept is not None:
+            _put(own, kept)
+
+
+@torch.no_grad()
+def _put(shards: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, shard in shards.items():
+        shard.copy_(values[name])

@@ -1,5 +1,6 @@
 """The machine that a stage ran on: what it is, and how much memory was used."""
 
+import importlib.metadata
 import platform
 import resource
 from pathlib import Path
@@ -13,6 +14,14 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return f"{dist.get_world_size()} x {torch.cuda.get_device_name()}"
     return f"{torch.get_num_threads() * dist.get_world_size()} threads on {platform.machine()}"
+
+
+VERSIONS = ("torch", "transformers", "tokenizers", "mosaicml", "datasets", "pillow", "mergekit")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that rounding, tokens and pixels depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONS}
 
 
 def reset_peak() -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from sfa import merging
 from sfa.algorithm import SFA
 from sfa.context import Context
-from sfa.data import Task
 from sfa.fisher import Fisher
 from sfa.penalties import Kind, Penalty
 from sfa.plan import Stage
@@ -19,7 +18,7 @@ from sfa.schedule import exact_fraction, in_steps, interval_steps
 from sfa.schema import EWC, FisherMerging, PenaltyBlock, SFABlock
 from sfa.store import fingerprint
 
-Examples = Callable[[Task, int], list[dict[str, Tensor]]]
+Examples = Callable[[Stage, int], list[dict[str, Tensor]]]
 
 
 def algorithms(stage: Stage, context: Context, total: int, epoch: float, examples: Examples) -> list[Algorithm]:
@@ -30,7 +29,7 @@ def algorithms(stage: Stage, context: Context, total: int, epoch: float, example
         context: of the run.
         total: T, steps.
         epoch: steps of an epoch, perhaps not whole.
-        examples: gives a number of a task's training examples, one a batch.
+        examples: gives a number of training examples of a past stage's task, as that was trained, one a batch.
     """
     assert stage.parent is not None
     block = stage.block
@@ -89,7 +88,8 @@ def _fisher(past: Stage, parent: Stage, block: EWC, context: Context, examples: 
         folder=fisher_folder(past, block, context),
         anchor=None if block.fisher == "accumulated" or past is parent else str(context.model(past)),
         here=past is parent,
-        examples=lambda: examples(past.tasks[0], block.examples),
+        examples=lambda: examples(past, block.examples),
         labels=block.labels,
         seed=context.config.seed,
+        model=str(context.model(past)),
     )

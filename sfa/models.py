@@ -6,12 +6,13 @@ import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -99,11 +100,31 @@ def parameter_count(model: Model, classes: int | None = None) -> int:
         OSError: the configuration of a pretrained model cannot be had, for example because the hub is off.
         ModelError: no model can be built from it.
     """
-    return _parameters(model.model_dump_json(exclude={"template", "lora"}), classes)
+    return _outline(model.model_dump_json(exclude={"template", "lora"}), classes).parameters
+
+
+def has_noise(model: Model, classes: int | None = None) -> bool:
+    """Whether a training of the model draws random numbers or takes statistics over its batch, so that its weights
+    depend on how batches are split over ranks and microbatches: dropout, batch normalisation. ``False`` if the
+    configuration of a pretrained model cannot be had.
+
+    Raises:
+        ModelError: no model can be built from it.
+    """
+    try:
+        return _outline(model.model_dump_json(exclude={"template", "lora"}), classes).noise
+    except OSError:
+        return False  # and there is no model to train
+
+
+class _Outline(NamedTuple):
+    parameters: int
+    noise: bool
 
 
 @functools.lru_cache
-def _parameters(described: str, classes: int | None) -> int:
+def _outline(described: str, classes: int | None) -> _Outline:
+    """What a model's configuration tells, without its weights."""
     model = Model.model_validate_json(described)
     try:
         config = _config(model, model.tokenizer.vocab_size if model.tokenizer else None, classes)
@@ -117,7 +138,19 @@ def _parameters(described: str, classes: int | None) -> int:
         raise
     except Exception as error:  # each architecture checks its configuration in its own way
         raise ModelError(_one_line(error)) from error
-    return sum(p.numel() for p in empty.parameters())
+    by_batch = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in empty.modules())
+    return _Outline(sum(p.numel() for p in empty.parameters()), by_batch or _has_dropout(config.to_dict()))
+
+
+def _has_dropout(settings: dict[str, Any]) -> bool:
+    """Whether a probability of dropping something, or a jitter, is above 0 in a configuration or a part of it; those of
+    heads that classify texts are of no use here."""
+    named = [(str(name), value) for name, value in settings.items() if isinstance(value, float)]
+    own = any(
+        value > 0 and ("drop" in name or "jitter" in name) and not ("classifier" in name or "summary" in name)
+        for name, value in named
+    )
+    return own or any(_has_dropout(value) for value in settings.values() if isinstance(value, dict))
 
 
 def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:

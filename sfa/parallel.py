@@ -1,13 +1,19 @@
 """One process, DDP or FSDP2."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from composer.utils import FSDP2Config, dist, get_device
+from filelock import Timeout
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+
+from sfa import store
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +30,26 @@ def join(device: str | None = None) -> None:
     dist.initialize_dist(get_device(device))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // dist.get_local_world_size()))
+
+
+@contextlib.contextmanager
+def exclusively(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of what is made in ``folder`` while all ranks are inside. ``tell`` is told if another process has
+    it, which is then waited for."""
+    if dist.get_global_rank() != 0:
+        dist.barrier()
+        yield
+        return
+    lock = store.lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"waiting for another process that makes {folder.name}")
+        lock.acquire()
+    with lock:
+        lock.release()  # the context holds it a second time
+        dist.barrier()
+        yield
 
 
 def parallelism_config(parallelism: str, checkpoint: str) -> dict[str, Any] | None:

@@ -1,19 +1,27 @@
 """The graph of stages that a run needs."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sfa import hub
 from sfa.data import Task
 from sfa.schema import Config, Section, Train
 from sfa.store import fingerprint, identity
 
-FORMAT = 4  # raised when a change of the code changes what a stage's weights would be
+FORMAT = 5  # raised when a change of the code changes what a stage's weights would be
 WHILE_TRAINING = ("sfa", "rehearsal", "l1", "l2", "ewc")
 FROM_THE_SECOND_TASK = ("wise_ft", *WHILE_TRAINING)  # before it there is nothing to forget
 STAGES_OF_EVERY_RUN = ("base", "multitask")  # labels that are no task's
+UNSPLIT = (  # models of the paper without dropout, so that their dry run needs no hub
+    "EleutherAI/pythia-2.8b",
+    "meta-llama/Llama-2-7b-hf",
+    "Qwen/Qwen2.5-1.5B",
+    "google/vit-base-patch16-224-in21k",
+)
 OF_SINGLE_TASKS = ("task_arithmetic", "ties", "fisher", "soup")
 
 
@@ -121,12 +129,15 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 
 def base_stage(config: Config) -> Stage:
     """The model that the stream starts from. Random weights, and the new head of an image classifier, depend on the
-    seed; weights in a folder are told by their content, those on the hub by name and revision."""
-    model = config.model.model_dump(mode="json", exclude_none=True, exclude={"template"})
-    spec: dict[str, Any] = {"kind": "base", "model": model}
+    seed; weights in a folder are known by their content, those on the hub by their commit."""
+    described = config.model.model_dump(mode="json", exclude_none=True, exclude={"template", "revision"})
+    spec: dict[str, Any] = {"kind": "base", "model": described}
     if config.model.name is not None and Path(config.model.name).is_dir():
         files = sorted(file for file in Path(config.model.name).iterdir() if file.is_file())
         spec["files"] = {file.name: identity(file) for file in files}
+    elif config.model.name is not None:
+        # Without a commit nothing can be downloaded, so this is of dry runs alone.
+        spec["commit"] = hub.commit(config.model.name, config.model.revision) or f"at {config.model.revision}"
     if config.model.tokenizer is not None:
         spec["tokenizer"] = [task.data_spec() for task in config.tokenizer_tasks()]
     if config.classes() is not None:
@@ -145,12 +156,37 @@ def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stag
         "parent": parent.fingerprint,
         "tasks": [task.data_spec() for task in tasks],
         "template": config.model.template,
-        "train": train.weights_spec(),
+        "train": {**train.weights_spec(), "precision": precision(train)},
         "method": {"name": method, **(block.weights_spec() if block else {})},
         "seed": config.seed,
     }
+    if splits_matter(config):
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        each = train.global_batch_size // ranks
+        spec["split"] = {"ranks": ranks, "microbatch_size": min(train.microbatch_size or each, each)}
     label = method if method == "multitask" else tasks[0].name
     return Stage(spec, label, method, parent, tuple(tasks), train, block, tuple(past))
+
+
+def precision(train: Train) -> str:
+    """``fp32`` or ``amp_bf16``, which ``auto`` stands for on this machine."""
+    if train.precision != "auto":
+        return train.precision
+    import torch
+
+    return "amp_bf16" if torch.cuda.is_available() else "fp32"
+
+
+def splits_matter(config: Config) -> bool:
+    """Whether weights depend on how a batch is split over ranks and microbatches, beyond rounding: each part draws its
+    own dropout, and normalises by its own statistics."""
+    if config.model.lora is not None and config.model.lora.dropout > 0:
+        return True
+    if config.model.name in UNSPLIT:
+        return False
+    from sfa.models import has_noise  # seconds to import
+
+    return has_noise(config.model, config.classes())
 
 
 def _averages_once(config: Config) -> bool:

@@ -1,25 +1,23 @@
 """Makes one stage, or finds it on disk: the base is built, a task is trained."""
 
-import contextlib
 import gc
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from composer.utils import dist, get_device
-from filelock import Timeout
-from rich.console import Console
 
 from sfa import machine, methods, models, store, weights
 from sfa.callbacks import Score
 from sfa.composer_model import StageModel
 from sfa.context import Context
 from sfa.data.prepare import preparer
+from sfa.data.source import SourceError
 from sfa.fisher import diagonal
-from sfa.plan import Stage
+from sfa.parallel import exclusively
+from sfa.plan import Stage, in_order, plan
 from sfa.schema import Config, FisherMerging
 from sfa.training import train
 
@@ -30,12 +28,15 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
     Raises:
         Interrupted: a signal stopped the training, after a checkpoint; calling again goes on from there.
         DamagedStage: the parent's files are not those its manifest lists.
+        SourceError: the data, or the model that the stream starts from, were changed since the run started.
     """
     folder = context.folder(stage)
-    with _alone(folder, context.console):
+    with exclusively(folder, context.console.print):
         made = store.manifest(folder)
         if made is not None:
+            _tell_versions(made, context)
             return made
+        _check_inputs(stage, context)
         folder.mkdir(parents=True, exist_ok=True)
         for source in (*([stage.parent] if stage.parent else []), *stage.sources):
             store.verify(context.folder(source))
@@ -56,6 +57,26 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
     made = store.manifest(folder)
     assert made is not None, "it was just written"
     return made
+
+
+def _check_inputs(stage: Stage, context: Context) -> None:
+    """Plans the run again, from its files as they are now: a stage is kept under the fingerprint of what it was made
+    of, or not at all."""
+    if not any(stage.fingerprint == part.fingerprint for part in in_order(plan(context.config))):
+        raise SourceError(
+            f"{stage.label}: its data, or the model that the stream starts from, were changed while the run was going. "
+            "Nothing of the stage is kept; the same command starts it from what is there now."
+        )
+
+
+def _tell_versions(made: dict[str, Any], context: Context) -> None:
+    """Says so if a stage was made with other versions than those that are installed."""
+    own, here = made["made"]["versions"], machine.versions()
+    differs = [
+        f"{name} {version} (here {here.get(name)})" for name, version in own.items() if here.get(name) != version
+    ]
+    if differs:
+        context.tell_once(f"reused stages were made with {', '.join(differs)}")
 
 
 def scores(stage: Stage, context: Context) -> list[Score]:
@@ -79,6 +100,7 @@ def scores(stage: Stage, context: Context) -> list[Score]:
             for score in evaluator(model, processor, missing)
         ]
         known |= {row["key"]: row for row in fresh}
+        _check_inputs(stage, context)
         if dist.get_global_rank() == 0:
             store.write_json(folder / "evaluations.json", [*read_rows(folder), *fresh])
     found = [known[evaluator.key(name)] for name in evaluator.names]
@@ -130,16 +152,17 @@ def _merge(stage: Stage, context: Context) -> dict[str, Any]:
 def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
     """The Fisher information of a single-task model on its task, made if it is not there; one process, whole model."""
     folder = methods.fisher_folder(source, block, context)
-    if not folder.is_dir():
-        config = context.config
-        processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
-        device = get_device(None)
-        wrapped = device.module_to_device(StageModel(model.eval(), processor))
-        (task,), pairs = source.tasks, models.is_encoder_decoder(model.config)
-        data = preparer(processor, pairs, config.train_of(task).seq_len, config.model.template)
-        moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
-        shards = diagonal(wrapped, moved, block.labels, config.seed)
-        weights.write_alone(wrapped, shards, folder)
+    with store.lock(folder):
+        if not folder.is_dir():
+            config = context.config
+            processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
+            device = get_device(None)
+            wrapped = device.module_to_device(StageModel(model.eval(), processor))
+            (task,), pairs = source.tasks, models.is_encoder_decoder(model.config)
+            data = preparer(processor, pairs, config.train_of(task).seq_len, config.model.template)
+            moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
+            shards = diagonal(wrapped, moved, block.labels, config.seed)
+            weights.write_alone(wrapped, shards, folder)
     return store.unsealed(folder)
 
 
@@ -159,24 +182,6 @@ def _manifest(stage: Stage, record: dict[str, Any], config: Config) -> dict[str,
             "hardware": machine.hardware(),
             "ranks": dist.get_world_size(),
             "torch": torch.__version__,
+            "versions": machine.versions(),
         },
     }
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, console: Console) -> Iterator[None]:
-    """Holds the stage's lock while all ranks are inside."""
-    if dist.get_global_rank() != 0:
-        dist.barrier()
-        yield
-        return
-    lock = store.lock(folder)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.print(f"waiting for another process that makes stage {folder.name}")
-        lock.acquire()
-    with lock:
-        lock.release()  # the context holds it a second time
-        dist.barrier()
-        yield

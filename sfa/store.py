@@ -116,12 +116,14 @@ def is_locked(folder: Path) -> bool:
 
 
 def identity(file: Path) -> str:
-    """SHA-256 of a file, remembered while the file is not written again."""
-    return _remembered(file, file.stat().st_mtime_ns)
+    """SHA-256 of a file's content, remembered while the file is untouched: its change time, which no copy or touch
+    can set back, is part of what is compared."""
+    found = file.stat()
+    return _remembered(file, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
 
 
-@functools.lru_cache
-def _remembered(file: Path, changed: int) -> str:
+@functools.lru_cache(maxsize=1 << 20)
+def _remembered(file: Path, state: tuple[int, ...]) -> str:
     return _sha256(file)
 
 

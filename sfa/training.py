@@ -28,14 +28,14 @@ from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint
 from sfa.composer_model import StageModel
 from sfa.config import ConfigError, too_often
 from sfa.context import Context
-from sfa.data import ImageTask, Task
+from sfa.data import ImageTask
 from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, step_count
 from sfa.data.packing import Packed
 from sfa.data.prepare import preparer
 from sfa.finite import Finite
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.pickles import foreign
-from sfa.plan import Stage
+from sfa.plan import Stage, precision
 from sfa.schedule import exact_fraction, in_steps
 from sfa.schema import Config, Rehearsal, SFABlock, Train
 from sfa.store import DamagedStage
@@ -77,13 +77,15 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     fraction = stage.block.fraction if isinstance(stage.block, Rehearsal) else 0.0
     steps = Steps(packed, total, batch, seed, buffer, fraction, _augmentation(stage, seed))
 
-    precision, cpu_bf16 = _precision(settings)
+    composer_precision, cpu_bf16 = _precision(settings)
     model = StageModel(bare, processor, cpu_bf16)
     if settings.activation_checkpointing:
         bare.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def examples(task: Task, count: int) -> list[dict[str, Tensor]]:
-        return data.examples(task, count, seed)
+    def examples(past: Stage, count: int) -> list[dict[str, Tensor]]:
+        assert past.train is not None, "only stages that train have examples"
+        own = preparer(processor, models.is_encoder_decoder(bare.config), past.train.seq_len, config.model.template)
+        return own.examples(past.tasks[0], count, seed)
 
     algorithms = methods.algorithms(stage, context, total, epoch, examples)
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
@@ -108,7 +110,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         callbacks=[ProgressBar(_title(stage, config), total, merges, console), recorder, saver, stopper],
         loggers=_loggers(config, config.save_folder / config.name / "logs" / stage.label),
         seed=config.seed,
-        precision=precision,
+        precision=composer_precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
         parallelism_config=parallelism_config(config.parallelism, config.checkpoint),
         load_path=newest_checkpoint(checkpoints, console),
@@ -195,10 +197,9 @@ def _scheduler(train: Train, total: int, epoch: float) -> ComposerScheduler:
 
 def _precision(train: Train) -> tuple[str, bool]:
     """Composer's precision, and whether the model itself computes in bfloat16 on CPU, which Composer refuses."""
-    on_gpu = torch.cuda.is_available()
-    if train.precision == "fp32" or (train.precision == "auto" and not on_gpu):
+    if precision(train) == "fp32":
         return "fp32", False
-    return ("amp_bf16", False) if on_gpu else ("fp32", True)
+    return ("amp_bf16", False) if torch.cuda.is_available() else ("fp32", True)
 
 
 def _loggers(config: Config, folder: Path) -> list[LoggerDestination]:
