@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sfa import store
+from sfa.orphans import end_with_parent
 from sfa.plan import Stage
 from sfa.sweep import SweepRun
 
@@ -131,6 +132,7 @@ def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once
     with open(log, "a") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
+    end_with_parent()
     if at_once > 1:
         import torch
 

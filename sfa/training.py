@@ -58,6 +58,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     settings, config, console = stage.train, context.config, context.console
     parent, folder = context.folder(stage.parent), context.folder(stage)
     processor = models.read_processor(parent / "model")
+    machine.name_processor()
     machine.reset_peak()
     bare = models.read_model(parent / "model")
     data = preparer(processor, models.is_encoder_decoder(bare.config), settings.seq_len, config.model.template)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sfa.data.packing import IGNORED, Packed
+from sfa.orphans import end_worker_with_parent
 
 Transform = Callable[[dict[str, Tensor], int], dict[str, Tensor]]  # of an item and its position
 
@@ -118,6 +119,7 @@ def data_spec(steps: Steps, batch: int, workers: int = 0) -> DataSpec:
         pin_memory=torch.cuda.is_available(),
         num_workers=workers,
         multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=end_worker_with_parent,
     )
     return DataSpec(loader, get_num_tokens_in_batch=lambda part: int(part["tokens"].sum()))
 

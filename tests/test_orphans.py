@@ -1,0 +1,59 @@
+"""Nothing of a run outlives it."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from composer.utils import collect_env
+
+from sfa import machine
+
+ROOT = Path(__file__).parent.parent
+PARENT = """
+import multiprocessing, subprocess, sys, time
+from sfa.orphans import end_with_parent, end_worker_with_parent
+def child(name, kind):
+    (end_worker_with_parent(0) if kind == "worker" else end_with_parent())
+    open(name, "w").write(str(__import__("os").getpid()))
+    time.sleep(600)
+if __name__ == "__main__":
+    name, kind = sys.argv[1:]
+    if kind == "rank":
+        code = "import sys; from sfa.orphans import end_with_parent; end_with_parent(); import os, time; " \\
+               "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+        subprocess.Popen([sys.executable, "-c", code, name])
+    else:
+        multiprocessing.get_context("forkserver").Process(target=child, args=(name, kind)).start()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", ["worker", "stage", "rank"])
+def test_a_process_ends_with_the_one_that_started_it(kind: str, tmp_path: Path) -> None:
+    script, told = tmp_path / "parent.py", tmp_path / "pid"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, str(script), str(told), kind], env=environment)
+    while not (told.is_file() and told.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    child = psutil.Process(int(told.read_text()))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    psutil.wait_procs([child], timeout=60)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_composer_is_told_the_processor_without_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect_env, "cpuinfo", collect_env.cpuinfo)
+    monkeypatch.setattr(multiprocessing, "Process", None)
+    collect_env.get_cpu_model.cache_clear()
+    machine.name_processor()
+    assert collect_env.get_cpu_model()
+    collect_env.get_cpu_model.cache_clear()
