@@ -49,7 +49,7 @@ def train(config: Config, command: str, first: bool) -> int:
     from sfa.callbacks import Interrupted
     from sfa.data.source import SourceError
     from sfa.finite import NotFinite
-    from sfa.models import ModelError
+    from sfa.pretrained import ModelError
     from sfa.results import matrix_text
     from sfa.run import make_only, run
     from sfa.store import DamagedStage

@@ -1,6 +1,7 @@
 """What a stage's method adds to its Trainer, and the merges that stand in for a training."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def merge_points(stage: Stage, total: int, epoch: float) -> list[int]:
 def merge(stage: Stage, context: Context, fisher_of: Callable[[Stage, FisherMerging], Path]) -> None:
     """Makes the model of a stage that merges. Rank 0 calls it."""
     sources, out = [context.model(source) for source in stage.sources], context.model(stage)
+    shutil.rmtree(out, ignore_errors=True)  # of a process that ended before the stage had a manifest
     options: dict[str, Any] = {key: value for key, value in stage.spec["method"].items() if key != "name"}
     match stage.spec["method"]["name"]:
         case "average":
@@ -74,7 +76,7 @@ def merge(stage: Stage, context: Context, fisher_of: Callable[[Stage, FisherMerg
         case "fisher":
             assert isinstance(stage.block, FisherMerging)
             fishers = [fisher_of(source, stage.block) for source in stage.sources[1:]]
-            merging.fisher(sources[1:], fishers, options["weights"], out)
+            merging.fisher(sources[1:], fishers, options["weights"], out, stage.block.normalize)
 
 
 def fisher_folder(stage: Stage, block: EWC | FisherMerging, context: Context) -> Path:

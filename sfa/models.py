@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,19 +28,22 @@ from transformers import (
 
 import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
+from sfa.pretrained import ModelError, check_folder, read
 from sfa.schema import LoRA, Model
+from sfa.tensors import locations
 
 MOST_LAYERS = 1000
 END = "<|endoftext|>"
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run
-WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # other files of weights are pickles
 
 
-class ModelError(Exception):
-    """A pretrained model that cannot be had or used."""
-
-
-def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int | None = None) -> tuple[Any, Any]:
+def build(
+    model: Model,
+    seed: int,
+    tokenizer_tasks: Sequence[Task],
+    classes: int | None = None,
+    tell: Callable[[str], None] = print,
+) -> tuple[Any, Any]:
     """The model that a stream starts from, float32 on CPU.
 
     Args:
@@ -48,17 +51,19 @@ def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int
         seed: of whatever is random: weights, adapters, a new head.
         tokenizer_tasks: that a tokenizer of its own is trained on.
         classes: labels of an image classifier; ``None`` for a language model.
+        tell: is given a line where a pretrained classifier gets a new head.
 
     Returns:
         The model, with new adapters if the config asks for LoRA, and its tokenizer or image processor.
 
     Raises:
-        ModelError: a pretrained model is not there, has no safetensors, or needs code of its own.
+        ModelError: a pretrained model is not there, has no safetensors, lacks tensors or has others, or needs code of
+            its own.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if classes is not None:
-            return _build_classifier(model, classes)
+            return _build_classifier(model, classes, tell)
         if model.name is None:
             assert model.tokenizer is not None, "the config demands one beside an architecture"
             tokenizer = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
@@ -67,7 +72,7 @@ def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int
         try:
             config = _config(model, None)
             pretrained = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
-            found = kind_of(config).from_pretrained(model.name, revision=model.revision, **WEIGHTS)
+            found = read(kind_of(config), model.name, revision=model.revision)
         except (OSError, ValueError) as error:
             raise ModelError(_cannot(model.name, error)) from error
         return _with_adapters(found, model.lora) if model.lora else found, pretrained
@@ -165,6 +170,11 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
         Lines of a config's error, ``key: what``.
     """
     key = "model.name" if model.architecture is None else "model.config"
+    if model.name is not None:
+        try:
+            check_folder(Path(model.name))
+        except (OSError, ValueError) as error:
+            return [f"model.name: {_one_line(error)}"]
     if model.architecture is not None and model.architecture not in CONFIG_MAPPING:
         near = difflib.get_close_matches(model.architecture, list(CONFIG_MAPPING), 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -228,22 +238,21 @@ def read_model(folder: Path | str) -> Any:
     were made for.
 
     Raises:
-        ValueError: weights are missing from the folder, or do not fit the configuration.
+        ModelError: tensors are missing from its files or do not fit the configuration, or files are damaged.
+        OSError: there is no such model.
     """
     if (Path(folder) / "adapter_config.json").is_file():
-        from peft import PeftConfig, PeftModel
+        from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
         adapters = PeftConfig.from_pretrained(str(folder))
         name, revision = str(adapters.base_model_name_or_path), adapters.revision
         kind = kind_of(AutoConfig.from_pretrained(name, revision=revision, **NO_CODE))
-        under = kind.from_pretrained(name, revision=revision, **WEIGHTS)
-        return PeftModel.from_pretrained(under, str(folder), is_trainable=True)
-    kind = kind_of(AutoConfig.from_pretrained(folder, **NO_CODE))
-    model, info = kind.from_pretrained(folder, output_loading_info=True, **WEIGHTS)
-    wrong = {what: sorted(names) for what, names in info.items() if names and what != "unexpected_keys"}
-    if wrong:
-        raise ValueError(f"the weights in {folder} do not fit its configuration: {wrong}")
-    return model
+        adapted = PeftModel.from_pretrained(read(kind, name, revision=revision), str(folder), is_trainable=True)
+        odd = locations(Path(folder)).keys() ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        if odd:
+            raise ModelError(f"the adapters in {folder} and their configuration differ in tensors: {sorted(odd)[:3]}")
+        return adapted
+    return read(kind_of(AutoConfig.from_pretrained(folder, **NO_CODE)), str(folder))
 
 
 def read_processor(folder: Path | str) -> Any:
@@ -283,13 +292,12 @@ def _with_adapters(model: Any, lora: LoRA) -> Any:
     return get_peft_model(model, LoraConfig(task_type=task, target_modules=lora.target_modules, **options))
 
 
-def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
+def _build_classifier(model: Model, classes: int, tell: Callable[[str], None]) -> tuple[Any, Any]:
     config = _config(model, None, classes)
     kind = kind_of(config)
     if model.name is not None:
-        options = {"revision": model.revision, "ignore_mismatched_sizes": True, **WEIGHTS}
         try:
-            found = kind.from_pretrained(model.name, config=config, **options)
+            found = read(kind, model.name, tell, config=config, revision=model.revision)
             return found, AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
         except (OSError, ValueError) as error:
             raise ModelError(_cannot(model.name, error)) from error

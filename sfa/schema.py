@@ -162,7 +162,9 @@ class WiseFT(Section):
 class TaskArithmetic(Section):
     """base + Σ wᵢ(θᵢ − base) over models trained on each task alone."""
 
-    weights: list[float] | None = Field(None, description="one for each task; null: 1/n each")
+    weights: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        None, description="one for each task; null: 1/n each"
+    )
 
     def weights_spec(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -180,6 +182,22 @@ class FisherMerging(TaskArithmetic):
 
     labels: Literal["empirical", "sampled"] = Field("empirical", description="of the Fisher information")
     examples: int = Field(200, ge=1, description="that the Fisher information of a task is taken over")
+    normalize: bool = Field(
+        False, description="divides each task's Fisher information by its norm, and counts at least 1e-6 of it"
+    )
+
+    @model_validator(mode="after")
+    def _has_mean(self) -> "FisherMerging":
+        if self.weights and (min(self.weights) < 0 or self.weights[0] == 0):
+            raise ValueError(
+                f"weights: must not be negative, and the first more than 0 (the first merge is of its task alone), "
+                f"not {self.weights}"
+            )
+        return self
+
+    def weights_spec(self) -> dict[str, Any]:
+        """The default leaves no trace, as before there was a choice."""
+        return self.model_dump(mode="json", exclude=set() if self.normalize else {"normalize"})
 
 
 Method = Literal[

@@ -126,7 +126,9 @@ def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
         config = context.config
-        model, processor = models.build(config.model, config.seed, config.tokenizer_tasks(), config.classes())
+        model, processor = models.build(
+            config.model, config.seed, config.tokenizer_tasks(), config.classes(), context.console.print
+        )
         model.save_pretrained(folder / "model")
         processor.save_pretrained(folder / "model")
     return {"steps": 0}, []

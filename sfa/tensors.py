@@ -6,18 +6,36 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from sfa.model_files import weight_files
 
 Shape = tuple[int, ...]
 
 
 def locations(folder: Path) -> dict[str, Path]:
-    """The file that each tensor of a model folder is in."""
+    """The file that each tensor of a model folder is in, of those that :func:`sfa.model_files.weight_files` names.
+
+    Raises:
+        FileNotFoundError: the folder holds no safetensors files, or lacks one that its index names.
+        ValueError: its index or a file is damaged, its files do not hold what it lists, or a tensor is in two files.
+    """
     found: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as stream:
-            found |= dict.fromkeys(stream.keys(), file)
+    for file, listed in weight_files(folder).items():
+        try:
+            with safe_open(file, framework="pt") as stream:
+                names = list(stream.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{file} is torn or damaged: {error}") from error
+        odd = sorted(listed.symmetric_difference(names)) if listed is not None else []
+        if odd:
+            holds = "holds" if odd[0] in names else "lacks"
+            raise ValueError(f"{file} {holds} the tensor {odd[0]}, and the index of its folder says otherwise")
+        for name in names:
+            if name in found:
+                raise ValueError(f"{name} is in two files, {found[name]} and {file}: which one is the model's?")
+            found[name] = file
     return found
 
 

@@ -41,11 +41,9 @@ def full_state(folder: Path) -> dict[str, Tensor]:
 
         return dict(read_model(folder).state_dict())
     tensors: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in dict.fromkeys(locations(folder).values()):
         with safe_open(file, framework="pt") as stream:
             tensors |= {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    if not tensors:
-        raise FileNotFoundError(f"{folder} holds no safetensors files")
     return tensors
 
 
@@ -98,6 +96,8 @@ def write_alone(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
+        for buffer in model.buffers():  # they are not trained, so there is none of these numbers for them
+            buffer.zero_()
     model.model.save_pretrained(temporary)
     seal(temporary)
     temporary.replace(folder)

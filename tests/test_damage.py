@@ -20,8 +20,9 @@ import train
 from scripts import report, sweep
 from sfa import store
 from sfa.data.prepare import _once
-from sfa.models import ModelError, build
+from sfa.models import build
 from sfa.pickles import foreign
+from sfa.pretrained import ModelError
 from sfa.schema import Model
 from sfa.store import DamagedStage, seal, unsealed
 

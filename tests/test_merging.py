@@ -232,10 +232,12 @@ def test_a_model_of_several_files_is_merged_like_one_of_a_single_file(count: int
         save_file(tensors, whole / "model.safetensors")
         names = list(tensors)
         parts = [names[:2], names[2:]] if i == 0 else [names[:1], names[1:3], names[3:]]
+        places = {}
         for k, part in enumerate(parts, 1):
             shard = f"model-{k:05d}-of-{len(parts):05d}.safetensors"
             save_file({name: tensors[name] for name in part}, split / shard)
-        (split / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {}}))
+            places |= dict.fromkeys(part, shard)
+        (split / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
         folders.append(str(i))
     for kind in ("whole", "split"):
         base, *models = (tmp_path / kind / name for name in folders)
@@ -290,14 +292,17 @@ def test_a_merge_of_n_models_needs_less_memory_than_n_and_one(method: str, tmp_p
         generator = torch.Generator().manual_seed(i)
         whole = {f"w{k}": torch.randn(size, generator=generator) for k in range(tensors)}
         save_file(whole, folder / "model.safetensors", {"format": "pt"})
-    del whole
+    (tmp_path / "squares").mkdir()
+    squares = {name: tensor.square() for name, tensor in whole.items()}
+    save_file(squares, tmp_path / "squares" / "model.safetensors", {"format": "pt"})
+    del whole, squares
     base, *models = folders
     merges: dict[str, Any] = {
         "average": lambda: merging.average(base, models[0], 0.5, tmp_path / "out"),
         "soup": lambda: merging.soup(models, tmp_path / "out"),
         "task_arithmetic": lambda: merging.task_arithmetic(base, models, [0.3] * 3, tmp_path / "out"),
         "ties": lambda: merging.ties(base, models, [0.3] * 3, tmp_path / "out"),
-        "fisher": lambda: merging.fisher(models, [base] * 3, [1.0] * 3, tmp_path / "out"),
+        "fisher": lambda: merging.fisher(models, [tmp_path / "squares"] * 3, [1.0] * 3, tmp_path / "out"),
     }
     machine.reset_peak()
     before = machine.peak()

@@ -1,0 +1,99 @@
+"""What adapters of ``peft`` need beyond whole models to be averaged: equal scales, and factors that are aligned."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sfa.model_files import read_settings
+from sfa.tensors import locations, read
+
+_HARMLESS = re.compile(
+    r"inference_mode|\w*dropout|auto_mapping|base_model_class|parent_library|peft_version|runtime_config"
+)
+_SETS = ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "target_parameters")
+# Factors that start from random numbers: of LoRA, LoHa and LoKr. The other of each pair starts from zero.
+_FIRST_FACTOR = re.compile(r"\.(lora_(embedding_)?A|hada_w[12]_b|lokr_w1_b|lokr_w2(_[ab])?)(\.|$)")
+
+# Of the first factors of two adapters, the least cosine at which they count as of one origin. Those of two random draws
+# have 0 ± 1/√n, of n entries; those of one draw, trained on two tasks, stay well above this.
+ALIGNED = 0.25
+
+PRODUCTS = (
+    "These are adapters: their factors A and B are averaged, each for itself, as an average during training does. The "
+    "product of averaged factors is not the average of the products B·A: it has terms of one model's B with another's "
+    "A. To average what the adapters do, merge each into its base model first and then the models."
+)
+
+
+def adapter_settings(folder: Path, filled: bool) -> dict[str, Any]:
+    """What determines the function of the adapters in a folder beside their tensors, comparable with ``==``.
+
+    Args:
+        folder: with an ``adapter_config.json``.
+        filled: with ``peft``'s defaults where the file says nothing.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        settings = read_settings(folder / "adapter_config.json")
+        if filled:
+            from peft import PeftConfig
+
+            settings = dict(PeftConfig.from_pretrained(str(folder)).to_dict())
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / 'adapter_config.json'} cannot be read: {' '.join(str(error).split())}") from error
+    for key in _SETS:
+        if isinstance(settings.get(key), list | set | tuple):
+            settings[key] = sorted(settings[key], key=str)
+    base = settings.get("base_model_name_or_path")
+    if base and Path(base).is_dir():
+        settings["base_model_name_or_path"] = str(Path(base).resolve())
+    settings["revision"] = settings.get("revision") or "main"
+    kept = {key: value for key, value in settings.items() if not _HARMLESS.fullmatch(key)}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def check_aligned(sources: Sequence[Path]) -> list[str]:
+    """Looks at the first factors of low-rank adapters, one tensor of each model in memory at a time.
+
+    Returns:
+        What is to be said of a merge of adapters; nothing for other models.
+
+    Raises:
+        ValueError: the factors of two adapters are of different random draws, so that entry ``i`` of one has nothing to
+            do with entry ``i`` of the other.
+    """
+    places = [locations(source) for source in sources]
+    names = [name for name in places[0] if _FIRST_FACTOR.search(name) and all(name in files for files in places)]
+    if not names:
+        return []
+    for source, files in zip(sources[1:], places[1:], strict=True):
+        cosine = _cosine(names, places[0], files)
+        if cosine < ALIGNED:
+            raise ValueError(
+                f"{sources[0]} and {source} cannot be merged: the factors A of their adapters are of different random "
+                f"draws (cosine {cosine:.3f}), and averages of such factors mean nothing; merge each into its base "
+                "model (peft: merge_and_unload) and then the models"
+            )
+    return [PRODUCTS]
+
+
+def _cosine(names: Sequence[str], one: Mapping[str, Path], two: Mapping[str, Path]) -> float:
+    """Of all these tensors as one vector; 1 where one of them is zero or not finite, which others are to judge."""
+    product = first = second = 0.0
+    for name in names:
+        a, b = read(one[name], name).double(), read(two[name], name).double()
+        if a.shape != b.shape:
+            return 1.0
+        product, first, second = (
+            product + float((a * b).sum()),
+            first + float((a * a).sum()),
+            second + float((b * b).sum()),
+        )
+    norm = math.sqrt(first * second)
+    return product / norm if norm and math.isfinite(norm) else 1.0
