@@ -2,8 +2,8 @@
 
 python -m tests.faults.series --times 200 --seed 0
 
-A case is a run of any method in one process or on two ranks, or a sweep over all methods with two stages at a time. It
-is killed, stopped by SIGTERM, or has its folder deleted, at a moment drawn from its whole length, or is left to its end;
+A case is a run of any method in one process or on two ranks, or a sweep over all methods, two stages at a time. It is
+killed, stopped by SIGTERM, or has its folder deleted, at a moment drawn from its whole length, or is left to its end;
 then something of it may be deleted: a finished stage, its checkpoints, prepared data, Fisher information. The same
 command is given again. A case is lost if that fails, if a weight of any stage differs by a bit from the undisturbed
 one's, or if a results.json differs in more than times and memory. Prints a line a case; exit code 1 if any was lost.
