@@ -1,6 +1,8 @@
 """Weights on disk: models in Hugging Face format, read and written whole or as shards."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from sfa.anchor import trained_shards
 from sfa.finite import NotFinite
@@ -20,17 +22,52 @@ from sfa.tensors import locations
 
 def save_model(model: Any, folder: Path) -> None:
     """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors), or its adapters alone;
-    of any other module, its tensors. All ranks call it; only rank 0 holds the whole, in CPU memory, and writes."""
+    of any other module, its tensors. However the model is sharded, the folder is the one that a single process writes,
+    byte for byte. All ranks call it; only rank 0 holds the whole, in CPU memory, and writes."""
+    # Of adapters, the model under them is not gathered.
     adapters = hasattr(model, "peft_config")
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters)
     state: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_global_rank() == 0:
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained(folder, state_dict=state)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(state, folder / "model.safetensors")
+        _tie(model, state)
+        with _unsharded_classes(model):
+            _write(model, state, folder)
     dist.barrier()
+
+
+def _write(model: Any, state: dict[str, Any], folder: Path) -> None:
+    if hasattr(model, "peft_config"):  # an embedding under adapters is the base model's, and still as it is there
+        model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+    elif hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder, state_dict=state)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        first = {id(tensor): name for name, tensor in reversed(state.items())}
+        save_file({name: state[name] for name in first.values()}, folder / "model.safetensors")
+
+
+@contextlib.contextmanager
+def _unsharded_classes(model: nn.Module) -> Iterator[None]:
+    """Gives the modules back the classes that FSDP2 replaced, by whose names and modules ``transformers`` finds how
+    tensors are named on disk."""
+    sharded = {module: type(module) for module in model.modules() if isinstance(module, FSDPModule)}
+    try:
+        for module, kind in sharded.items():
+            module.__class__ = kind.__bases__[1]  # (FSDPModule, the class)
+        yield
+    finally:
+        for module, kind in sharded.items():
+            module.__class__ = kind
+
+
+def _tie(model: nn.Module, state: dict[str, Any]) -> None:
+    """Makes one tensor of those entries of a whole state that are one tensor in ``model``. Gathered shards come as a
+    copy for every name, and so do tensors brought from a GPU."""
+    first: dict[int, Any] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        if _plain(name) in state:
+            state[_plain(name)] = first.setdefault(id(tensor), state[_plain(name)])
 
 
 def full_state(folder: Path) -> dict[str, Tensor]:
