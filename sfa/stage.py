@@ -96,7 +96,7 @@ def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str
     if dist.get_global_rank() == 0:
         config = context.config
         model, processor = models.build(config.model, config.seed, config.tokenizer_tasks(), config.classes())
-        model.save_pretrained(folder / "model")
+        weights.write_model(model, folder / "model")
         processor.save_pretrained(folder / "model")
     return {"steps": 0}, []
 

@@ -17,7 +17,6 @@ from composer.optim import (
     LinearWithWarmupScheduler,
 )
 from composer.utils import dist
-from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from sfa.anchor import trained_shards
 from sfa.finite import NotFinite
+from sfa.parallel import raise_together
 from sfa.store import seal
 from sfa.tensors import locations
 
@@ -31,17 +32,19 @@ def save_model(model: Any, folder: Path) -> None:
     if dist.get_global_rank() == 0:
         _tie(model, state)
         with _unsharded_classes(model):
-            _write(model, state, folder)
+            write_model(model, folder, state)
     dist.barrier()
 
 
-def _write(model: Any, state: dict[str, Any], folder: Path) -> None:
+def write_model(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
+    """:func:`save_model` in one process, of its whole model; or of ``state``, its tensors by name."""
     if hasattr(model, "peft_config"):  # an embedding under adapters is the base model's, and still as it is there
         model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     elif hasattr(model, "save_pretrained"):
         model.save_pretrained(folder, state_dict=state)
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        state = state if state is not None else model.state_dict(keep_vars=True)
         first = {id(tensor): name for name, tensor in reversed(state.items())}
         save_file({name: state[name] for name in first.values()}, folder / "model.safetensors")
 
@@ -96,7 +99,14 @@ def read_shards(module: nn.Module, folder: Path) -> dict[str, Tensor]:
         ValueError: the model in ``folder`` lacks a parameter that ``module`` trains, or has it in another shape.
     """
     broadcast = not any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
-    state = _named_as(module, full_state(folder)) if dist.get_global_rank() == 0 or not broadcast else {}
+    state: dict[str, Tensor] = {}
+    error: Exception | None = None
+    if dist.get_global_rank() == 0 or not broadcast:
+        try:
+            state = _named_as(module, full_state(folder), whole_shapes=broadcast)
+        except Exception as raised:  # whatever it is, the other ranks must not wait for this one
+            error = raised
+    raise_together(error)
     shards = trained_shards(module)
     kept = {name: shard.clone() for name, shard in shards.items()}
     broadcast = broadcast and dist.get_world_size() > 1
@@ -135,18 +145,26 @@ def write_alone(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
-    model.model.save_pretrained(temporary)
+    write_model(model.model, temporary)
     seal(temporary)
     temporary.replace(folder)
 
 
-def _named_as(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The trained parameters of ``module`` from ``state``, whose model it may wrap as a ComposerModel does."""
-    trained = [_plain(name) for name, parameter in module.named_parameters() if parameter.requires_grad]
+def _named_as(module: nn.Module, state: dict[str, Tensor], whole_shapes: bool) -> dict[str, Tensor]:
+    """The trained parameters of ``module`` from ``state``, whose model it may wrap as a ComposerModel does. With FSDP1
+    the parameters do not have their ``whole_shapes``."""
+    trained = {
+        _plain(name): parameter.shape for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
     prefixes = {name[: -len(key)] for key in state for name in trained if name == key or name.endswith("." + key)}
     for prefix in sorted(prefixes, key=len):
         if all(name.removeprefix(prefix) in state for name in trained):
-            return {name: state[name.removeprefix(prefix)] for name in trained}
+            found = {name: state[name.removeprefix(prefix)] for name in trained}
+            for name, shape in trained.items():
+                theirs = tuple(found[name].shape)
+                if whole_shapes and theirs != shape:
+                    raise ValueError(f"the anchor does not fit the model at {name}: {theirs} against {shape}")
+            return found
     missing = [name for name in trained if not any(name == key or name.endswith("." + key) for key in state)]
     raise ValueError(f"the anchor does not fit the model: it lacks {missing[:3]} ({len(missing)} tensors)")
 
