@@ -1,5 +1,8 @@
 """Merges of models after training, from folder to folder, one tensor of each model in memory at a time.
 
+Weights are merged, buffers are not: running statistics become the mean of those of the models that were trained, and
+whole numbers are the last model's. Of an average with θ_o these are θ's own, as in training.
+
 Soup, Task Arithmetic and TIES are mergekit's, in float32. TIES is trimmed here before, over the whole task vector as in
 its paper; mergekit trims each tensor for itself. The average of SFA and WiSE-FT is SFA's own, and Fisher merging is
 equation 15.
@@ -14,7 +17,7 @@ import torch
 from mergekit.merge_methods.api import merge_tensors
 from torch import Tensor
 
-from sfa.tensors import Shape, locations, read, shapes, write
+from sfa.tensors import WHOLE_NUMBERS, Shape, buffers, kinds, locations, read, shapes, stored, write
 from sfa.threshold import Part, threshold
 
 Rule = Callable[[list[Tensor]], Tensor]
@@ -31,7 +34,7 @@ def average(theta_o: Path, theta: Path, beta: float, out: Path) -> None:
         torch._foreach_lerp_([new], [old], beta)
         return new
 
-    merge([theta_o, theta], rule, out)
+    merge([theta_o, theta], rule, out, base=True)
 
 
 def soup(models: Sequence[Path], out: Path) -> None:
@@ -53,7 +56,7 @@ def task_arithmetic(base: Path, models: Sequence[Path], weights: Sequence[float]
     def rule(tensors: list[Tensor]) -> Tensor:
         return _from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
 
-    merge([base, *models], rule, out)
+    merge([base, *models], rule, out, base=True)
 
 
 def ties(
@@ -82,7 +85,7 @@ def ties(
         parameters = {"weight": named, "density": 1.0, "normalize": True, "lambda": scale}
         return _from_base([origin, *kept], "ties", parameters)
 
-    merge([base, *models], rule, out)
+    merge([base, *models], rule, out, base=True)
 
 
 def fisher(models: Sequence[Path], fishers: Sequence[Path], weights: Sequence[float], out: Path) -> None:
@@ -101,8 +104,8 @@ def fisher(models: Sequence[Path], fishers: Sequence[Path], weights: Sequence[fl
     merge(models, rule, out, beside=fishers)
 
 
-def merge(sources: Sequence[Path], rule: Rule, out: Path, beside: Sequence[Path] = ()) -> None:
-    """Writes a model folder like the first of ``sources``, with every tensor as ``rule`` makes it of theirs (float32).
+def merge(sources: Sequence[Path], rule: Rule, out: Path, beside: Sequence[Path] = (), base: bool = False) -> None:
+    """Writes a model folder like the first of ``sources``, with every weight as ``rule`` makes it of theirs (float32).
 
     One tensor of each source is in memory, and a piece of what is made of them: a file is written as they are made.
 
@@ -112,18 +115,31 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path, beside: Sequence[Path]
             works on each entry for itself.
         out: folder of the result.
         beside: folders that hold, among others, tensors of the same names and shapes.
+        base: the first of ``sources`` is not merged itself, but what the others were trained from.
 
     Raises:
         ValueError: the folders differ in tensors or shapes, and nothing was written; names the first tensor in which
             they do.
     """
     found, sizes = _together(sources, beside)
+    trained = found[1 if base else 0 : len(sources)]
+    whole = {name: kind for name, kind in kinds(trained[-1]).items() if kind in WHOLE_NUMBERS}
+    statistics = buffers(trained[-1]) - whole.keys()
+
+    def pieces(name: str) -> Iterator[Tensor]:
+        if name in whole:
+            yield stored(trained[-1][name], name)
+        elif name in statistics:
+            yield torch.stack([read(files[name], name) for files in trained]).mean(0)
+        else:
+            yield from map(rule, _pieces(name, found))
+
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(sources[0].iterdir()):
         if file.suffix == ".safetensors":
             own = {name: sizes[name] for name, where in found[0].items() if where == file}
             with _one_thread():
-                write(out / file.name, own, lambda name: map(rule, _pieces(name, found)))
+                write(out / file.name, own, pieces, {name: kind for name, kind in whole.items() if name in own})
         elif file.is_file():
             shutil.copyfile(file, out / file.name)
 
@@ -179,8 +195,10 @@ def _weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, floa
 def _threshold(base: Mapping[str, Path], model: Mapping[str, Path], density: float) -> float:
     """The magnitude of the smallest entry of θ − base that is kept, of the models with tensors in these files."""
 
+    still = buffers(model)
+
     def moved() -> Iterator[Part]:
-        for name in base:
+        for name in (name for name in base if name not in still):
             for origin, theta in _pieces(name, [base, model]):
                 yield (theta - origin).numpy()
 

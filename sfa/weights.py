@@ -18,7 +18,7 @@ from sfa.anchor import trained_shards
 from sfa.finite import NotFinite
 from sfa.parallel import raise_together
 from sfa.store import seal
-from sfa.tensors import locations
+from sfa.tensors import buffers, locations
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -174,7 +174,8 @@ def _plain(name: str) -> str:
 
 
 def distance(folder: Path, other: Path) -> float:
-    """‖θ − θ'‖₂ between two models of one architecture on disk, summed in float64, one tensor in memory at a time.
+    """‖θ − θ'‖₂ between two models of one architecture on disk, summed in float64, one tensor in memory at a time:
+    of their weights, without buffers such as running statistics.
 
     Raises:
         ValueError: the models do not have the same tensors.
@@ -183,8 +184,10 @@ def distance(folder: Path, other: Path) -> float:
     one, two = locations(folder), locations(other)
     if one.keys() != two.keys():
         raise ValueError(f"{folder} and {other} differ in tensors, for example {sorted(one.keys() ^ two.keys())[:3]}")
-    total = 0.0
+    total, still = 0.0, buffers(one)
     for name, file in one.items():
+        if name in still:
+            continue
         with safe_open(file, framework="pt") as a, safe_open(two[name], framework="pt") as b:
             part = float((a.get_tensor(name).double() - b.get_tensor(name).double()).square().sum())
         if not math.isfinite(part):
