@@ -1,27 +1,20 @@
 """Sequential Fine-tuning with Averaging (SFA) as a Composer algorithm."""
 
-import hashlib
 import json
 import logging
 import math
 import time
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from composer.core import Algorithm, Event, State, Time, TimeUnit
 from composer.loggers import Logger
-from composer.utils import dist
-from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor, Shard
-from torch.nn.parallel import DistributedDataParallel
 
 from sfa import finite
 from sfa.anchor import Anchor, trained_shards
+from sfa.origin import Origin, bare, over_ranks
 from sfa.schedule import crosses, exact_fraction
-from sfa.weights import read_shards
 
 log = logging.getLogger(__name__)
 
@@ -88,28 +81,22 @@ class SFA(Algorithm):
         if self.every is not None and self.every.unit not in (*_COUNTED, TimeUnit.EPOCH, TimeUnit.DURATION):
             raise ValueError(f"every counts ba, sp, tok, ep or dur, not {every}")
         self.beta = beta
-        self.anchor_path = anchor
-        self.anchor_device = anchor_device
         self.reset_optimizer_on_merge = reset_optimizer_on_merge
-        self.reads_anchor = anchor is not None and not built_from_anchor
 
         self.merges: list[dict[str, float]] = []  # step, l2_before, l2_after, seconds
+        self._origin = Origin(anchor, anchor_device, built_from_anchor)
         self._anchor: Anchor | None = None
-        self._anchor_norm = 0.0
-        self._origin: dict[str, int] = {}  # batches, samples and tokens seen when the fit started
+        self._before: dict[str, int] = {}  # batches, samples and tokens seen when the fit started
         self._seen = 0  # progress since then at the last look, in the interval's unit
         self._unit = TimeUnit.BATCH
         self._interval = Fraction(1)
-        self._resumes = False  # a checkpoint was loaded and the fit that continues it has not started yet
 
     def match(self, event: Event, state: State) -> bool:
         return event in (Event.BEFORE_LOAD, Event.FIT_START, Event.BATCH_END, *_LATE)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         if event == Event.BEFORE_LOAD:
-            # If a checkpoint follows, this is the last moment at which the model holds the weights it was built with.
-            if not self.reads_anchor:
-                self._anchor = Anchor(trained_shards(_module(state)), self.anchor_device)
+            self._origin.before_load(state)
         elif event == Event.FIT_START:
             self._fit_start(state)
         elif event == Event.BATCH_END:
@@ -121,25 +108,13 @@ class SFA(Algorithm):
             self._merge(state, logger)
 
     def _fit_start(self, state: State) -> None:
-        module = _module(state)
-        if self.reads_anchor:
-            self._anchor = Anchor(read_shards(module, Path(str(self.anchor_path))), self.anchor_device)
-        elif not self._resumes or self._anchor is None:
-            self._anchor = None  # so that there are never two copies
-            self._anchor = Anchor(trained_shards(module), self.anchor_device)
-        norm = math.sqrt(_over_ranks(module, self._anchor.squared_norm()))
-        if not self._resumes:
-            self._origin = _progress(state)
+        resumes = self._origin.resumes
+        self._anchor = None  # so that there are never two copies
+        self._anchor = self._origin.fit_start(state)
+        if not resumes:
+            self._before = _progress(state)
             self._seen = 0
             self.merges = []
-        elif not math.isclose(norm, self._anchor_norm, rel_tol=1e-6, abs_tol=1e-12):
-            raise ValueError(
-                "the anchor of the resumed fit is not the one its checkpoint was written with: its norm is "
-                f"{norm:.6g} instead of {self._anchor_norm:.6g}. Build the model with the weights of the previous task "
-                "before the checkpoint is loaded, or pass anchor=<folder of that model>."
-            )
-        self._anchor_norm = norm
-        self._resumes = False
         self._unit, self._interval = self._unit_and_interval(state)
 
     # -- when ----------------------------------------------------------------------------------------------------
@@ -159,11 +134,11 @@ class SFA(Algorithm):
             unit, total = TimeUnit.BATCH, total * _batches_per_epoch(state)
         if unit not in _COUNTED:
             raise ValueError(f"SFA counts batches, samples or tokens and cannot use a max_duration of {end}")
-        return unit, p * (total - self._origin[unit.value])
+        return unit, p * (total - self._before[unit.value])
 
     def _due(self, state: State) -> bool:
         """Whether this batch crossed a multiple of the interval, or was the last one."""
-        now = _progress(state)[self._unit.value] - self._origin[self._unit.value]
+        now = _progress(state)[self._unit.value] - self._before[self._unit.value]
         before, self._seen = self._seen, now
         return crosses(before, now, self._interval) or self._ended(state)
 
@@ -187,7 +162,7 @@ class SFA(Algorithm):
 
     def _merge(self, state: State, logger: Logger) -> None:
         assert self._anchor is not None
-        module = _module(state)
+        module = bare(state)
         shards = trained_shards(module)
         _wait(state)
         start = time.perf_counter()
@@ -197,41 +172,28 @@ class SFA(Algorithm):
         if self.reset_optimizer_on_merge:
             for optimizer in state.optimizers:
                 optimizer.state.clear()
-        before = math.sqrt(_over_ranks(module, square))
+        before = math.sqrt(over_ranks(module, square))
         after = (1 - self.beta) * before
         step = int(state.timestamp.batch.value)
-        if not math.isfinite(before):
+        if not math.isfinite(before):  # on every rank, though perhaps for the shards of another
             finite.check(shards, f"merged weight, step {step},")
+            raise finite.NotFinite(f"the distance from the anchor, step {step}, is not finite")
         self.merges.append({"step": step, "l2_before": before, "l2_after": after, "seconds": seconds})
         logger.log_metrics({"sfa/l2_before": before, "sfa/l2_after": after, "sfa/seconds": seconds})
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Where θ_o came from and how far the fit is, as one string: Composer gives every rank rank 0's tensors, so a
-        checkpoint could not hold shards."""
-        saved = {
-            "anchor": self.anchor_path,
-            "anchor_hash": _folder_hash(self.anchor_path),
-            "anchor_norm": self._anchor_norm,
-            "origin": self._origin,
-            "seen": self._seen,
-            "merges": self.merges,
-        }
-        return {"json": json.dumps(saved if self._origin else None)}
+        """Composer's own keys, and, as one string, where θ_o came from and how far the fit is: Composer gives every
+        rank rank 0's tensors, so a checkpoint could not hold shards."""
+        saved = {**self._origin.saved(), "origin": self._before, "seen": self._seen, "merges": self.merges}
+        return {**super().state_dict(), "json": json.dumps(saved if self._before else None)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         saved = json.loads(state["json"])
-        if saved is None:
-            return
-        if saved["anchor_hash"] != _folder_hash(self.anchor_path):
-            raise ValueError(
-                f"the checkpoint was written with the anchor {saved['anchor'] or '(weights at the start of the fit)'}, "
-                f"and {self.anchor_path or '(weights at the start of the fit)'} is another, or its files have changed"
-            )
-        self._anchor_norm, self._origin = saved["anchor_norm"], saved["origin"]
-        self._seen, self.merges = saved["seen"], saved["merges"]
-        self._resumes = True
+        if saved is not None:
+            self._origin.load(saved)
+            self._before, self._seen, self.merges = saved["origin"], saved["seen"], saved["merges"]
 
 
 def _progress(state: State) -> dict[str, int]:
@@ -245,43 +207,6 @@ def _batches_per_epoch(state: State) -> int:
             "(ba), samples (sp) or tokens (tok), or set train_subset_num_batches"
         )
     return int(state.dataloader_len)
-
-
-def _module(state: State) -> nn.Module:
-    return state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
-
-
-def _folder_hash(folder: str | None) -> str | None:
-    """Hash of an anchor's files, by the checksums in its stage's manifest where it has one."""
-    if folder is None:
-        return None
-    manifest = Path(folder).parent / "manifest.json"
-    digest = hashlib.sha256()
-    for file in [manifest] if manifest.is_file() else sorted(Path(folder).glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _over_ranks(model: nn.Module, value: float) -> float:
-    """Sum of a per-rank ``value`` over the whole model: sharded parts add up, replicas count once."""
-    ranks = dist.get_world_size()
-    replicas = _replicas(model, ranks)
-    if replicas == ranks:
-        return value
-    total = torch.tensor(value, dtype=torch.float64, device=next(model.parameters()).device)
-    dist.all_reduce(total)
-    return float(total) / replicas
-
-
-def _replicas(model: nn.Module, ranks: int) -> int:
-    """How many ranks hold the same shard."""
-    for parameter in model.parameters():
-        if isinstance(parameter, DTensor):
-            mesh = parameter.device_mesh
-            shards = [mesh.size(i) for i, where in enumerate(parameter.placements) if isinstance(where, Shard)]
-            return ranks // math.prod(shards)
-    return 1 if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) else ranks
 
 
 def _wait(state: State) -> None:

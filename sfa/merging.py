@@ -1,5 +1,8 @@
 """Merges of models after training, from folder to folder, one tensor of each model in memory at a time.
 
+Weights are merged, buffers are not: running statistics become the mean of those of the models that were trained, and
+whole numbers are the last model's. Of an average with θ_o these are θ's own, as in training.
+
 Soup, Task Arithmetic and TIES are mergekit's, in float32. TIES is trimmed here before, over the whole task vector as in
 its paper; mergekit trims each tensor for itself. The average of SFA and WiSE-FT is SFA's own, and Fisher merging is
 equation 15.
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from sfa.compatible import compare
 from sfa.model_files import MODEL, other_weights
-from sfa.tensors import Shape, locations, read, shapes, write
+from sfa.tensors import WHOLE_NUMBERS, Shape, buffers, kinds, locations, read, shapes, stored, write
 from sfa.threshold import Part, threshold
 
 Rule = Callable[[list[Tensor]], Tensor]
@@ -44,7 +47,7 @@ def average(theta_o: Path, theta: Path, beta: float, out: Path) -> list[str]:
         torch._foreach_lerp_([new], [old], beta)
         return new
 
-    return merge([theta_o, theta], rule, out)
+    return merge([theta_o, theta], rule, out, base=True)
 
 
 def soup(models: Sequence[Path], out: Path) -> list[str]:
@@ -66,7 +69,7 @@ def task_arithmetic(base: Path, models: Sequence[Path], weights: Sequence[float]
     def rule(tensors: list[Tensor]) -> Tensor:
         return _from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
 
-    return merge([base, *models], rule, out)
+    return merge([base, *models], rule, out, base=True)
 
 
 def ties(
@@ -85,7 +88,7 @@ def ties(
     named = _weights(weights, models)
     if not math.isfinite(scale):
         raise ValueError(f"the scale must be finite, not {scale}")
-    together = _together([base, *models], out)
+    together = _together([base, *models], out, base=True)
     origin_files, *others_files = together.found
     smallest = [_threshold(origin_files, files, density) for files in others_files]
 
@@ -143,7 +146,7 @@ def fisher(
     return _write(together, rule, out)
 
 
-def merge(sources: Sequence[Path], rule: Rule, out: Path) -> list[str]:
+def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False) -> list[str]:
     """Writes a model folder like the first of ``sources``, with every tensor as ``rule`` makes it of theirs (float32).
 
     One tensor of each source is in memory, and a piece of what is made of them: a file is written as they are made.
@@ -153,6 +156,7 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path) -> list[str]:
         rule: makes a flat piece of a tensor, of the same piece of it in all ``sources``. It works on each entry for
             itself.
         out: folder of the result, which is empty or not there.
+        base: the first of ``sources`` is not merged itself, but what the others were trained from.
 
     Returns:
         Sentences on what could not be compared.
@@ -162,7 +166,7 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path) -> list[str]:
             written.
         OSError: a folder lacks files, or the result cannot be written.
     """
-    return _write(_together(sources, out), rule, out)
+    return _write(_together(sources, out, base=base), rule, out)
 
 
 @dataclass(frozen=True)
@@ -172,17 +176,19 @@ class _Together:
     Attributes:
         first: folder of the first, whose files go with the result.
         found: the file of each tensor, of each model, then of what lies beside them.
+        trained: those of ``found`` whose buffers count: of the models that are merged, without their base.
         sizes: the shape of each tensor.
         notes: on what could not be compared.
     """
 
     first: Path
     found: list[dict[str, Path]]
+    trained: list[dict[str, Path]]
     sizes: dict[str, Shape]
     notes: list[str]
 
 
-def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = ()) -> _Together:
+def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = (), base: bool = False) -> _Together:
     """Looks whether models can be merged, before anything is written. ``beside`` are folders that hold, among others,
     tensors of the same names and shapes."""
     if not sources:
@@ -206,13 +212,28 @@ def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = ()) -
                 raise ValueError(
                     f"the models cannot be merged: {name} is {first[name]} in {sources[0]} and {shape} in {source}"
                 )
-    return _Together(sources[0], found, first, notes)
+    return _Together(sources[0], found, found[int(base) : len(sources)], first, notes)
 
 
 def _write(models: _Together, rule: Rule, out: Path) -> list[str]:
     """Writes the merge, whole or not at all: into a folder in ``out``, whose files are then moved up."""
     there = out.is_dir()
     part = out / PART
+    last = models.trained[-1]
+    whole = {name: kind for name, kind in kinds(last).items() if kind in WHOLE_NUMBERS}
+    statistics = buffers(last) - whole.keys()
+
+    def pieces(name: str) -> Iterator[Tensor]:
+        if name in whole:
+            yield stored(last[name], name)
+        elif name in statistics:
+            mean = torch.stack([read(files[name], name) for files in models.trained]).mean(0)
+            if not _finite(mean):
+                raise ValueError(f"{name} of a source is not finite")
+            yield mean
+        else:
+            yield from _merged(name, models.found, rule)
+
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
     try:
@@ -221,7 +242,9 @@ def _write(models: _Together, rule: Rule, out: Path) -> list[str]:
             if file in own:
                 sizes = {name: models.sizes[name] for name, where in models.found[0].items() if where == file}
                 with _one_thread():
-                    write(part / file.name, sizes, lambda name: _merged(name, models.found, rule))
+                    write(
+                        part / file.name, sizes, pieces, {name: kind for name, kind in whole.items() if name in sizes}
+                    )
             elif file.is_file() and (not other_weights(file) or _lists(file, own)):
                 shutil.copyfile(file, part / file.name)
         # The config last: what a power cut leaves before it is no model to any reader.
@@ -308,8 +331,10 @@ def _weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, floa
 def _threshold(base: Mapping[str, Path], model: Mapping[str, Path], density: float) -> float:
     """The magnitude of the smallest entry of θ − base that is kept, of the models with tensors in these files."""
 
+    still = buffers(model)
+
     def moved() -> Iterator[Part]:
-        for name in base:
+        for name in (name for name in base if name not in still):
             for origin, theta in _pieces(name, [base, model]):
                 yield (theta - origin).numpy()
 

@@ -52,6 +52,22 @@ def exclusively(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
+def raise_together(error: Exception | None) -> None:
+    """Raises on all ranks if there is an ``error`` on any: one rank's alone would leave the others waiting for it. All
+    ranks call it.
+
+    Raises:
+        Exception: this rank's error.
+        ValueError: there is none here; says what another rank's says.
+    """
+    found = dist.all_gather_object(None if error is None else str(error))
+    if error is not None:
+        raise error
+    for text in found:
+        if text is not None:
+            raise ValueError(text)
+
+
 def parallelism_config(parallelism: str, checkpoint: str) -> dict[str, Any] | None:
     """What Composer's Trainer takes. DDP needs nothing: the Trainer uses it whenever there are several ranks."""
     # The key is "fsdp" for version 2 as well; {"fsdp2": …} is ignored by Composer 0.32 and trains with DDP.

@@ -129,7 +129,7 @@ def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str
         model, processor = models.build(
             config.model, config.seed, config.tokenizer_tasks(), config.classes(), context.console.print
         )
-        model.save_pretrained(folder / "model")
+        weights.write_model(model, folder / "model")
         processor.save_pretrained(folder / "model")
     return {"steps": 0}, []
 

@@ -13,6 +13,21 @@ from sfa.model_files import weight_files
 
 Shape = tuple[int, ...]
 
+# Dtypes of tensors that are no floating-point numbers, as safetensors and NumPy name them.
+WHOLE_NUMBERS = {
+    "BOOL": "|b1",
+    "U8": "|u1",
+    "I8": "|i1",
+    "I16": "<i2",
+    "U16": "<u2",
+    "I32": "<i4",
+    "U32": "<u4",
+    "I64": "<i8",
+    "U64": "<u8",
+}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+ORDER = ["BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "F32", "I64", "U64"]  # of a file, from its end
+
 
 def locations(folder: Path) -> dict[str, Path]:
     """The file that each tensor of a model folder is in, of those that :func:`sfa.model_files.weight_files` names.
@@ -48,16 +63,44 @@ def shapes(files: Mapping[str, Path]) -> dict[str, Shape]:
     return {name: found[name] for name in files}
 
 
-def read(file: Path, name: str) -> Tensor:
-    """One tensor, float32. Its file is opened for it alone: the pages of a mapped file that were read count as memory
-    of this process until the file is closed and its tensors are gone, and opening it takes a fraction of a ms."""
+def kinds(files: Mapping[str, Path]) -> dict[str, str]:
+    """The safetensors name of every tensor's dtype, like ``F32``, from the headers of its files."""
+    found: dict[str, str] = {}
+    for file in set(files.values()):
+        with safe_open(file, framework="pt") as stream:
+            found |= {name: stream.get_slice(name).get_dtype() for name in stream.keys()}  # noqa: SIM118
+    return {name: found[name] for name in files}
+
+
+def buffers(files: Mapping[str, Path]) -> set[str]:
+    """Those tensors that no optimizer trains and no merge takes for weights: whatever holds whole numbers, and the
+    statistics of batch and instance norms, told by torch's names for them."""
+    return {
+        name for name, kind in kinds(files).items() if kind in WHOLE_NUMBERS or name.rpartition(".")[2] in STATISTICS
+    }
+
+
+def stored(file: Path, name: str) -> Tensor:
+    """One tensor as it is stored. Its file is opened for it alone: the pages of a mapped file that were read count as
+    memory of this process until the file is closed and its tensors are gone, and opening takes a fraction of a ms."""
     with safe_open(file, framework="pt") as stream:
         tensor: Tensor = stream.get_tensor(name)
-    return tensor.float()
+    return tensor
 
 
-def write(file: Path, shapes: Mapping[str, Shape], pieces: Callable[[str], Iterable[Tensor]]) -> None:
-    """Writes float32 tensors as ``safetensors.torch.save_file`` does, byte for byte, whole or not at all.
+def read(file: Path, name: str) -> Tensor:
+    """:func:`stored`, float32."""
+    return stored(file, name).float()
+
+
+def write(
+    file: Path,
+    shapes: Mapping[str, Shape],
+    pieces: Callable[[str], Iterable[Tensor]],
+    whole_numbers: Mapping[str, str] | None = None,
+) -> None:
+    """Writes float32 tensors and whole numbers as ``safetensors.torch.save_file`` does, byte for byte, whole or not at
+    all.
 
     ``save_file`` needs all tensors at once, and safetensors has no other way to write. Its format puts a header before
     the data, which depends on names and shapes alone.
@@ -65,20 +108,25 @@ def write(file: Path, shapes: Mapping[str, Shape], pieces: Callable[[str], Itera
     Args:
         file: that is written or replaced. What is not whole yet is beside it, under one name for all attempts.
         shapes: of each tensor, by name.
-        pieces: gives the tensor of a name in pieces that follow each other; called once a name, in their order.
+        pieces: gives the tensor of a name in pieces that follow each other; called once a name, in the file's order.
+        whole_numbers: the dtypes, keys of :data:`WHOLE_NUMBERS`, of tensors that are not float32.
 
     Raises:
         ValueError: the pieces of a tensor hold more or fewer entries than its shape.
         OSError: the file cannot be written.
     """
     temporary = file.with_name(f".{file.name}.part")
+    dtypes = dict.fromkeys(shapes, ("F32", "<f4"))
+    dtypes |= {name: (kind, WHOLE_NUMBERS[kind]) for name, kind in (whole_numbers or {}).items()}
+    order = sorted(shapes, key=lambda name: (-ORDER.index(dtypes[name][0]), name))
     try:
         with temporary.open("wb") as stream:
-            stream.write(_header(sorted(shapes.items())))
-            for name in sorted(shapes):
+            stream.write(_header((name, *dtypes[name], shapes[name]) for name in order))
+            for name in order:
                 size = 0
                 for piece in pieces(name):
-                    stream.write(piece.numpy().astype("<f4", copy=False).reshape(-1).view(np.uint8).data)
+                    numbers = piece.numpy().astype(dtypes[name][1], copy=False)
+                    stream.write(numbers.reshape(-1).view(np.uint8).data)
                     size += piece.numel()
                 if size != math.prod(shapes[name]):
                     raise ValueError(f"{name} is to be of shape {shapes[name]}, and {size} entries came")
@@ -87,13 +135,14 @@ def write(file: Path, shapes: Mapping[str, Shape], pieces: Callable[[str], Itera
         temporary.unlink(missing_ok=True)
 
 
-def _header(named: Iterable[tuple[str, Shape]]) -> bytes:
-    """Eight bytes for its length, and JSON, filled with blanks so that the data start at a multiple of eight."""
+def _header(named: Iterable[tuple[str, str, str, Shape]]) -> bytes:
+    """Eight bytes for its length, and JSON, filled with blanks so that the data start at a multiple of eight. Of every
+    tensor its name, dtype, that of NumPy, and shape."""
     content: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, shape in named:
-        end = start + 4 * math.prod(shape)
-        content[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    for name, kind, of_numpy, shape in named:
+        end = start + np.dtype(of_numpy).itemsize * math.prod(shape)
+        content[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
         start = end
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)

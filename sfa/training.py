@@ -2,7 +2,6 @@
 
 import atexit
 import math
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from composer.optim import (
     LinearWithWarmupScheduler,
 )
 from composer.utils import dist
-from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
-from sfa import machine, methods, models, weights
+from sfa import checkpoints, machine, methods, models, weights
 from sfa.algorithm import SFA
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
@@ -34,11 +32,9 @@ from sfa.data.packing import Packed
 from sfa.data.prepare import preparer
 from sfa.finite import Finite
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
-from sfa.pickles import foreign
 from sfa.plan import Stage, precision
 from sfa.schedule import exact_fraction, in_steps
 from sfa.schema import Config, Rehearsal, SFABlock, Train
-from sfa.store import DamagedStage
 
 
 def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -99,8 +95,11 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     evaluator = context.evaluator
     recorder = Recorder(lambda live, names: evaluator(live, processor, names), evaluator.key, seen, interval, total)
     stopper = Stopper()
-    checkpoints = folder / "checkpoints"
-    saver = checkpoint_saver(str(checkpoints), in_steps(settings.save_interval, total, epoch), total, stopper)
+    kept = folder / "checkpoints"
+    newest = checkpoints.newest_checkpoint(kept, console)
+    if newest is not None:
+        newest = checkpoints.for_parallelism(newest, config.parallelism)
+    saver = checkpoint_saver(str(kept), in_steps(settings.save_interval, total, epoch), total, stopper)
     trainer = Trainer(
         model=model,
         train_dataloader=data_spec(steps, batch, settings.workers),
@@ -113,14 +112,15 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         seed=config.seed,
         precision=composer_precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
-        parallelism_config=parallelism_config(config.parallelism, config.checkpoint),
-        load_path=newest_checkpoint(checkpoints, console),
+        parallelism_config=parallelism_config(config.parallelism, checkpoints.kind(newest, config.checkpoint)),
+        load_path=str(newest) if newest else None,
         compile_config={} if settings.compile else None,
         run_name=f"{config.name}-{stage.label}",
         progress_bar=False,
         log_to_console=False,
     )
     try:
+        checkpoints.write_as(trainer.state, config.checkpoint)
         average_gradients_on_gloo(trainer.state.model)
         trainer.fit()
         weights.save_model(bare_model(trainer.state), folder / "model")
@@ -218,33 +218,3 @@ def _title(stage: Stage, config: Config) -> str:
     names = [task.name for task in config.tasks]
     position = f"[{names.index(stage.label) + 1}/{len(names)}] " if stage.label in names else ""
     return f"{position}{stage.label}" + (f" ({stage.method})" if stage.method != stage.label else "")
-
-
-def newest_checkpoint(folder: Path, console: Console) -> str | None:
-    """The newest whole checkpoint, to go on from. One that a process died over while writing is told and left out.
-
-    Raises:
-        DamagedStage: a checkpoint's pickle would import something that no checkpoint of this suite holds; Composer
-            would run it.
-    """
-    found = sorted(folder.glob("ep*-ba*"), key=lambda path: int(path.stem.rpartition("ba")[2]), reverse=True)
-    for checkpoint in found:
-        if _whole(checkpoint):
-            wrong = foreign(checkpoint / ".metadata" if checkpoint.is_dir() else checkpoint)
-            if wrong is not None:
-                raise DamagedStage(f"{checkpoint} was not written here: loading it would run {wrong}")
-            return str(checkpoint)
-        console.print(f"{checkpoint} is torn or damaged and is not used")
-    return None
-
-
-def _whole(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint is there: of a sharded one the metadata, which are written last; of a file, which is
-    a zip archive, the directory at its end and every checksum."""
-    if checkpoint.is_dir():
-        return (checkpoint / ".metadata").is_file()
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except zipfile.BadZipFile:
-        return False

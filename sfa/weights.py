@@ -1,6 +1,8 @@
 """Weights on disk: models in Hugging Face format, read and written whole or as shards."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +12,65 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from sfa.anchor import trained_shards
 from sfa.finite import NotFinite
+from sfa.parallel import raise_together
 from sfa.store import seal
-from sfa.tensors import locations
+from sfa.tensors import buffers, locations
 
 
 def save_model(model: Any, folder: Path) -> None:
     """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors), or its adapters alone;
-    of any other module, its tensors. All ranks call it; only rank 0 holds the whole, in CPU memory, and writes."""
+    of any other module, its tensors. However the model is sharded, the folder is the one that a single process writes,
+    byte for byte. All ranks call it; only rank 0 holds the whole, in CPU memory, and writes."""
+    # Of adapters, the model under them is not gathered.
     adapters = hasattr(model, "peft_config")
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters)
     state: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_global_rank() == 0:
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained(folder, state_dict=state)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(state, folder / "model.safetensors")
+        _tie(model, state)
+        with _unsharded_classes(model):
+            write_model(model, folder, state)
     dist.barrier()
+
+
+def write_model(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
+    """:func:`save_model` in one process, of its whole model; or of ``state``, its tensors by name."""
+    if hasattr(model, "peft_config"):  # an embedding under adapters is the base model's, and still as it is there
+        model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+    elif hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder, state_dict=state)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = state if state is not None else model.state_dict(keep_vars=True)
+        first = {id(tensor): name for name, tensor in reversed(state.items())}
+        save_file({name: state[name] for name in first.values()}, folder / "model.safetensors")
+
+
+@contextlib.contextmanager
+def _unsharded_classes(model: nn.Module) -> Iterator[None]:
+    """Gives the modules back the classes that FSDP2 replaced, by whose names and modules ``transformers`` finds how
+    tensors are named on disk."""
+    sharded = {module: type(module) for module in model.modules() if isinstance(module, FSDPModule)}
+    try:
+        for module, kind in sharded.items():
+            module.__class__ = kind.__bases__[1]  # (FSDPModule, the class)
+        yield
+    finally:
+        for module, kind in sharded.items():
+            module.__class__ = kind
+
+
+def _tie(model: nn.Module, state: dict[str, Any]) -> None:
+    """Makes one tensor of those entries of a whole state that are one tensor in ``model``. Gathered shards come as a
+    copy for every name, and so do tensors brought from a GPU."""
+    first: dict[int, Any] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        if _plain(name) in state:
+            state[_plain(name)] = first.setdefault(id(tensor), state[_plain(name)])
 
 
 def full_state(folder: Path) -> dict[str, Tensor]:
@@ -57,7 +97,14 @@ def read_shards(module: nn.Module, folder: Path) -> dict[str, Tensor]:
         ValueError: the model in ``folder`` lacks a parameter that ``module`` trains, or has it in another shape.
     """
     broadcast = not any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
-    state = _named_as(module, full_state(folder)) if dist.get_global_rank() == 0 or not broadcast else {}
+    state: dict[str, Tensor] = {}
+    error: Exception | None = None
+    if dist.get_global_rank() == 0 or not broadcast:
+        try:
+            state = _named_as(module, full_state(folder), whole_shapes=broadcast)
+        except Exception as raised:  # whatever it is, the other ranks must not wait for this one
+            error = raised
+    raise_together(error)
     shards = trained_shards(module)
     kept = {name: shard.clone() for name, shard in shards.items()}
     broadcast = broadcast and dist.get_world_size() > 1
@@ -98,18 +145,26 @@ def write_alone(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
             parameters[name].copy_(tensor)
         for buffer in model.buffers():  # they are not trained, so there is none of these numbers for them
             buffer.zero_()
-    model.model.save_pretrained(temporary)
+    write_model(model.model, temporary)
     seal(temporary)
     temporary.replace(folder)
 
 
-def _named_as(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The trained parameters of ``module`` from ``state``, whose model it may wrap as a ComposerModel does."""
-    trained = [_plain(name) for name, parameter in module.named_parameters() if parameter.requires_grad]
+def _named_as(module: nn.Module, state: dict[str, Tensor], whole_shapes: bool) -> dict[str, Tensor]:
+    """The trained parameters of ``module`` from ``state``, whose model it may wrap as a ComposerModel does. With FSDP1
+    the parameters do not have their ``whole_shapes``."""
+    trained = {
+        _plain(name): parameter.shape for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
     prefixes = {name[: -len(key)] for key in state for name in trained if name == key or name.endswith("." + key)}
     for prefix in sorted(prefixes, key=len):
         if all(name.removeprefix(prefix) in state for name in trained):
-            return {name: state[name.removeprefix(prefix)] for name in trained}
+            found = {name: state[name.removeprefix(prefix)] for name in trained}
+            for name, shape in trained.items():
+                theirs = tuple(found[name].shape)
+                if whole_shapes and theirs != shape:
+                    raise ValueError(f"the anchor does not fit the model at {name}: {theirs} against {shape}")
+            return found
     missing = [name for name in trained if not any(name == key or name.endswith("." + key) for key in state)]
     raise ValueError(f"the anchor does not fit the model: it lacks {missing[:3]} ({len(missing)} tensors)")
 
@@ -119,7 +174,8 @@ def _plain(name: str) -> str:
 
 
 def distance(folder: Path, other: Path) -> float:
-    """‖θ − θ'‖₂ between two models of one architecture on disk, summed in float64, one tensor in memory at a time.
+    """‖θ − θ'‖₂ between two models of one architecture on disk, summed in float64, one tensor in memory at a time:
+    of their weights, without buffers such as running statistics.
 
     Raises:
         ValueError: the models do not have the same tensors.
@@ -128,8 +184,10 @@ def distance(folder: Path, other: Path) -> float:
     one, two = locations(folder), locations(other)
     if one.keys() != two.keys():
         raise ValueError(f"{folder} and {other} differ in tensors, for example {sorted(one.keys() ^ two.keys())[:3]}")
-    total = 0.0
+    total, still = 0.0, buffers(one)
     for name, file in one.items():
+        if name in still:
+            continue
         with safe_open(file, framework="pt") as a, safe_open(two[name], framework="pt") as b:
             part = float((a.get_tensor(name).double() - b.get_tensor(name).double()).square().sum())
         if not math.isfinite(part):

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 import train
 from sfa import merge_steps
 from sfa.callbacks import Stopper
+from sfa.checkpoints import newest_checkpoint
 from sfa.composer_model import StageModel
-from sfa.training import newest_checkpoint
 from tests import COMPOSER
 
 ROOT = Path(__file__).parent.parent
@@ -222,19 +222,19 @@ def test_a_torn_or_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_pa
     assert newest_checkpoint(tmp_path, console) is None
     for step in (4, 8, 12):
         torch.save({"weights": torch.arange(1000.0) + step}, tmp_path / f"ep0-ba{step}.pt")
-    assert newest_checkpoint(tmp_path, console) == str(tmp_path / "ep0-ba12.pt") and not lines.getvalue()
+    assert newest_checkpoint(tmp_path, console) == tmp_path / "ep0-ba12.pt" and not lines.getvalue()
     whole = (tmp_path / "ep0-ba12.pt").read_bytes()
     (tmp_path / "ep0-ba12.pt").write_bytes(whole[: len(whole) // 2])  # a process died while it wrote
     flipped = bytearray((tmp_path / "ep0-ba8.pt").read_bytes())
     flipped[flipped.index(torch.arange(8.0, 16.0).numpy().tobytes()) + 3] ^= 1  # a bit of the weights
     (tmp_path / "ep0-ba8.pt").write_bytes(flipped)
-    assert newest_checkpoint(tmp_path, console) == str(tmp_path / "ep0-ba4.pt")
+    assert newest_checkpoint(tmp_path, console) == tmp_path / "ep0-ba4.pt"
     assert [line.split()[0].rpartition("/")[2] for line in lines.getvalue().splitlines()] == [
         "ep0-ba12.pt",
         "ep0-ba8.pt",
     ]
     (tmp_path / "ep0-ba16").mkdir()  # shards without the metadata that are written last
-    assert newest_checkpoint(tmp_path, console) == str(tmp_path / "ep0-ba4.pt")
+    assert newest_checkpoint(tmp_path, console) == tmp_path / "ep0-ba4.pt"
 
 
 def test_scores_of_other_evaluations_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,147 @@
+"""Where θ_o of a fit comes from, and that it is the same when the fit resumes and on all ranks."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer.core import State
+from composer.utils import dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor, Shard
+from torch.nn.parallel import DistributedDataParallel
+
+from sfa.anchor import Anchor, trained_shards
+from sfa.parallel import raise_together
+from sfa.weights import read_shards
+
+AT_START = "(weights at the start of the fit)"
+
+
+class Origin:
+    """θ_o over the life of a Trainer: the model in a folder, or the weights at the start of the fit.
+
+    θ_o is not in checkpoints. They name its folder, with a hash, and hold its norm; a fit that resumes takes θ_o from
+    there again, or from the model as it was built, before the checkpoint was loaded.
+
+    Args:
+        folder: of the model that is θ_o; ``None``: the weights at the start of the fit.
+        device: ``"cpu"`` or ``"device"``, see :class:`sfa.anchor.Anchor`.
+        built: the model is built with the weights in ``folder``, which therefore is not read.
+    """
+
+    def __init__(self, folder: str | None, device: str, built: bool = False):
+        self.folder = folder
+        self.device = device
+        self.reads = folder is not None and not built
+        self.norm: float | None = 0.0  # ‖θ_o‖; None: a checkpoint was loaded that does not say it
+        self.resumes = False  # a checkpoint was loaded, and the fit that continues it has not started yet
+        self._built: Anchor | None = None
+
+    def before_load(self, state: State) -> None:
+        """At ``Event.BEFORE_LOAD``: if a checkpoint follows, the model now holds the weights it was built with for the
+        last time. All ranks call it."""
+        # A model that is yet to be sharded has no shards: its θ_o has to come from a folder if the fit resumes.
+        if not self.reads and not state.load_monolith_rank0_only:
+            _agree(state)
+            self._built = Anchor(trained_shards(bare(state)), self.device)
+
+    def fit_start(self, state: State) -> Anchor:
+        """At ``Event.FIT_START``: θ_o. All ranks call it.
+
+        Raises:
+            ValueError: the fit resumes, and θ_o is not the one that its checkpoint was written with. So do all ranks,
+                also if θ_o differs on one of them alone.
+        """
+        module = bare(state)
+        built, self._built = self._built, None  # so that there are never two copies
+        if self.reads:
+            anchor = Anchor(read_shards(module, Path(str(self.folder))), self.device)
+        elif self.resumes and built is not None:
+            anchor = built
+        else:
+            del built
+            anchor = Anchor(trained_shards(module), self.device)
+        norm = math.sqrt(over_ranks(module, anchor.squared_norm()))
+        raise_together(self._another(norm))
+        self.norm, self.resumes = norm, False
+        return anchor
+
+    def _another(self, norm: float) -> ValueError | None:
+        if not self.resumes or self.norm is None or math.isclose(norm, self.norm, rel_tol=1e-6, abs_tol=1e-12):
+            return None
+        return ValueError(
+            "the anchor of the resumed fit is not the one its checkpoint was written with: its norm is "
+            f"{norm:.6g} instead of {self.norm:.6g}. Build the model with the weights of the previous task before the "
+            "checkpoint is loaded, or pass anchor=<folder of that model>."
+        )
+
+    def saved(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"anchor": self.folder, "anchor_hash": _folder_hash(self.folder), "anchor_norm": self.norm}
+
+    def load(self, saved: dict[str, Any] | None) -> None:
+        """From a checkpoint, what :meth:`saved` gave, or ``None`` if it does not say. All ranks call it.
+
+        Raises:
+            ValueError: the folder is another, or its files have changed.
+        """
+        wrong = None
+        if saved is not None and saved["anchor_hash"] != _folder_hash(self.folder):
+            then, now = saved["anchor"] or AT_START, self.folder or AT_START
+            wrong = (
+                f"the checkpoint was written with the anchor {then}, and {now} is another, or its files have changed"
+            )
+        raise_together(ValueError(wrong) if wrong else None)
+        self.norm = saved["anchor_norm"] if saved is not None else None
+        self.resumes = True
+
+
+def bare(state: State) -> nn.Module:
+    """The model without DDP's wrapper."""
+    return state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
+
+
+def over_ranks(model: nn.Module, value: float) -> float:
+    """Sum of a per-rank ``value`` over the whole model: sharded parts add up, replicas count once."""
+    ranks = dist.get_world_size()
+    replicas = _replicas(model, ranks)
+    if replicas == ranks:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=next(model.parameters()).device)
+    dist.all_reduce(total)
+    return float(total) / replicas
+
+
+def _agree(state: State) -> None:
+    """Gives all ranks the trained weights of rank 0 where each holds the whole model. DDP does so too, but only when it
+    wraps the model: after a checkpoint was loaded."""
+    if dist.get_world_size() == 1 or state.fsdp_config is not None or state.tp_config is not None:
+        return
+    for parameter in state.model.parameters():
+        if parameter.requires_grad:
+            dist.broadcast(parameter.detach(), 0)
+
+
+def _replicas(model: nn.Module, ranks: int) -> int:
+    """How many ranks hold the same shard."""
+    for parameter in model.parameters():
+        if isinstance(parameter, DTensor):
+            mesh = parameter.device_mesh
+            shards = [mesh.size(i) for i, where in enumerate(parameter.placements) if isinstance(where, Shard)]
+            return ranks // math.prod(shards)
+    return 1 if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) else ranks
+
+
+def _folder_hash(folder: str | None) -> str | None:
+    """Hash of an anchor's files, by the checksums in its stage's manifest where it has one."""
+    if folder is None:
+        return None
+    manifest = Path(folder).parent / "manifest.json"
+    digest = hashlib.sha256()
+    for file in [manifest] if manifest.is_file() else sorted(Path(folder).glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
