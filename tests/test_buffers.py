@@ -89,8 +89,16 @@ MERGES: dict[str, Callable[[list[Path], Path], None]] = {
     "soup": lambda f, out: merging.soup(f[1:], out),
     "task_arithmetic": lambda f, out: merging.task_arithmetic(f[0], f[1:], [0.9, 0.8], out),
     "ties": lambda f, out: merging.ties(f[0], f[1:], [0.5, 0.5], out, 0.3),
-    "fisher": lambda f, out: merging.fisher(f[1:], f[1:], [0.5, 0.5], out),
+    "fisher": lambda f, out: merging.fisher(f[1:], [squared(x, out) for x in f[1:]], [0.5, 0.5], out),
 }
+
+
+def squared(model: Path, out: Path) -> Path:
+    """A folder of the squares of a model's numbers, as Fisher information has them."""
+    folder = out.with_name(f"squared-{model.name}")
+    folder.mkdir()
+    save_file({name: tensor**2 for name, tensor in read(model).items()}, folder / "model.safetensors")
+    return folder
 
 
 @pytest.mark.parametrize("method", MERGES)
