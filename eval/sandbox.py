@@ -1,64 +1,83 @@
-"""Runs generated code in a bubblewrap sandbox, or not at all.
+"""Runs generated code in a sandbox, or not at all.
 
-Inside: no network, nothing of the host but a read-only Python, an empty environment, a small ``/tmp`` of its own, and
-limits on time, memory, processes and file sizes. A program passes if it runs to its end: only then is a random token,
-which it was never shown, written back. That an exit code is 0 proves nothing. The sandbox protects the host; a program
-that searches its own process for the token could still forge a pass.
+Inside: one process without a network, nothing of the host but a read-only Python and the system's libraries, an empty
+environment, no ``/proc``, a small ``/tmp``, few system calls, and limits on time, memory, threads and files (see
+:mod:`eval.confinement`). What can be had of the host all the same is its kernel's version and processor.
+
+There are two verdicts.
+
+- :func:`solves` is for a completion and its tests. The tests run in a sandbox of their own, and only data comes to them
+  from the completion's: nothing that the completion does can make a wrong value right (see :mod:`eval.inside.remote`).
+- :func:`passes` is for a whole program, whose own assertions share an interpreter with all else that it does. That it
+  ended is read from the kernel, from outside, and not from anything that it says (see :mod:`eval.evidence`). But its
+  author also wrote what it asserts, and an interpreter whose memory is corrupted can be led anywhere.
 """
 
 import contextlib
 import functools
-import os
-import secrets
+import json
 import subprocess
-import sys
-import threading
-from pathlib import Path
-from typing import Any
+import time
 
-MEMORY, FILES, PROCESSES = 2**30, 2**24, 32
-NOBODY = 65534
+from eval.confinement import NOBODY as NOBODY
+from eval.confinement import START, Confined, NotStarted, Python, confined, pipe, pythons
+from eval.evidence import waits
 
-# The program is executed with its input and output closed, after the functions that report the end were put aside.
-RUNNER = f"""
-import os, resource, sys
-source = sys.stdin.buffer.read()
-write, report = os.write, os.dup(1)
-null = os.open(os.devnull, os.O_RDWR)
-for stream in range(3):
-    os.dup2(null, stream)
-for kind, limit in (("AS", {MEMORY}), ("FSIZE", {FILES}), ("NPROC", {PROCESSES}), ("NOFILE", 64), ("CORE", 0)):
-    resource.setrlimit(getattr(resource, "RLIMIT_" + kind), (limit, limit))
-token, _, program = source.partition(b"\\n")
-def run(code, end):
-    exec(code, {{"__name__": "__main__"}})
-    end()
-run(compile(program, "program", "exec"), lambda: write(report, token))
-"""
+LONGEST = 2**20  # characters of a text; bytes of a whole program
 
 
 class NoSandbox(Exception):
     """No sandbox works on this machine."""
 
 
-def passes(program: str, seconds: float = 10.0) -> bool:
-    """Whether a Python program runs to its end without an error, in the sandbox.
+def solves(before: str, completion: str, after: str, seconds: float = 10.0) -> bool:
+    """Whether the tests of a completion run to their end without an error.
 
     Args:
-        program: source code.
-        seconds: wall-clock time after which it is killed, with all its processes.
+        before: source code in front of the completion: imports, helpers, the head of the function to be completed.
+        completion: source code of unknown intent.
+        after: the tests. They call what the completion defines and read its plain data; what ``before`` defines, but
+            for the completed function, is theirs alone.
+        seconds: wall-clock time after which all of it is killed, and processor time of either process.
 
     Raises:
         NoSandbox: none works here; the message says how to get one.
+        NotStarted: one works, but did not come up this time.
     """
-    found = _sandbox()
-    if found is None:
-        raise NoSandbox(
-            "generated code runs in a sandbox or not at all, and bubblewrap does not work here. Install it (apt-get "
-            "install bubblewrap, dnf install bubblewrap) and allow user namespaces; as root, the user nobody must be "
-            "able to run python3. Or leave humaneval out of eval.tasks."
+    python = _found()
+    if max(map(len, (before, completion, after))) > LONGEST:
+        return False
+    with contextlib.ExitStack() as stack:
+        worker_in, judge_out = pipe(stack)
+        judge_in, worker_out = pipe(stack)
+        line = (judge_in.fileno(), judge_out.fileno())
+        worker = stack.enter_context(
+            confined(python, ["remote", "worker"], seconds, worker_in.fileno(), worker_out.fileno())
         )
-    return _ends(found, program, seconds)
+        judge = stack.enter_context(
+            confined(python, ["remote", "judge", *map(str, line)], seconds, subprocess.PIPE, subprocess.PIPE, line)
+        )
+        for end in (worker_in, worker_out, judge_in, judge_out):
+            end.close()
+        _await(judge, worker)
+        with judge.ends_after(seconds):
+            job = json.dumps([before, completion, after]).encode()
+            _send(judge, len(job).to_bytes(8, "big") + job)
+            return _receive(judge) == b"passed"
+
+
+def passes(program: str, seconds: float = 10.0) -> bool:
+    """Whether a Python program runs to its end without an error, its threads' errors included.
+
+    Args:
+        program: source code.
+        seconds: wall-clock time after which it is killed, and its processor time.
+
+    Raises:
+        NoSandbox: none works here; the message says how to get one.
+        NotStarted: one works, but did not come up this time.
+    """
+    return _ends(_found(), program, seconds)
 
 
 @functools.cache
@@ -68,41 +87,76 @@ def works() -> bool:
 
 
 @functools.cache
-def _sandbox() -> tuple[str, ...] | None:
-    """The command in front of the runner, with the first Python that it can start."""
-    prefix = Path(sys.base_prefix)
-    own = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python, folders in ((own, [prefix]), (Path("/usr/bin/python3"), [])):
-        shown = [folder for folder in (Path("/usr"), Path("/lib"), Path("/lib64"), *folders) if os.path.exists(folder)]
-        command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
-        for folder in shown:
-            command += ["--ro-bind", str(folder), str(folder)]
-        command += ["--proc", "/proc", "--dev", "/dev", "--size", str(4 * FILES), "--tmpfs", "/tmp", "--chdir", "/tmp"]
-        command += [str(python), "-I", "-B", "-c", RUNNER]
-        if _ends(tuple(command), "assert 1 + 1 == 2", seconds=10) and not _ends(tuple(command), "assert False", 10):
-            return tuple(command)
+def _sandbox() -> Python | None:
+    """The first Python of which all is as it must be."""
+    return next((python for python in pythons() if _fault(python) is None), None)
+
+
+def _fault(python: Python) -> str | None:
+    """What is wrong with a Python in the sandbox."""
+    try:
+        if not _ends(python, "import sys\nassert sys.version_info >= (3, 11)", seconds=10):
+            return "it is older than 3.11"
+        if _ends(python, "import _ctypes", seconds=10):
+            return "its foreign functions are built in"
+        if _ends(python, "assert False", seconds=10):
+            return "its assertions are switched off"
+    except NotStarted as error:
+        return str(error)
     return None
 
 
-def _ends(command: tuple[str, ...], program: str, seconds: float) -> bool:
-    token = secrets.token_hex(16).encode()
-    # Root's processes are not counted by RLIMIT_NPROC, whatever the namespace says.
-    user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", **user
+def _found() -> Python:
+    python = _sandbox()
+    if python is None:
+        raise NoSandbox(
+            "generated code runs in a sandbox or not at all, and none works here. Install bubblewrap, util-linux, "
+            "libseccomp and its binding (apt-get install bubblewrap util-linux mount libseccomp2 python3, or dnf "
+            "install bubblewrap util-linux libseccomp python3; pip install pyseccomp) and allow user namespaces; as "
+            "root, the user nobody must be able to run python3. Or leave humaneval out of eval.tasks. Tried: "
+            + "; ".join(f"{python.executable} ({_fault(python)})" for python in pythons())
         )
-    except (FileNotFoundError, PermissionError):
-        return False  # no bubblewrap
-    assert process.stdin is not None and process.stdout is not None
-    with process, contextlib.suppress(BrokenPipeError):
-        timer = threading.Timer(seconds, process.kill)  # its death ends all that it started
-        timer.start()
+    return python
+
+
+def _ends(python: Python, program: str, seconds: float) -> bool:
+    try:
+        source = program.encode()
+    except UnicodeEncodeError:
+        return False  # a lone surrogate, which no source code holds
+    if len(source) > LONGEST or b"\0" in source:
+        return False
+    with confined(python, ["program"], seconds, subprocess.PIPE, subprocess.PIPE) as running:
+        _await(running)
+        pid = running.pid()
         try:
-            process.stdin.write(token + b"\n" + program.encode())
-            process.stdin.close()
-            return bool(process.stdout.read(len(token)) == token)
-        finally:
-            timer.cancel()
-            process.kill()
+            start = waits(pid, time.monotonic() + START)
+        except OSError as error:
+            raise NotStarted(f"the kernel does not show where a process waits ({error})") from error
+        end = time.monotonic() + seconds
+        with running.ends_after(seconds), contextlib.suppress(OSError):  # it has ended
+            _send(running, source + b"\0")
+            return _receive(running) == b"." and waits(pid, end, start) is not None
     return False
+
+
+def _await(running: Confined, *others: Confined) -> None:
+    """Waits until it says that all is up."""
+    with running.ends_after(START):
+        if _receive(running) != b".":
+            words = [confined.last_words() for confined in (running, *others)]
+            raise NotStarted("; ".join(filter(None, words)) or f"it ended, or nothing came in {START:.0f} s")
+
+
+def _send(running: Confined, data: bytes) -> None:
+    assert running.process.stdin is not None
+    rest = memoryview(data)
+    with contextlib.suppress(BrokenPipeError):  # it ended: that nothing comes back says so
+        while rest:
+            rest = rest[running.process.stdin.write(rest) :]
+
+
+def _receive(running: Confined) -> bytes:
+    """What it says next, or nothing if it ended."""
+    assert running.process.stdout is not None
+    return running.process.stdout.read(16)
