@@ -127,7 +127,9 @@ def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
         device = get_device(None)
         wrapped = device.module_to_device(StageModel(model.eval(), processor))
         (task,), pairs = source.tasks, models.is_encoder_decoder(model.config)
-        data = preparer(processor, pairs, config.train_of(task).seq_len, config.model.template)
+        data = preparer(
+            processor, pairs, config.train_of(task).seq_len, config.model.template, models.channels_of(model.config)
+        )
         moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
         shards = diagonal(wrapped, moved, block.labels, config.seed)
         weights.write_alone(wrapped, shards, folder)

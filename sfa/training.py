@@ -60,7 +60,13 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     processor = models.read_processor(parent / "model")
     machine.reset_peak()
     bare = models.read_model(parent / "model")
-    data = preparer(processor, models.is_encoder_decoder(bare.config), settings.seq_len, config.model.template)
+    data = preparer(
+        processor,
+        models.is_encoder_decoder(bare.config),
+        settings.seq_len,
+        config.model.template,
+        models.channels_of(bare.config),
+    )
     seed, cache = config.seed, config.save_folder / "data"
     packed, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Packed] = []

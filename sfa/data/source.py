@@ -14,7 +14,18 @@ from sfa.data.formats import ParquetRows, SourceError, read_text
 from sfa.data.holdout import draw
 from sfa.data.task import Row, Split, Task
 
-__all__ = ["SourceError", "SourcedTask", "identity", "labelled", "load", "local", "open_rows", "shuffled", "splits"]
+__all__ = [
+    "SourceError",
+    "SourcedTask",
+    "column",
+    "identity",
+    "labelled",
+    "load",
+    "local",
+    "open_rows",
+    "shuffled",
+    "splits",
+]
 __all__ += ["usable", "whole_number"]
 ABSENT = object()
 
@@ -118,6 +129,34 @@ def load(
     return found
 
 
+def column(
+    source: str,
+    split: str,
+    name: str,
+    data_folder: Path | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+) -> Sequence[Any]:
+    """The values of one column of a split, ``None`` where there is none. Those of Parquet files and of the hub are read
+    when they are asked for, fast in ascending order. Arguments and errors are those of :func:`load`."""
+    rows, known = open_rows(source, split, [name], data_folder, subset, revision)
+    values = [_value_or_none(row, name) for row in rows] if isinstance(rows, Iterator) else _Column(rows, name)
+    lacking = [name] if _top(name, known) is None else []
+    _check(f"{local(source, data_folder) or source} ({split})", lacking, known)
+    return values
+
+
+class _Column(Sequence[Any]):
+    def __init__(self, rows: Any, name: str):
+        self.rows, self.name = rows, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return _value_or_none(self.rows[place], self.name)
+
+
 def open_rows(
     source: str,
     split: str,
@@ -196,6 +235,11 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
     if inner is None and top is not None:
         return None
     return _value(inner, name[len(str(top)) + 1 :]) if isinstance(inner, Mapping) else ABSENT
+
+
+def _value_or_none(row: Mapping[str, Any], name: str) -> Any:
+    value = _value(row, name)
+    return None if value is ABSENT else value
 
 
 def _inside(row: Mapping[str, Any], name: str) -> dict[str, None]:
