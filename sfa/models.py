@@ -307,8 +307,8 @@ def _check_images(model: Any, processor: Any, classes: int) -> None:
     if channels not in (1, 3):
         raise ValueError(f"it takes images of {channels} channels, where 1 and 3 are known")
     image = np.arange(channels * 80 * 64, dtype=np.uint8).reshape(channels, 80, 64)
-    pixels = torch.from_numpy(Pixels(processor, channels)(image))[None]
     try:
+        pixels = torch.from_numpy(Pixels(processor, channels)(image))[None]
         with torch.no_grad():
             logits = model.eval()(pixel_values=normalised(pixels, processor)).logits
     except Exception as error:  # each architecture fails in its own way

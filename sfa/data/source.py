@@ -70,7 +70,8 @@ class SourcedTask(Task):
         found = self.read(test if test is not None and split == "test" else train, columns)
         made = [rows for values in found if (rows := examples(values))]
         if test is None and made:
-            prompts = [usable(rows, self.name)[0]["prompt"] for rows in made]
+            usable([row for rows in made for row in rows], self.name)
+            prompts = [rows[0]["prompt"] for rows in made]
             whole = [
                 "\n".join([prompt, *(row["response"] for row in rows)])
                 for prompt, rows in zip(prompts, made, strict=True)
