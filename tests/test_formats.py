@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import train
-from sfa.data import Custom
+from sfa.data import Custom, registered
 from sfa.data.source import SourceError, identity, labelled, load, splits
 
 
@@ -208,3 +208,22 @@ def test_an_optional_column_is_there_where_it_has_a_value(tmp_path: Path) -> Non
     source = folder(tmp_path / "d", train_csv="a,document\n1,x\n2,\n")
     rows = load(source, "train", ["a"], optional=["document", "none"])
     assert rows == [{"a": "1", "document": "x"}, {"a": "2"}]
+
+
+def test_columns_that_do_not_hold_what_a_task_reads(tmp_path: Path) -> None:
+    source = folder(tmp_path / "d", train_csv="title,answers\nwhy?,because\n", test_csv="title,answers\nwhy?,x\n")
+    with pytest.raises(
+        SourceError, match=r"inqqg: row 0 of train of .*: the columns title, answers do not hold what the"
+    ):
+        registered("inqqg", source=source).rows("train")
+
+
+def test_a_parquet_file_whose_rows_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    file = tmp_path / "d" / "train.parquet"
+    pq.write_table(pa.table({"a": [f"text {i}" for i in range(1000)]}), file, compression="zstd", use_dictionary=False)
+    content = bytearray(file.read_bytes())
+    content[40:400] = bytes(360)
+    file.write_bytes(content)
+    with pytest.raises(SourceError, match=r"train.parquet cannot be read: "):
+        shown(str(tmp_path / "d"))

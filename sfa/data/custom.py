@@ -51,7 +51,7 @@ class Custom(SourcedTask):
             for column, value in row.items():
                 try:
                     texts[column] = as_text(value)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise SourceError(f"{self.source}: the column {column} holds {error}") from error
             return [{"prompt": _filled(prompt, texts), "response": _filled(response, texts)}]
 
@@ -73,7 +73,7 @@ def _json(value: Any) -> str:
         case None | bool() | str():
             return json.dumps(value, ensure_ascii=False)
         case Written():
-            return value.text
+            return repr(value)
         case int():
             return str(value)
         case float() if math.isfinite(value):

@@ -18,14 +18,17 @@ class SourceError(Exception):
 
 
 class Written(float):
-    """A number of a JSON file that Python would write in another way, like 3.10 or 1e10."""
+    """A number that is shown with the digits of its file, like 3.10 or 1e10."""
+
+    text: str
 
     def __new__(cls, text: str) -> "Written":
         self = super().__new__(cls, text)
         self.text = text
         return self
 
-    text: str
+    def __repr__(self) -> str:
+        return self.text
 
 
 def read_text(file: Path) -> Iterator[dict[str, Any]]:
@@ -117,13 +120,13 @@ class ParquetRows(Sequence[dict[str, Any]]):
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
         self.names: list[str] = []
-        self._groups: list[tuple[Any, int]] = []  # a file and one of its row groups
+        self._groups: list[tuple[Path, Any, int]] = []  # a file and one of its row groups
         ends: list[int] = []
         for path in files:
             try:
                 file = pq.ParquetFile(path, memory_map=True)
                 names = list(file.schema_arrow.names)
-            except (OSError, ValueError) as error:  # pyarrow's own errors are both
+            except (OSError, ValueError) as error:  # pyarrow's own errors are these
                 raise SourceError(f"{path} cannot be read: {error}") from error
             if len(set(names)) < len(names):
                 raise SourceError(f"{path} cannot be read: it has several columns of one name among {names}")
@@ -131,7 +134,7 @@ class ParquetRows(Sequence[dict[str, Any]]):
                 raise SourceError(f"{path} has the columns {names}, and {files[0]} has {self.names}")
             self.names = self.names or names
             for group in range(file.num_row_groups):
-                self._groups.append((file, group))
+                self._groups.append((path, file, group))
                 ends.append((ends[-1] if ends else 0) + file.metadata.row_group(group).num_rows)
         self.columns, self._ends = self.names if columns is None else list(columns), ends
         self._group, self._start, self._rows = -1, 0, list[dict[str, Any]]()
@@ -144,7 +147,7 @@ class ParquetRows(Sequence[dict[str, Any]]):
         row = range(len(self))[place]
         group = bisect_right(self._ends, row)
         if group != self._group or row < self._start:
-            file, number = self._groups[group]
+            _, file, number = self._groups[group]
             self._batches = file.iter_batches(BATCH, [number], self.columns, use_threads=False)
             self._group, self._start, self._rows = group, self._ends[group - 1] if group else 0, []
         while row >= self._start + len(self._rows):
@@ -152,8 +155,11 @@ class ParquetRows(Sequence[dict[str, Any]]):
         return self._rows[row - self._start]
 
     def _next(self) -> list[dict[str, Any]]:
-        batch = next(self._batches)
-        columns = {name: _values(batch.column(name)) for name in self.columns}
+        try:
+            batch: Any = next(self._batches)
+            columns = {name: _values(batch.column(name)) for name in self.columns}
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are these
+            raise SourceError(f"{self._groups[self._group][0]} cannot be read: {error}") from error
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 

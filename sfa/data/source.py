@@ -67,8 +67,14 @@ class SourcedTask(Task):
                 fifty of ``train`` is held out, by its prompt: see :func:`sfa.data.holdout.draw`.
         """
         test = test or self.own_test()
-        found = self.read(test if test is not None and split == "test" else train, columns)
-        made = [rows for values in found if (rows := examples(values))]
+        part = test if test is not None and split == "test" else train
+        made: list[list[Row]] = []
+        for number, values in enumerate(self.read(part, columns)):
+            try:
+                made += [rows] if (rows := examples(values)) else []
+            except (TypeError, KeyError, IndexError, AttributeError) as error:
+                held = f"the columns {', '.join(columns)} do not hold what the task reads"
+                raise SourceError(f"{self.name}: row {number} of {part} of {self.source}: {held}: {error}") from error
         if test is None and made:
             usable([row for rows in made for row in rows], self.name)
             prompts = [rows[0]["prompt"] for rows in made]
@@ -76,8 +82,8 @@ class SourcedTask(Task):
                 "\n".join([prompt, *(row["response"] for row in rows)])
                 for prompt, rows in zip(prompts, made, strict=True)
             ]
-            held = draw({"prompts": prompts, "whole rows": whole}, 50, f"{self.name}: {train} of {self.source}")
-            made = [rows for rows, is_held in zip(made, held, strict=True) if is_held == (split == "test")]
+            drawn = draw({"prompts": prompts, "whole rows": whole}, 50, f"{self.name}: {train} of {self.source}")
+            made = [rows for rows, is_held in zip(made, drawn, strict=True) if is_held == (split == "test")]
         return shuffled([row for rows in made for row in rows], self.limit if split == "train" else None)
 
     def data_spec(self) -> dict[str, Any]:
