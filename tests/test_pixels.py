@@ -194,6 +194,11 @@ def test_the_model_sees_what_its_processor_makes_of_the_image(case: str, backend
         assert np.abs(found - wanted).max() <= BOUND * max(1, np.abs(wanted).max())
 
 
+def test_a_processor_that_makes_patches_instead_of_a_picture_is_told() -> None:
+    with pytest.raises(ValueError, match=r"its image processor makes \[1, 256, 768\] of an image"):
+        Pixels(transformers.Siglip2ImageProcessor(), 3)
+
+
 class Seen(nn.Module):
     """A model that keeps what it is given."""
 

@@ -31,10 +31,8 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
             continue
         if places != [(k, len(files), files[0].suffix) for k in range(len(files))]:
             names = " and ".join(file.name for file in files[:4]) + (" …" if len(files) > 4 else "")
-            raise SourceError(
-                f"{folder} has {names} for the split {split}: it must be one file, or all of the shards "
-                f"{split}-00000-of-{max(len(files), 2):05}{files[0].suffix} … of one format"
-            )
+            whole = "one file" if not places else "one file, or all shards of one format"
+            raise SourceError(f"{folder} has {names} for the split {split}: it must be {whole}")
     return found
 
 
