@@ -17,6 +17,7 @@ from sfa.composer_model import StageModel
 from sfa.data import Task
 from sfa.data.packing import Packed
 from sfa.data.prepare import ImagePreparer
+from sfa.models import channels_of
 from sfa.store import fingerprint
 
 
@@ -48,7 +49,7 @@ class Accuracy:
         """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. All
         ranks call it and receive the whole; each scores every n-th image with the gathered weights."""
         names = self.names if names is None else list(names)
-        preparer = ImagePreparer(processor)
+        preparer = ImagePreparer(processor, channels_of(model.config))
         images = {name: self._load(name, preparer) for name in names}
         rank, ranks = dist.get_global_rank(), dist.get_world_size()
         stage_model = StageModel(model, processor, cpu_bf16=self.bf16)

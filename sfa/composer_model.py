@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor
 
 from sfa.data.packing import IGNORED
+from sfa.data.pixels import normalised
 from sfa.models import is_encoder_decoder
 
 
@@ -40,7 +41,7 @@ class StageModel(ComposerModel):
         Restarting ``position_ids`` keep attention inside each example."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bf16):
             if self.processor is not None:
-                found: Tensor = self.model(pixel_values=_normalised(batch["pixel_values"], self.processor)).logits
+                found: Tensor = self.model(pixel_values=normalised(batch["pixel_values"], self.processor)).logits
                 return found
             head = self.model.get_output_embeddings() if self.model.training else None
             if head is None:
@@ -103,11 +104,3 @@ def _only(positions: Tensor, head: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _normalised(pixels: Tensor, processor: Any) -> Tensor:
-    """Float pixels, on the device that they are on, as the model's image processor would make them."""
-    shape = (1, -1, 1, 1)
-    mean = torch.tensor(processor.image_mean, device=pixels.device).view(shape)
-    std = torch.tensor(processor.image_std, device=pixels.device).view(shape)
-    return (pixels.float() * float(processor.rescale_factor) - mean) / std

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer as FastTokenizer
@@ -28,6 +29,7 @@ from transformers import (
 
 import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
+from sfa.data.pixels import Pixels, normalised
 from sfa.pretrained import ModelError, check_folder, read
 from sfa.schema import LoRA, Model
 from sfa.tensors import locations
@@ -190,13 +192,23 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
     if (type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING) == (classes is None):
         return [*found, f"{key}: {config.model_type} is {wanted}, and the tasks need one"]
     if classes is not None:
-        return found
+        return found + ([] if model.architecture is None else _image_faults(model.architecture, config))
     if vocab_size is not None and config.vocab_size < vocab_size:
         found.append(f"{key}.vocab_size: {config.vocab_size} is less than the tokenizer's {vocab_size}")
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and seq_len > positions:
         found.append(f"train.seq_len: {seq_len} is longer than the {positions} positions that the model has")
     return found
+
+
+def _image_faults(architecture: str, config: Any) -> list[str]:
+    """What is wrong with a classifier of random weights, whose image processor is made from its configuration."""
+    channels = channels_of(config)
+    if channels is None or image_size(config) is None:
+        return [f"model.architecture: {architecture} does not say what images it takes; use model.name with a folder"]
+    if channels not in (1, 3):
+        return [f"model.config.num_channels: must be 1 or 3, not {channels}"]
+    return []
 
 
 def check(folder: Path, seq_len: int, template: str) -> None:
@@ -298,14 +310,52 @@ def _build_classifier(model: Model, classes: int, tell: Callable[[str], None]) -
     if model.name is not None:
         try:
             found = read(kind, model.name, tell, config=config, revision=model.revision)
-            return found, AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
+            processor = AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
+            _check_images(found, processor, classes)
         except (OSError, ValueError) as error:
             raise ModelError(_cannot(model.name, error)) from error
-    channels, size = int(config.num_channels), int(config.image_size)
+        return found, processor
+    channels, size = channels_of(config), image_size(config)
+    assert channels is not None and size is not None, "the config demands both"
     half = [0.5] * channels
     return kind(config).float(), ViTImageProcessor(
-        size={"height": size, "width": size}, image_mean=half, image_std=half
+        size={"height": size[0], "width": size[1]}, image_mean=half, image_std=half
     )
+
+
+def channels_of(config: Any) -> int | None:
+    """Channels of the images that a model takes, if its configuration says so."""
+    found = getattr(getattr(config, "vision_config", config), "num_channels", None)
+    return None if found is None else int(found)
+
+
+def image_size(config: Any) -> tuple[int, int] | None:
+    """Height and width of the images that a model takes, if its configuration says so."""
+    found = getattr(getattr(config, "vision_config", config), "image_size", None)
+    if found is None:
+        return None
+    height, width = (found, found) if isinstance(found, int) else found
+    return int(height), int(width)
+
+
+def _check_images(model: Any, processor: Any, classes: int) -> None:
+    """Tries a classifier on an image.
+
+    Raises:
+        ValueError: it cannot be used with its image processor.
+    """
+    channels = channels_of(model.config) or 3
+    if channels not in (1, 3):
+        raise ValueError(f"it takes images of {channels} channels, where 1 and 3 are known")
+    image = np.arange(channels * 80 * 64, dtype=np.uint8).reshape(channels, 80, 64)
+    try:
+        pixels = torch.from_numpy(Pixels(processor, channels)(image))[None]
+        with torch.no_grad():
+            logits = model.eval()(pixel_values=normalised(pixels, processor)).logits
+    except Exception as error:  # each architecture fails in its own way
+        raise ValueError(f"it does not take what its image processor makes: {_one_line(error)}") from error
+    if logits.shape != (1, classes):
+        raise ValueError(f"it makes {list(logits.shape)} of an image, where [1, {classes}] is needed")
 
 
 def _cannot(name: str, error: Exception) -> str:

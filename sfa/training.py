@@ -57,7 +57,13 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     machine.name_processor()
     machine.reset_peak()
     bare = models.read_model(parent / "model")
-    data = preparer(processor, models.is_encoder_decoder(bare.config), settings.seq_len, config.model.template)
+    data = preparer(
+        processor,
+        models.is_encoder_decoder(bare.config),
+        settings.seq_len,
+        config.model.template,
+        models.channels_of(bare.config),
+    )
     seed, cache = config.seed, config.save_folder / "data"
     packed, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Packed] = []
@@ -81,7 +87,8 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
 
     def examples(past: Stage, count: int) -> list[dict[str, Tensor]]:
         assert past.train is not None, "only stages that train have examples"
-        own = preparer(processor, models.is_encoder_decoder(bare.config), past.train.seq_len, config.model.template)
+        pairs, channels = models.is_encoder_decoder(bare.config), models.channels_of(bare.config)
+        own = preparer(processor, pairs, past.train.seq_len, config.model.template, channels)
         return own.examples(past.tasks[0], count, seed)
 
     algorithms = methods.algorithms(stage, context, total, epoch, examples)

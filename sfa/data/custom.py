@@ -1,11 +1,17 @@
 """Any hub or local data set, without code: a config names the columns in two templates."""
 
+import datetime
+import decimal
+import json
+import math
 import string
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from sfa.data.source import SourcedTask, shuffled
+from sfa.data.formats import Written
+from sfa.data.source import SourcedTask, SourceError
 from sfa.data.task import Row, Split
 
 
@@ -26,23 +32,79 @@ class Custom(SourcedTask):
     @model_validator(mode="after")
     def _templates(self) -> "Custom":
         for key in ("prompt", "response"):
-            if not _columns(getattr(self, key)):
+            try:
+                parts = _parts(getattr(self, key))
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+            if not any(column for _, column in parts):
                 raise ValueError(f"{key}: names no column; write one in braces, like {{question}}")
+        if self.test_split == self.train_split and not self.held_back:
+            raise ValueError(f"test_split: {self.test_split} is what the task is trained on")
         return self
 
     def rows(self, split: Split) -> list[Row]:
-        columns = list(dict.fromkeys(_columns(self.prompt) + _columns(self.response)))
-        if split == "test" and self.test_split is not None:
-            found = self.read(self.test_split, columns)
-        elif split == "train" and (self.test_split is not None or self.train_split != "train"):
-            found = self.read(self.train_split, columns)
-        else:
-            found = self.split_rows(split, columns)
-        rows: list[Row] = [
-            {"prompt": self.prompt.format_map(row), "response": self.response.format_map(row)} for row in found
-        ]
-        return shuffled(rows, self.limit if split == "train" else None)
+        prompt, response = _parts(self.prompt), _parts(self.response)
+        columns = list(dict.fromkeys(column for _, column in [*prompt, *response] if column))
+
+        def examples(row: dict[str, Any]) -> list[Row]:
+            texts = {}
+            for column, value in row.items():
+                try:
+                    texts[column] = as_text(value)
+                except (ValueError, RecursionError) as error:
+                    raise SourceError(f"{self.source}: the column {column} holds {error}") from error
+            return [{"prompt": _filled(prompt, texts), "response": _filled(response, texts)}]
+
+        return self.split_rows(split, columns, examples, self.train_split, self.test_split)
 
 
-def _columns(template: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+def as_text(value: Any) -> str:
+    """A value as a template shows it: text as it is, all else as JSON writes it, numbers with the digits of their file,
+    dates as ISO 8601 does.
+
+    Raises:
+        ValueError: it is nothing that has a text, such as bytes.
+    """
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    match value:
+        case None | bool() | str():
+            return json.dumps(value, ensure_ascii=False)
+        case Written():
+            return repr(value)
+        case int():
+            return str(value)
+        case float() if math.isfinite(value):
+            return repr(value)
+        case decimal.Decimal() if value.is_finite():
+            return f"{value:f}"
+        case datetime.datetime() | datetime.date() | datetime.time():
+            return value.isoformat()
+        case Mapping():
+            return "{" + ", ".join(f"{_json(str(key))}: {_json(item)}" for key, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_json(item) for item in value) + "]"
+    raise ValueError(f"{type(value).__name__}, which is no text and nothing that JSON can write")
+
+
+def _filled(parts: list[tuple[str, str | None]], texts: Mapping[str, str]) -> str:
+    return "".join(literal + (texts[column] if column else "") for literal, column in parts)
+
+
+def _parts(template: str) -> list[tuple[str, str | None]]:
+    """Texts of a template, each with the column that follows it.
+
+    Raises:
+        ValueError: a brace is left open, or what stands in braces is no plain name.
+    """
+    try:
+        found = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{error} in {template!r}; a brace that is text is written twice") from error
+    for _, column, form, conversion in found:
+        if column is not None and (not column or form or conversion or "[" in column):
+            shown = f"{{{column}{'!' + conversion if conversion else ''}{':' + form if form else ''}}}"
+            raise ValueError(f"{shown} is no name of a column; a brace that is text is written twice")
+    return [(literal, column) for literal, column, _, _ in found]

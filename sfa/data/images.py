@@ -1,21 +1,22 @@
 """Tasks of labelled images, and streams that are one data set split by label."""
 
-import io
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sfa.data.source import SourcedTask, SourceError, load, splits
-from sfa.data.task import TASKS, Split, Task, held_out
+from sfa.data.decoding import content, decode
+from sfa.data.holdout import draw
+from sfa.data.source import SourcedTask, SourceError, column, whole_number
+from sfa.data.task import TASKS, Split, Task
 
+__all__ = ["ImageRow", "ImageTask", "Images", "LabelSplit", "decode", "place"]
 MOST_CLASSES = 1_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the rarer a format, the less its reader was attacked and mended
 ImageRow = Mapping[str, Any]  # ``image``: what :func:`decode` reads; ``label``: 0 … classes − 1
 
 
@@ -58,50 +59,42 @@ class Images(ImageTask, SourcedTask):
     label: str = Field("label", description="column of the labels, whole numbers from 0")
 
     def rows(self, split: Split) -> Sequence[ImageRow]:
-        """Without a ``test`` or ``validation`` split, one image in ten of ``train`` is held out, by its place."""
-        import datasets
-
-        own = splits(self.source, self.data_folder, self.subset, self.revision)
-        test = next((name for name in ("test", "validation") if name in own), None)
-        wanted = split if split == "train" or test is None else test
-        data = load(
-            self.source,
-            wanted if test is not None else "train",
-            [self.image, self.label],
-            self.data_folder,
-            self.subset,
-            self.revision,
-        )
-        if isinstance(data.features[self.image], datasets.Image):
-            data = data.cast_column(self.image, datasets.Image(decode=False))
-        labels = np.array(data[self.label])
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= self.classes:
-            raise SourceError(f"{self.source}: {self.label} must hold whole numbers from 0 to {self.classes - 1}")
+        """Without a ``test`` or ``validation`` split, one image in ten of this task's in ``train`` is held out, by its
+        content: see :func:`sfa.data.holdout.draw`."""
+        test = self.own_test()
+        part = test if test is not None and split == "test" else "train"
+        options = self.data_folder, self.subset, self.revision
+        labels = np.array([self._label(row[self.label]) for row in self.read(part, [self.label])], np.int64)
+        images = column(self.source, part, self.image, *options)
         chosen = np.flatnonzero(np.isin(labels, self.own_labels()))
-        if test is None:
-            chosen = np.array([i for i in chosen if held_out(str(i), 1) == (split == "test")], int)
+        if test is None and len(chosen):
+            hashes = [hashlib.sha256(content(images[i])).hexdigest() for i in chosen.tolist()]
+            held = np.array(draw({"images": hashes}, 10, f"{self.name}: train of {self.source}"))
+            chosen = chosen[held == (split == "test")]
         if split == "train" and self.limit is not None:
             chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: self.limit])
-        found = data.select(chosen).rename_columns({self.image: "image", self.label: "label"})
-        return cast(Sequence[ImageRow], found)
+        return _Chosen(images, labels, chosen)
+
+    def _label(self, value: Any) -> int:
+        label = whole_number(value)
+        if label is None or label >= self.classes:
+            wanted = f"whole numbers from 0 to {self.classes - 1}"
+            raise SourceError(f"{self.source}: {self.label} must hold {wanted}, not {value!r}")
+        return label
 
 
-def decode(image: Any, channels: int) -> NDArray[np.uint8]:
-    """``[channels, height, width]`` of a PIL image, an array, an encoded file's bytes or its path.
+class _Chosen(Sequence[ImageRow]):
+    """Some of the images, read when they are asked for."""
 
-    Raises:
-        OSError: the bytes or the file are no image of a common format.
-    """
-    if isinstance(image, Mapping):
-        image = image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"])
-    elif isinstance(image, bytes):
-        image = io.BytesIO(image)
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    elif not isinstance(image, Image.Image):
-        image = Image.open(image, formats=FORMATS)
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    def __init__(self, images: Sequence[Any], labels: NDArray[np.int64], chosen: NDArray[np.int64]):
+        self.images, self.labels, self.chosen = images, labels, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, place: Any) -> Any:
+        row = int(self.chosen[place])
+        return {"image": self.images[row], "label": int(self.labels[row])}
 
 
 def place(row: ImageRow, number: int) -> str:

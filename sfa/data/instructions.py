@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, SourceError, shuffled
+from sfa.data.source import SourcedTask, SourceError
 from sfa.data.task import Row, Split
 
 PARQUET = "refs/convert/parquet"  # the hub's own conversion of data sets that are scripts
@@ -18,13 +18,8 @@ class Instruction(SourcedTask):
 
     columns: tuple[str, ...] = Field(description="names of the columns that are read, in their order")
 
-    def values(self, split: Split) -> list[list[Any]]:
-        """The columns' values in every row of a split."""
-        return [[row[column] for column in self.columns] for row in self.split_rows(split, self.columns)]
-
     def rows(self, split: Split) -> list[Row]:
-        rows = [row for values in self.values(split) for row in self.examples(values)]
-        return shuffled(rows, self.limit if split == "train" else None)
+        return self.split_rows(split, self.columns, lambda row: self.examples([row[name] for name in self.columns]))
 
     @abstractmethod
     def examples(self, values: list[Any]) -> list[Row]:
@@ -131,10 +126,15 @@ class TwSt(Instruction):
 
     users: int = Field(20, ge=1, description="users with the most tweets that are kept")
 
-    def values(self, split: Split) -> list[list[Any]]:
-        counts = collections.Counter(author for _, author in super().values("train"))
-        kept = {author for author, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.users]}
-        return [[content, author] for content, author in super().values(split) if author in kept]
+    def rows(self, split: Split) -> list[Row]:
+        author = self.columns[1]
+        counts = collections.Counter(row[author] for row in self.read("train", self.columns))
+        kept = {name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.users]}
+
+        def examples(row: dict[str, Any]) -> list[Row]:
+            return self.examples([row[name] for name in self.columns]) if row[author] in kept else []
+
+        return self.split_rows(split, self.columns, examples)
 
     def examples(self, values: list[Any]) -> list[Row]:
         content, author = values

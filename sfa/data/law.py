@@ -57,7 +57,7 @@ class Law(Task):
         """All rows of one of the three data sets."""
         known, source = SETS[name], getattr(self, name).source or SETS[name].source
         data = {
-            own: list(load(source, own, known.columns, self.data_folder, known.subset, optional=["document"]))
+            own: load(source, own, known.columns, self.data_folder, known.subset, optional=["document"])
             for own in splits(source, self.data_folder, known.subset)
             if own in ("train", "test")
         }

@@ -2,11 +2,11 @@
 
 import random
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, load, shuffled
+from sfa.data.source import SourcedTask, load
 from sfa.data.task import Row, Split
 
 SHOTS = 5
@@ -23,9 +23,10 @@ class Magicoder(SourcedTask):
     humaneval: str = Field("openai/openai_humaneval", description="where the test problems are")
 
     def rows(self, split: Split) -> list[Row]:
-        found = self.split_rows(split, ["instruction", "response"])
-        rows: list[Row] = [{"prompt": row["instruction"], "response": row["response"]} for row in found]
-        return shuffled(rows, self.limit if split == "train" else None)
+        def examples(row: dict[str, Any]) -> list[Row]:
+            return [{"prompt": row["instruction"], "response": row["response"]}]
+
+        return self.split_rows(split, ["instruction", "response"], examples)
 
     def eval_rows(self, evaluation: str) -> list[Row]:
         return humaneval_rows(self.humaneval, self.data_folder)
@@ -35,7 +36,7 @@ def humaneval_rows(source: str, data_folder: Path | None = None, shots: int = SH
     """HumanEval's problems (Chen et al., 2021), as text to be continued. The shots before each are other problems with
     their canonical solutions, drawn with a seed: never the problem itself, and no unit tests."""
     columns = ["prompt", "canonical_solution", "test", "entry_point"]
-    problems = list(load(source, "test", columns, data_folder))
+    problems = load(source, "test", columns, data_folder)
     rng = random.Random(0)
     rows: list[Row] = []
     for problem in problems:

@@ -2,11 +2,11 @@
 
 import re
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, SourceError, load, shuffled
+from sfa.data.source import SourcedTask, SourceError, load
 from sfa.data.task import Row, Split
 
 
@@ -25,9 +25,10 @@ class MetaMathQA(SourcedTask):
     gsm8k: str = Field("openai/gsm8k", description="where the test problems are")
 
     def rows(self, split: Split) -> list[Row]:
-        found = self.split_rows(split, [self.query, self.response])
-        rows: list[Row] = [{"prompt": row[self.query], "response": row[self.response]} for row in found]
-        return shuffled(rows, self.limit if split == "train" else None)
+        def examples(row: dict[str, Any]) -> list[Row]:
+            return [{"prompt": row[self.query], "response": row[self.response]}]
+
+        return self.split_rows(split, [self.query, self.response], examples)
 
     def eval_rows(self, evaluation: str) -> list[Row]:
         found = load(self.gsm8k, "test", ["question", "answer"], self.data_folder, "main")

@@ -18,14 +18,15 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from sfa.data.batches import collate
-from sfa.data.images import ImageRow, ImageTask, decode, place
+from sfa.data.decoding import UnreadableImage, decode
+from sfa.data.images import ImageRow, ImageTask, place
 from sfa.data.packing import Packed, alone, encode, encode_pairs, pack
+from sfa.data.pixels import Pixels
 from sfa.data.source import SourceError, shuffled, usable
 from sfa.data.task import Row, Split, Task
 from sfa.data.template import Template
 from sfa.store import fingerprint, lock, seal, unsealed
 
-CHUNK = 64  # images that are resized at once
 ALIKE = 16  # lengths of examples are multiples of it, so that several are alike and can be worked on together
 
 
@@ -49,10 +50,11 @@ class Preparer(Protocol):
         ...
 
 
-def preparer(processor: Any, pairs: bool, seq_len: int, template: Template) -> "Preparer":
-    """The preparer of a model with this tokenizer or image processor; ``pairs`` if it is an encoder-decoder."""
+def preparer(processor: Any, pairs: bool, seq_len: int, template: Template, channels: int | None = None) -> "Preparer":
+    """The preparer of a model with this tokenizer or image processor; ``pairs`` if it is an encoder-decoder,
+    ``channels`` of the images that it takes."""
     if isinstance(processor, BaseImageProcessor):
-        return ImagePreparer(processor)
+        return ImagePreparer(processor, channels)
     return TextPreparer(processor, seq_len, template, pairs)
 
 
@@ -114,19 +116,21 @@ class TextPreparer:
 
 
 class ImagePreparer:
-    """Images of the size and the channels that the processor asks for, uint8, not normalised: ``pixel_values``
+    """Images as the model's processor makes them (see :class:`sfa.data.pixels.Pixels`): ``pixel_values``
     ``[n, channels, height, width]``, ``labels`` ``[n]``, and ``tokens`` ``[n]``, ones, which count images. The pixels
     lie in a file and are read when they are asked for.
 
     Args:
         processor: of the model.
+        channels: of the images that the model takes; if ``None`` as many as the processor has means.
     """
 
     changed = "images could not be read and were left out"
 
-    def __init__(self, processor: Any):
+    def __init__(self, processor: Any, channels: int | None = None):
         self.processor = processor
-        self.channels = len(processor.image_mean)
+        self.channels = channels or (1 if np.size(processor.image_mean) == 1 else 3)
+        self.pixels = Pixels(processor, self.channels)
 
     def training(self, tasks: Sequence[Task], seed: int, cache: Path) -> tuple[list[Packed], int]:
         parts = [self.split(task, "train", cache) for task in tasks]
@@ -135,13 +139,20 @@ class ImagePreparer:
     def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
         rows = task.rows("train")
         chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-        pixels, labels, _ = self._arrays([rows[int(i)] for i in chosen], task)
+        read = {i: rows[i] for i in np.sort(chosen).tolist()}  # files are read from their start to their end
+        pixels, labels, _ = self._arrays([read[i] for i in chosen.tolist()], task)
         arrays = zip(torch.from_numpy(pixels), torch.from_numpy(labels), strict=True)
         return [{"pixel_values": x[None], "labels": y[None], "weight": torch.ones(1)} for x, y in arrays]
 
     def split(self, task: Task, split: Split, cache: Path) -> tuple[Packed, int]:
         """All images of a split, and how many could not be read. All ranks call it."""
-        about = {"task": task.data_spec(), "split": split, "processor": self.processor.to_dict(), "v": 1}
+        about = {
+            "task": task.data_spec(),
+            "split": split,
+            "processor": self.processor.to_dict(),
+            "channels": self.channels,
+            "v": 2,
+        }
         folder = cache / f"{task.name}-{split}-{fingerprint(about)}"
         if dist.get_local_rank() == 0:
             with _once(folder) as temporary:
@@ -157,37 +168,35 @@ class ImagePreparer:
         pixels = _mapped(str(folder / "pixel_values.npy"))
         return {"pixel_values": pixels, "labels": labels, "tokens": np.ones_like(labels)}, skipped
 
-    def _arrays(self, rows: Sequence[ImageRow], task: Task) -> tuple[NDArray[np.uint8], NDArray[np.int64], int]:
+    def _arrays(self, rows: Sequence[ImageRow], task: Task) -> tuple[NDArray[Any], NDArray[np.int64], int]:
         """Pixels and labels of ``rows``, and how many of these cannot be read.
 
         Raises:
-            SourceError: one cannot be read, and the task does not say to leave it out; names its file or its place.
+            SourceError: one cannot be read, and the task does not say to leave it out; names its file or its place. Or
+                the processor leaves images of several sizes.
         """
-        pixels, labels, chunk = [], [], []
+        pixels: list[NDArray[Any]] = []
+        labels: list[int] = []
         for number in range(len(rows)):
             row = rows[number]
             try:
-                chunk.append(decode(row["image"], self.channels))
-            except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of broken files
+                image = decode(row["image"], self.channels)
+            except UnreadableImage as error:
                 if not (isinstance(task, ImageTask) and task.skip_unreadable):
                     hint = f"tasks.….skip_unreadable=true leaves such images out of {task.name}"
                     raise SourceError(f"{place(row, number)} is no readable image: {error}; {hint}") from error
                 continue
+            pixels.append(self.pixels(image))
             labels.append(int(row["label"]))
-            if len(chunk) == CHUNK:
-                pixels.append(self._resized(chunk))
-                chunk = []
-        if chunk:
-            pixels.append(self._resized(chunk))
+            if pixels[-1].shape != pixels[0].shape:
+                sizes = " and ".join(" × ".join(map(str, pixels[i].shape[1:])) for i in (0, -1))
+                raise SourceError(
+                    f"{place(row, number)}: the model's image processor makes images of {sizes} pixels of this and the "
+                    "first; its size must have a height and a width"
+                )
         if not labels:
             raise SourceError(f"{task.name} has no image that can be read")
-        return np.concatenate(pixels), np.array(labels, np.int64), len(rows) - len(labels)
-
-    def _resized(self, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        options: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
-        found = self.processor(images, input_data_format="channels_first", **options)["pixel_values"]
-        whole: NDArray[np.uint8] = np.clip(np.rint(found), 0, 255).astype(np.uint8)
-        return whole
+        return np.stack(pixels), np.array(labels, np.int64), len(rows) - len(labels)
 
 
 @contextlib.contextmanager

@@ -1,19 +1,33 @@
 """Rows of a data set from the hub, or from a folder of ``<split>.{parquet,jsonl,csv}`` with the hub's columns."""
 
-from collections.abc import Sequence
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from sfa import store
-from sfa.data.task import Row, Split, Task, held_out
+from sfa.data.folder import split_files, unread
+from sfa.data.formats import ParquetRows, SourceError, read_text
+from sfa.data.holdout import draw
+from sfa.data.task import Row, Split, Task
 
-READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
-
-
-class SourceError(Exception):
-    """A data set that cannot be had, that lacks a column, or whose rows are not what they should be."""
+__all__ = [
+    "SourceError",
+    "SourcedTask",
+    "column",
+    "identity",
+    "labelled",
+    "load",
+    "local",
+    "open_rows",
+    "shuffled",
+    "splits",
+]
+__all__ += ["usable", "whole_number"]
+ABSENT = object()
 
 
 class SourcedTask(Task):
@@ -27,19 +41,50 @@ class SourcedTask(Task):
 
     def read(self, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of one of the source's splits."""
-        return list(load(self.source, split, columns, self.data_folder, self.subset, self.revision))
+        return load(self.source, split, columns, self.data_folder, self.subset, self.revision)
 
-    def split_rows(self, split: Split, columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows of a split. A source without a ``test`` or ``validation`` split of its own gives one row in fifty,
-        by the hash of the first column, to ``test``, and one at least."""
+    def own_test(self) -> str | None:
+        """The source's own split of held-out rows, if it has one."""
         own = splits(self.source, self.data_folder, self.subset, self.revision)
-        test = next((name for name in ("test", "validation") if name in own), None)
-        if test is not None:
-            return self.read(split if split == "train" else test, columns)
-        rows = self.read("train", columns)
-        names = [str(row[columns[0]]) for row in rows]
-        held = {name for name in names if held_out(name, 1, of=50)} or set(sorted(names)[:1])
-        return [row for row, name in zip(rows, names, strict=True) if (name in held) == (split == "test")]
+        return next((name for name in ("test", "validation") if name in own), None)
+
+    def split_rows(
+        self,
+        split: Split,
+        columns: Sequence[str],
+        examples: Callable[[dict[str, Any]], list[Row]],
+        train: str = "train",
+        test: str | None = None,
+    ) -> list[Row]:
+        """The examples of a split, at most ``limit`` of them for training.
+
+        Args:
+            split: which.
+            columns: that ``examples`` needs.
+            examples: what one row of the source makes; they share their prompt.
+            train: the source's split to train on.
+            test: the source's held-out split; ``None``: ``test`` or ``validation``. Without either, one example in
+                fifty of ``train`` is held out, by its prompt: see :func:`sfa.data.holdout.draw`.
+        """
+        test = test or self.own_test()
+        part = test if test is not None and split == "test" else train
+        made: list[list[Row]] = []
+        for number, values in enumerate(self.read(part, columns)):
+            try:
+                made += [rows] if (rows := examples(values)) else []
+            except (TypeError, KeyError, IndexError, AttributeError) as error:
+                held = f"the columns {', '.join(columns)} do not hold what the task reads"
+                raise SourceError(f"{self.name}: row {number} of {part} of {self.source}: {held}: {error}") from error
+        if test is None and made:
+            usable([row for rows in made for row in rows], self.name)
+            prompts = [rows[0]["prompt"] for rows in made]
+            whole = [
+                "\n".join([prompt, *(row["response"] for row in rows)])
+                for prompt, rows in zip(prompts, made, strict=True)
+            ]
+            drawn = draw({"prompts": prompts, "whole rows": whole}, 50, f"{self.name}: {train} of {self.source}")
+            made = [rows for rows, is_held in zip(made, drawn, strict=True) if is_held == (split == "test")]
+        return shuffled([row for rows in made for row in rows], self.limit if split == "train" else None)
 
     def data_spec(self) -> dict[str, Any]:
         return {**super().data_spec(), "source": identity(self.source, self.data_folder)}
@@ -53,47 +98,176 @@ def load(
     subset: str | None = None,
     revision: str | None = None,
     optional: Sequence[str] = (),
-) -> Any:
-    """The named columns of all rows of a split, a ``datasets.Dataset``, which reads them when they are asked for.
+) -> list[dict[str, Any]]:
+    """The named columns of all rows of a split.
 
     Args:
         source: hub name or folder. A hub name is looked for in ``data_folder`` first, by its last part.
         split: name of the split.
-        columns: columns that must be there.
+        columns: columns that must be there. ``meta.text`` is the column of that name, or else ``text`` of the objects
+            in the column ``meta``.
         data_folder: where local copies are.
         subset: the hub's configuration name.
         revision: the hub's branch, tag or commit.
-        optional: columns that are read where they are there.
+        optional: columns that a row has where they have a value.
 
     Raises:
         SourceError: the data set, the split or a column is not there, or a column has no value in a row.
     """
-    import datasets
+    where = f"{local(source, data_folder) or source} ({split})"
+    rows, known = open_rows(source, split, [*columns, *optional], data_folder, subset, revision)
+    if known:
+        _check(where, [column for column in columns if _top(column, known) is None], known)
+    found: list[dict[str, Any]] = []
+    empty: Counter[str] = Counter()
+    seen: set[str] = set()
+    for row in rows:
+        values = {name: _value(row, name) for name in (*columns, *optional)}
+        for name, value in values.items():
+            if value is ABSENT:
+                known.update(_inside(row, name))
+            else:
+                seen.add(name)
+        empty.update(name for name in columns if values[name] is ABSENT or values[name] is None)
+        found.append({name: value for name, value in values.items() if value is not ABSENT and value is not None})
+    _check(where, [column for column in columns if column not in seen], known)
+    for column, count in empty.items():
+        raise SourceError(f"{where}: the column {column} is empty in {count} of {len(found)} rows")
+    return found
 
+
+def column(
+    source: str,
+    split: str,
+    name: str,
+    data_folder: Path | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+) -> Sequence[Any]:
+    """The values of one column of a split, ``None`` where there is none. Those of Parquet files and of the hub are read
+    when they are asked for, fast in ascending order. Arguments and errors are those of :func:`load`."""
+    rows, known = open_rows(source, split, [name], data_folder, subset, revision)
+    values = [_value_or_none(row, name) for row in rows] if isinstance(rows, Iterator) else _Column(rows, name)
+    lacking = [name] if _top(name, known) is None else []
+    _check(f"{local(source, data_folder) or source} ({split})", lacking, known)
+    return values
+
+
+class _Column(Sequence[Any]):
+    def __init__(self, rows: Any, name: str):
+        self.rows, self.name = rows, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return _value_or_none(self.rows[place], self.name)
+
+
+def open_rows(
+    source: str,
+    split: str,
+    columns: Sequence[str],
+    data_folder: Path | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+) -> tuple[Iterable[Mapping[str, Any]], dict[str, None]]:
+    """The rows of a split, with the named columns where there are such, and the names of all columns. Rows of text
+    files are read one after another, and the names with them; others are a sequence that is read when it is asked.
+
+    Raises:
+        SourceError: the data set or the split is not there, has no rows, or cannot be read.
+    """
     folder = local(source, data_folder)
     if folder is None:
-        try:
-            data = datasets.load_dataset(source, subset, split=split, revision=revision)
-        except Exception as error:  # the hub's libraries raise a dozen kinds
-            raise SourceError(f"{_cannot(source, error)}") from error
-    else:
-        file = _files(folder).get(split)
-        if file is None:
-            raise SourceError(f"{folder} has no {split}.parquet, .jsonl or .csv, but {sorted(_files(folder))}")
-        try:
-            data = datasets.load_dataset(READERS[file.suffix], data_files={split: str(file)}, split=split)
-        except Exception as error:  # a reader for each format
-            reason = str(error.__cause__ or "") or str(error) or "it holds nothing"
-            raise SourceError(f"{file} cannot be read: {reason}") from error
-    missing = [column for column in columns if column not in data.column_names]
-    if missing:
-        raise SourceError(f"{folder or source} ({split}) lacks the columns {missing}; it has {data.column_names}")
-    for column in columns:
-        if empty := data.data.column(column).null_count:
-            raise SourceError(
-                f"{folder or source} ({split}): the column {column} is empty in {empty} of {len(data)} rows"
-            )
-    return data.select_columns([*columns, *(column for column in optional if column in data.column_names)])
+        data = _hub(source, split, subset, revision)
+        known = dict.fromkeys(data.column_names)
+        return data.select_columns(_tops(columns, known)), known
+    files = split_files(folder).get(split)
+    if files is None:
+        others = "".join(f"; {name} is not read" for name in unread(folder, split))
+        raise SourceError(f"{folder} has no {split}.parquet, .jsonl or .csv, but {sorted(split_files(folder))}{others}")
+    if files[0].suffix != ".parquet":
+        known = {}
+        return _text_rows(files, known), known
+    known = dict.fromkeys(ParquetRows(files, []).names)
+    rows = ParquetRows(files, _tops(columns, known))
+    if not len(rows):
+        raise SourceError(f"{files[0]} cannot be read: it holds no rows")
+    return rows, known
+
+
+def _text_rows(files: Sequence[Path], known: dict[str, None]) -> Iterator[dict[str, Any]]:
+    empty = True
+    for file in files:
+        for row in read_text(file):
+            known.update(dict.fromkeys(row))
+            yield row
+            empty = False
+    if empty:
+        raise SourceError(f"{files[0]} cannot be read: it holds no rows")
+
+
+def _hub(source: str, split: str, subset: str | None, revision: str | None) -> Any:
+    """A split from the hub, with images as they are stored."""
+    import datasets
+
+    try:
+        data = datasets.load_dataset(source, subset, split=split, revision=revision)
+    except Exception as error:  # the hub's libraries raise a dozen kinds
+        raise SourceError(f"{_cannot(source, error)}") from error
+    for name, feature in data.features.items():
+        if isinstance(feature, datasets.Image):
+            data = data.cast_column(name, datasets.Image(decode=False))
+    return data
+
+
+def _top(name: str, known: Iterable[str]) -> str | None:
+    """The column that a name like ``meta.text`` is of."""
+    parts = name.split(".")
+    heads = (".".join(parts[:k]) for k in range(len(parts), 0, -1))
+    return next((head for head in heads if head in known), None)
+
+
+def _tops(names: Sequence[str], known: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(top for name in names if (top := _top(name, known)) is not None))
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    """What a row has under a name like ``meta.text``: its column of that name, or else inside the column ``meta``."""
+    if name in row:
+        return row[name]
+    top = _top(name, row)
+    inner = None if top is None else row[top]
+    if inner is None and top is not None:
+        return None
+    return _value(inner, name[len(str(top)) + 1 :]) if isinstance(inner, Mapping) else ABSENT
+
+
+def _value_or_none(row: Mapping[str, Any], name: str) -> Any:
+    value = _value(row, name)
+    return None if value is ABSENT else value
+
+
+def _inside(row: Mapping[str, Any], name: str) -> dict[str, None]:
+    """The names, like ``meta.text``, inside the column that ``name`` is of."""
+    top = _top(name, row)
+    return {} if top is None or not isinstance(row[top], Mapping) else {f"{top}.{key}": None for key in row[top]}
+
+
+def _check(where: str, lacking: Sequence[str], known: Iterable[str]) -> None:
+    if lacking:
+        near = [match for name in lacking for match in difflib.get_close_matches(name, list(known), 1)]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise SourceError(f"{where} lacks the columns {list(lacking)}; it has {list(known)}{hint}")
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number from 0, or its digits; ``None`` if it is neither."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value >= 0 else None
+    digits = isinstance(value, str) and value.isascii() and value.isdigit()
+    return int(value) if digits and str(int(value)) == value else None
 
 
 def labelled(options: Sequence[str], label: Any) -> str:
@@ -102,21 +276,25 @@ def labelled(options: Sequence[str], label: Any) -> str:
     Raises:
         SourceError: it stands for none.
     """
-    digits = str(int(label) if isinstance(label, int) else label)
-    if not isinstance(label, int | str) or not digits.isdecimal() or int(digits) >= len(options):
+    number = whole_number(label)
+    if number is None or number >= len(options):
         raise SourceError(f"a label must be a whole number from 0 to {len(options) - 1}, not {label!r}")
-    return options[int(digits)]
+    return options[number]
 
 
 def splits(source: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> list[str]:
     """The names of a source's splits.
 
     Raises:
-        SourceError: the data set cannot be had.
+        SourceError: the data set cannot be had, or one of its splits is in a form that is not read.
     """
     folder = local(source, data_folder)
     if folder is not None:
-        return sorted(_files(folder))
+        found = sorted(split_files(folder))
+        for split in {"train", "test", "validation"} - set(found):
+            if others := unread(folder, split):
+                raise SourceError(f"{folder}: {others[0]} is not read; make it {split}.csv, .jsonl or .parquet")
+        return found
     import datasets
 
     try:
@@ -130,20 +308,26 @@ def identity(source: str, data_folder: Path | None) -> Any:
     folder = local(source, data_folder)
     if folder is None:
         return source
-    return {split: store.identity(file) for split, file in sorted(_files(folder).items())}
+    hashes = {split: [store.identity(file) for file in files] for split, files in sorted(split_files(folder).items())}
+    return {split: found[0] if len(found) == 1 else found for split, found in hashes.items()}
 
 
 def local(source: str, data_folder: Path | None) -> Path | None:
     """The folder that holds a source, or ``None`` if it has to come from the hub.
 
     Raises:
-        SourceError: ``source`` is a path to nothing.
+        SourceError: ``source`` is a path to nothing, or to a folder with none of its files.
     """
-    for folder in (Path(source), *([data_folder / source, data_folder / Path(source).name] if data_folder else [])):
-        if folder.is_dir() and _files(folder):
+    places = [Path(source), *([data_folder / source, data_folder / Path(source).name] if data_folder else [])]
+    folders = [folder for folder in places if folder.is_dir()]
+    for folder in folders:
+        if split_files(folder):
             return folder
-    if source.startswith((".", "/", "~")):
-        raise SourceError(f"{source} is no folder of <split>.parquet, .jsonl or .csv")
+    if folders or Path(source).is_file() or source.startswith((".", "/", "~")):
+        held = sorted(file.name for folder in folders[:1] for file in folder.iterdir())[:5]
+        raise SourceError(
+            f"{source} is no folder of <split>.parquet, .jsonl or .csv" + (f"; it holds {held}" if held else "")
+        )
     return None
 
 
@@ -170,10 +354,6 @@ def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]
     import random
 
     return random.Random(seed).sample(list(rows), min(limit, len(rows)))
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    return {file.stem: file for file in sorted(folder.iterdir()) if file.suffix in READERS}
 
 
 def _cannot(source: str, error: Exception) -> str:

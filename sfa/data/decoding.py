@@ -1,0 +1,124 @@
+"""Images as a person sees them, in 8 bits: photographs upright, transparency over white."""
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the rarer a format, the less its reader was attacked and mended
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+
+
+class UnreadableImage(OSError):
+    """What stands in place of an image is none, or is one whose meaning would have to be guessed."""
+
+
+def decode(image: Any, channels: int) -> NDArray[np.uint8]:
+    """``[channels, height, width]`` of an image, grey or RGB.
+
+    A photograph is turned as its EXIF data say, what is transparent is laid over white, an animation is its first
+    picture, and 16 bits are scaled to 8. Arrays and lists are ``[height, width]`` with or without 1, 3 or 4 channels,
+    first or last: whole numbers from 0 to 255, unsigned integers of 16 bits, floats from 0 to 1, or booleans.
+
+    Args:
+        image: a PIL image, an array, lists of numbers, an encoded file's bytes, its path, or ``{bytes, path}``.
+        channels: 1 or 3.
+
+    Raises:
+        UnreadableImage: it is none of these, not whole, or too large.
+    """
+    picture = _flat(_opened(image)).convert("L" if channels == 1 else "RGB")
+    pixels = np.asarray(picture)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def content(image: Any) -> bytes:
+    """What tells an image from others: its file's bytes, or its values; the path of a file that is not there."""
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str):
+        return Path(image).read_bytes() if Path(image).is_file() else image.encode()
+    return repr(image.tolist() if isinstance(image, np.ndarray) else image).encode()
+
+
+def _opened(image: Any) -> Image.Image:
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    if image is None:
+        raise UnreadableImage("there is no image")
+    if isinstance(image, np.ndarray | list | tuple):
+        return Image.fromarray(_levels(image))
+    if not isinstance(image, Image.Image | bytes | str | Path):
+        raise UnreadableImage(f"{type(image).__name__} is no image, nor the bytes or the path of one")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if not isinstance(image, Image.Image):
+                image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
+            return ImageOps.exif_transpose(image)
+    except Exception as error:  # each of Pillow's readers fails in its own way
+        raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """The image in 8 bits and without transparency."""
+    try:
+        if image.mode.startswith("I;16"):
+            values = np.asarray(image).astype(np.uint16)
+            clear = image.info.get("transparency")  # the one value that is transparent
+            return Image.fromarray(np.where(values == clear, 255, _levels(values)).astype(np.uint8))
+        if image.mode == "I":
+            values = np.asarray(image)
+            if not 255 < values.max() <= 65535 or values.min() < 0:
+                raise UnreadableImage("its values of 32 bits are not of 16 bits, and their range is not known")
+            return Image.fromarray(_levels(values.astype(np.uint16)))
+        if image.mode == "F":
+            return Image.fromarray(_levels(np.asarray(image)))
+        if image.has_transparency_data:
+            above = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), above).convert("RGB")
+        return image.convert("RGB" if image.mode not in ("1", "L") else "L")
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def _levels(image: Any) -> NDArray[np.uint8]:
+    """Levels from 0 to 255, ``[height, width]`` or ``[height, width, 3 or 4]``, of numbers in an array or lists."""
+    try:
+        values = np.asarray(image)
+    except ValueError as error:
+        raise UnreadableImage(f"its rows of pixels are not of one length: {error}") from error
+    values = _channels_last(values)
+    if not values.size:
+        raise UnreadableImage("it has no pixels")
+    if values.dtype == np.bool_:
+        return np.where(values, 255, 0).astype(np.uint8)
+    if values.dtype == np.uint16:
+        return np.rint(values / 257).astype(np.uint8)
+    most = 1 if values.dtype.kind == "f" else 255
+    if values.dtype.kind not in "iuf" or not (values.min() >= 0 and values.max() <= most):
+        raise UnreadableImage(
+            "pixels must be whole numbers from 0 to 255, unsigned of 16 bits, or floats from 0 to 1; "
+            f"these are {values.dtype}"
+            + (f" from {values.min()} to {values.max()}" if values.dtype.kind in "iuf" else "")
+        )
+    return np.rint(values.astype(np.float64) * (255 / most)).astype(np.uint8)
+
+
+def _channels_last(values: NDArray[Any]) -> NDArray[Any]:
+    if values.ndim == 2:
+        return values
+    first, last = (values.ndim == 3 and values.shape[axis] in CHANNELS for axis in (0, -1))
+    if first == last:
+        raise UnreadableImage(f"the axes of pixels of shape {list(values.shape)} are not height, width and channels")
+    values = np.moveaxis(values, 0, -1) if first else values
+    return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
