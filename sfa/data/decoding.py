@@ -57,6 +57,8 @@ def _opened(image: Any) -> Image.Image:
         return Image.fromarray(_levels(image))
     if not isinstance(image, Image.Image | bytes | str | Path):
         raise UnreadableImage(f"{type(image).__name__} is no image, nor the bytes or the path of one")
+    if isinstance(image, str | Path) and not Path(image).is_file():
+        raise UnreadableImage(f"{image} is no file")  # a pipe or a device would be read for ever
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

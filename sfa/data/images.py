@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sfa.data import pictures
 from sfa.data.decoding import content, decode
 from sfa.data.holdout import draw
-from sfa.data.source import SourcedTask, SourceError, column, whole_number
+from sfa.data.source import SourcedTask, SourceError, column, local, whole_number
 from sfa.data.task import TASKS, Split, Task
 
 __all__ = ["ImageRow", "ImageTask", "Images", "LabelSplit", "decode", "place"]
@@ -74,6 +75,14 @@ class Images(ImageTask, SourcedTask):
         if split == "train" and self.limit is not None:
             chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: self.limit])
         return _Chosen(images, labels, chosen)
+
+    def data_spec(self) -> dict[str, Any]:
+        spec = super().data_spec()
+        if local(self.source, self.data_folder) is None:
+            return spec
+        names = dict.fromkeys(["train", self.own_test() or "train"])
+        named = pictures.identity(self.source, self.data_folder, list(names), self.image)
+        return spec if named is None else {**spec, "pictures": named}
 
     def _label(self, value: Any) -> int:
         label = whole_number(value)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, load
+from sfa.data.source import SourcedTask, identity, load
 from sfa.data.task import Row, Split
 
 SHOTS = 5
@@ -30,6 +30,10 @@ class Magicoder(SourcedTask):
 
     def eval_rows(self, evaluation: str) -> list[Row]:
         return humaneval_rows(self.humaneval, self.data_folder)
+
+    def eval_spec(self, evaluation: str) -> dict[str, Any]:
+        own = super().eval_spec(evaluation)
+        return {**own, "humaneval": identity(self.humaneval, self.data_folder)} if evaluation == "humaneval" else own
 
 
 def humaneval_rows(source: str, data_folder: Path | None = None, shots: int = SHOTS) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from sfa.data.source import SourcedTask, SourceError, load
+from sfa.data.source import SourcedTask, SourceError, identity, load
 from sfa.data.task import Row, Split
 
 
@@ -33,6 +33,10 @@ class MetaMathQA(SourcedTask):
     def eval_rows(self, evaluation: str) -> list[Row]:
         found = load(self.gsm8k, "test", ["question", "answer"], self.data_folder, "main")
         return [{"prompt": row["question"], "response": number(row["answer"])} for row in found]
+
+    def eval_spec(self, evaluation: str) -> dict[str, Any]:
+        own = super().eval_spec(evaluation)
+        return {**own, "gsm8k": identity(self.gsm8k, self.data_folder)} if evaluation == "gsm8k" else own
 
 
 def number(answer: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from sfa import store
+from sfa import hub, store
 from sfa.data.folder import split_files, unread
 from sfa.data.formats import ParquetRows, SourceError, read_text
 from sfa.data.holdout import draw
@@ -87,7 +87,7 @@ class SourcedTask(Task):
         return shuffled([row for rows in made for row in rows], self.limit if split == "train" else None)
 
     def data_spec(self) -> dict[str, Any]:
-        return {**super().data_spec(), "source": identity(self.source, self.data_folder)}
+        return {**super().data_spec(), "source": identity(self.source, self.data_folder, self.revision)}
 
 
 def load(
@@ -213,7 +213,8 @@ def _hub(source: str, split: str, subset: str | None, revision: str | None) -> A
     import datasets
 
     try:
-        data = datasets.load_dataset(source, subset, split=split, revision=revision)
+        commit = hub.commit(source, revision, "dataset") or revision
+        data = datasets.load_dataset(source, subset, split=split, revision=commit)
     except Exception as error:  # the hub's libraries raise a dozen kinds
         raise SourceError(f"{_cannot(source, error)}") from error
     for name, feature in data.features.items():
@@ -303,11 +304,13 @@ def splits(source: str, data_folder: Path | None, subset: str | None = None, rev
         raise SourceError(f"{_cannot(source, error)}") from error
 
 
-def identity(source: str, data_folder: Path | None) -> Any:
-    """What a source is, for a fingerprint: the hub's name, or the contents of the local files."""
+def identity(source: str, data_folder: Path | None, revision: str | None = None) -> Any:
+    """What a source is, for a fingerprint: the contents of the local files, or its name on the hub with the commit, as
+    far as that is known."""
     folder = local(source, data_folder)
     if folder is None:
-        return source
+        commit = hub.commit(source, revision, "dataset")
+        return source if commit is None else {"name": source, "commit": commit}
     hashes = {split: [store.identity(file) for file in files] for split, files in sorted(split_files(folder).items())}
     return {split: found[0] if len(found) == 1 else found for split, found in hashes.items()}
 

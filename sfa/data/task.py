@@ -77,6 +77,10 @@ class Task(BaseModel):
         options = self.model_dump(mode="json", exclude={"train", "evals", "held_back"})
         return {**options, "version": importlib.metadata.version(self.package)} if self.package else options
 
+    def eval_spec(self, evaluation: str) -> dict[str, Any]:
+        """What determines the rows of :meth:`eval_rows`, and those that a loss is taken over."""
+        return self.data_spec()
+
 
 def registered(name: str, **options: Any) -> Task:
     """A registered task, with default options but for those given."""
