@@ -7,11 +7,13 @@ import argparse
 import json
 import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from eval import available
 from sfa.data import TASKS
+from sfa.data.template import DATE
 
 
 def main(arguments: list[str]) -> int:
@@ -20,10 +22,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("model", help="folder in Hugging Face format, or a hub name")
     parser.add_argument("--tasks", nargs="+", required=True, choices=known, metavar="TASK", help=", ".join(known))
     parser.add_argument("--template", default="plain", choices=["plain", "instruction", "chat"])
+    parser.add_argument("--system", help="under chat, the system message")
+    parser.add_argument("--date", type=date.fromisoformat, default=DATE, help="that a chat template is told it is")
     parser.add_argument("--data-folder", type=Path, help="local copies of hub data sets")
     parser.add_argument("--limit", type=int, help="rows of each evaluation; all unless given")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seq-len", type=int, default=1024, help="to which rows are cut for a loss")
+    parser.add_argument("--seq-len", type=int, default=1024, help="of the longest row of which a loss is taken")
+    parser.add_argument("--long-rows", default="drop", choices=["drop", "cut", "error"], help="of longer ones")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
     parser.add_argument("--run-generated-code", action="store_true", help="lets humaneval run code, in a sandbox")
@@ -52,14 +57,24 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
     from sfa import models
 
     settings = Settings(
-        given.template, given.seq_len, given.limit, given.batch_size, given.bf16, data_folder=given.data_folder
+        given.template,
+        given.seq_len,
+        given.limit,
+        given.batch_size,
+        given.bf16,
+        data_folder=given.data_folder,
+        system=given.system,
+        date=given.date,
+        long_rows=given.long_rows,
     )
     harness = Harness(given.tasks, [], settings)
     if given.backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
         tokenizer = models.read_processor(given.model)
-        return harness.score(VLLM(pretrained=str(given.model), batch_size="auto"), tokenizer)
+        bos = False if given.template == "chat" else None  # a chat template writes it, or there is none
+        lm = VLLM(pretrained=str(given.model), batch_size="auto", add_bos_token=bos)
+        return harness.score(lm, tokenizer)
     model = models.read_model(given.model).eval()
     return harness(model.cuda() if torch.cuda.is_available() else model, models.read_processor(given.model))
 

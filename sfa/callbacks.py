@@ -23,7 +23,8 @@ from sfa.schedule import crosses
 
 class Score(TypedDict):
     """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, where the rows
-    offer the same choices, the share of the commonest answer: what always giving that one would score."""
+    offer the same choices, the share of the commonest answer: what always giving that one would score. ``dropped`` rows
+    were too long and are not among the ``n``, ``cut`` ones lost the middle of their prompt; neither is there if 0."""
 
     task: str
     metric: str
@@ -31,6 +32,8 @@ class Score(TypedDict):
     stderr: float | None
     n: int
     majority: NotRequired[float]
+    dropped: NotRequired[int]
+    cut: NotRequired[int]
 
 
 class Evaluator(Protocol):

@@ -86,7 +86,7 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 def base_stage(config: Config) -> Stage:
     """The model that the stream starts from. Random weights, and the new head of an image classifier, depend on the
     seed; weights in a folder are told by their content, those on the hub by name and revision."""
-    model = config.model.model_dump(mode="json", exclude_none=True, exclude={"template"})
+    model = config.model.model_dump(mode="json", exclude_none=True, exclude={"template", "system", "date"})
     spec: dict[str, Any] = {"kind": "base", "model": model}
     if config.model.name is not None and Path(config.model.name).is_dir():
         files = sorted(file for file in Path(config.model.name).iterdir() if file.is_file())
@@ -109,6 +109,7 @@ def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stag
         "parent": parent.fingerprint,
         "tasks": [task.data_spec() for task in tasks],
         "template": config.model.template,
+        **config.model.layout.extras(),
         "train": train.weights_spec(),
         "method": {"name": method, **(block.weights_spec() if block else {})},
         "seed": config.seed,

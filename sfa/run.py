@@ -74,7 +74,7 @@ def _make(part: Stage, context: Context) -> dict[str, Any]:
     if part.parent is None:
         config = context.config
         longest = max(config.train_of(task).seq_len for task in config.tasks)
-        models.check(context.model(part), longest, config.model.template)
+        models.check(context.model(part), longest, config.model.layout)
     return manifest
 
 
@@ -96,4 +96,10 @@ def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> Non
 
 
 def _line(label: str, scores: list[Any]) -> str:
-    return f"after {label}: " + "  ".join(f"{s['task']} {s['value']:.3f}" for s in scores)
+    return f"after {label}: " + "  ".join(f"{s['task']} {s['value']:.3f}{_long(s)}" for s in scores)
+
+
+def _long(score: Any) -> str:
+    """What befell rows that were too long."""
+    told = ", ".join(f"{score[what]:,} {what}" for what in ("dropped", "cut") if score.get(what))
+    return f" (too long: {told})" if told else ""

@@ -82,7 +82,8 @@ def scores(stage: Stage, context: Context) -> list[Score]:
 
 def _score(row: dict[str, Any]) -> Score:
     score = Score(task=row["task"], metric=row["metric"], value=row["value"], stderr=row["stderr"], n=row["n"])
-    return Score(**score, majority=row["majority"]) if "majority" in row else score
+    more: Any = {key: row[key] for key in ("majority", "dropped", "cut") if key in row}
+    return Score(**score, **more)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -127,7 +128,8 @@ def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
         device = get_device(None)
         wrapped = device.module_to_device(StageModel(model.eval(), processor))
         (task,), pairs = source.tasks, models.is_encoder_decoder(model.config)
-        data = preparer(processor, pairs, config.train_of(task).seq_len, config.model.template)
+        settings = config.train_of(task)
+        data = preparer(processor, pairs, config.model.layout, settings.seq_len, settings.long_rows)
         moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
         shards = diagonal(wrapped, moved, block.labels, config.seed)
         weights.write_alone(wrapped, shards, folder)

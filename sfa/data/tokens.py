@@ -53,14 +53,22 @@ class Encoder:
             SourceError: the template fails on a row, or the tokenizer cannot continue its prompt; names ``name`` and
                 the row.
         """
+        responses = [self.shown.separator + row["response"] for row in rows]
+        return self.joined(self.show(rows, name), responses, lambda number: f"{name}: row {number}")
+
+    def show(self, rows: Sequence[Row], name: str) -> list[str]:
+        """The prompts of rows as the layout shows them.
+
+        Raises:
+            SourceError: the template fails on a row; names ``name`` and the row.
+        """
         shown = []
         for number, row in enumerate(rows):
             try:
                 shown.append(self.shown(self.literal(row["prompt"])))
             except TemplateError as error:
                 raise SourceError(f"{name}: row {number}: {error}") from error
-        responses = [self.shown.separator + row["response"] for row in rows]
-        return self.joined(shown, responses, lambda number: f"{name}: row {number}")
+        return shown
 
     def literal(self, text: str) -> str:
         """``text`` with a mark around every control token's text in it, so that a chat template's control tokens can be
@@ -125,15 +133,19 @@ class Encoder:
                         found[i] = ids
         return found
 
+    def room(self, length: int) -> int:
+        """Tokens that the layout leaves to a prompt's own text in a prompt of ``length`` tokens."""
+        return length - self.head - self.tail
+
     def cut(self, prompt: list[int], room: int) -> list[int]:
         """A prompt of at most ``room`` tokens: its middle is taken out, of what is not the template's.
 
         Raises:
             SourceError: the template alone needs more room.
         """
-        left = room - self.head - self.tail
         if len(prompt) <= room:
             return prompt
+        left = self.room(room)
         if left < 1:
             raise SourceError(f"{self.head + self.tail} tokens around every prompt leave no room for it in {room}")
         first = self.head + (left + 1) // 2
