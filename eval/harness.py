@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from composer.utils import dist
@@ -162,18 +162,19 @@ class Harness:
     def _score(self, name: str, parts: list[Part]) -> Score:
         values = np.concatenate([part.values for part in parts])
         n, counts = len(values), {"dropped": sum(p.dropped for p in parts), "cut": sum(p.cut for p in parts)}
-        more: Any = {what: count for what, count in counts.items() if count}
+        more: dict[str, float] = {what: count for what, count in counts.items() if count}
         if not n:
             raise none_fits(name, self.settings.seq_len)
         if name not in self.tasks:  # a ratio of sums; its standard error by the delta method
             loss = float(values[:, 0].sum() / values[:, 1].sum())
             spread = ((values[:, 0] - loss * values[:, 1]) ** 2).sum() * n / max(n - 1, 1)
             ratio_stderr = float(np.sqrt(spread) / values[:, 1].sum())
-            return Score(task=name, metric="loss", value=loss, stderr=ratio_stderr, n=n, **more)
+            return cast(Score, {**Score(task=name, metric="loss", value=loss, stderr=ratio_stderr, n=n), **more})
         stderr = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
         majority = _majority(self.rows[name])
         more |= {} if majority is None else {"majority": majority}
-        return Score(task=name, metric=self._metric(name), value=float(values.mean()), stderr=stderr, n=n, **more)
+        score = Score(task=name, metric=self._metric(name), value=float(values.mean()), stderr=stderr, n=n)
+        return cast(Score, {**score, **more})
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def why_padded(model: Any, tokenizer: PreTrainedTokenizerBase, length: int = LEN
     batch = torch.stack([torch.cat(pair) for pair in ((first, second), (other, second), (first, third))])
     plain = _logits(model, batch)
     if _differ(plain[0, :length], plain[2, :length]):
-        raise NotCausal("the model's predictions depend on the tokens after them, so it is no decoder (is_decoder: true?)")
+        raise NotCausal("the model sees the tokens that it is to predict; some need is_decoder: true in their config")
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     if "position_ids" not in inspect.signature(bare.forward).parameters:
         return "it takes no position_ids"

@@ -83,8 +83,8 @@ class TextPreparer:
             with _once(folder) as temporary:
                 if temporary is not None:
                     packed, changed = self._sequences(tasks, seed)
-                    counts = {what: str(n) for what, n in changed.items()}
-                    save_file(packed, temporary / "packed.safetensors", metadata=counts)
+                    told = {what: str(n) for what, n in changed.items()}
+                    save_file(packed, temporary / "packed.safetensors", metadata=told)
         dist.barrier()
         with safe_open(unsealed(folder) / "packed.safetensors", framework="np") as stream:
             names = stream.keys()

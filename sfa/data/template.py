@@ -81,7 +81,7 @@ class Prompter:
         if self.layout.template == "instruction":
             return f"### Instruction:\n{prompt}\n\n### Response:"
         if self._generation:
-            return self._render(prompt, generation=True) + self._lead
+            return self._render(prompt, generation=True, system=self.layout.system) + self._lead
         return self._around_answer(prompt)[0].rstrip(" ")
 
     def _read_template(self) -> None:
@@ -91,9 +91,9 @@ class Prompter:
         if self.tokenizer is None or self.tokenizer.chat_template is None:
             raise TemplateError("the tokenizer has no chat template: set model.template to instruction or plain")
         self._check_conversation()
-        asked = self._render(PROBE, generation=True)
+        asked = self._render(PROBE, generation=True, system=self.layout.system)
         before, after = self._around_answer(PROBE)
-        self._generation = asked != self._render(PROBE)
+        self._generation = asked != self._render(PROBE, system=self.layout.system)
         if not self._generation:
             self.separator = before[len(before.rstrip(" ")) :]
         else:
@@ -107,7 +107,7 @@ class Prompter:
         leaves a part of it out."""
         system = self.layout.system
         try:
-            shown = self._render(PROBE, generation=True)
+            shown = self._render(PROBE, generation=True, system=system)
         except TemplateError as error:
             other = "a system message" if system is None else None
             try:
@@ -123,18 +123,17 @@ class Prompter:
 
     def _around_answer(self, prompt: str) -> tuple[str, str]:
         """What the template writes before and after an answer to ``prompt``."""
-        before, found, after = self._render(prompt, answer=ANSWER).rpartition(ANSWER)
+        before, found, after = self._render(prompt, ANSWER, system=self.layout.system).rpartition(ANSWER)
         if not found:
             raise TemplateError("the tokenizer's chat template leaves the assistant's message out")
         return before, after
 
     def _render(
-        self, prompt: str, answer: str | None = None, generation: bool = False, system: str | None | Literal[0] = 0
+        self, prompt: str, answer: str | None = None, generation: bool = False, system: str | None = None
     ) -> str:
-        """The conversation in the tokenizer's template; ``system`` 0 is the layout's."""
+        """The conversation in the tokenizer's template, with the system message ``system`` if there is one."""
         assert self.tokenizer is not None, "the constructor has seen to it"
-        first = self.layout.system if system == 0 else system
-        messages = [] if first is None else [{"role": "system", "content": first}]
+        messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": prompt})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})

@@ -41,7 +41,8 @@ class Encoder:
         self.shown = Prompter(self.layout, tokenizer)
         self._chat = self.layout.template == "chat"
         self._literal = re.compile("|".join(map(re.escape, controls(tokenizer))) or r"(?!)")
-        self._controls = {*tokenizer.convert_tokens_to_ids(controls(tokenizer))} - {tokenizer.unk_token_id}
+        known = [tokenizer.convert_tokens_to_ids(text) for text in controls(tokenizer)]
+        self._controls = {*known} - {tokenizer.unk_token_id}
         self.prefix, self.suffix = ([], []) if self._chat else _added(tokenizer)
         self.end = self._end()
         self.head, self.tail = self._frame()
@@ -98,8 +99,7 @@ class Encoder:
         texts = [self._without_bos(text)[1] + more for text, more in zip(shown, following, strict=True)]
         whole = self._tokenize(texts)
         found: list[list[int] | None] = [
-            ids[len(body) :] if ids[: len(body)] == body else None
-            for ids, (_, body) in zip(whole, starts, strict=True)
+            ids[len(body) :] if ids[: len(body)] == body else None for ids, (_, body) in zip(whole, starts, strict=True)
         ]
         crossed = [i for i, ids in enumerate(found) if ids is None]
         after = self._after_markers([(starts[i][1], whole[i], following[i], continuations[i]) for i in crossed])
@@ -194,9 +194,11 @@ class Encoder:
             return ids
         spelled: list[int] = []
         for i in ids:
-            pieces = list(self.tokenizer.convert_ids_to_tokens(i)) if i in self._controls else []
-            parts = [self.tokenizer.convert_tokens_to_ids(piece) for piece in pieces] if pieces else [i]
-            spelled += [part for part in parts if part is not None]
+            if i not in self._controls:
+                spelled.append(i)
+                continue
+            parts = map(self.tokenizer.convert_tokens_to_ids, str(self.tokenizer.convert_ids_to_tokens(i)))
+            spelled += [part for part in parts if isinstance(part, int)]
         return spelled
 
     def _spelled(self, rows: Sequence[list[int]], spaces: bool) -> list[str]:
