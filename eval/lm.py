@@ -131,18 +131,18 @@ class LiveLM(HFLM):
             yield logit[first : first + n].log_softmax(-1, dtype=self.softmax_dtype)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
-        """Tokens ``[rows, max_length]``, each row with its ``context``, padded after its end. Whenever a row ends, the
-        others go on without it."""
+        """Tokens ``[rows, max_length]``, each row with its ``context`` and ends of text after its end. Whenever a row
+        ends, the others go on without it."""
         ends = self._ends()
         options["eos_token_id"] = ends.tolist() or None
         cache = self._cache()
         if cache is None or options.get("do_sample") or options.get("num_beams", 1) > 1:
             written: Tensor = super()._model_generate(context, max_length, stop, **options)
-            return self._without_end(written, 1 if self.encoder.pairs else context.shape[1])
+            return self._without_rest(written, 1 if self.encoder.pairs else context.shape[1], ends)
         options.pop("temperature", None)
         mask = options.pop("attention_mask")
         ended = self._ended(stop, context.shape[1], ends)
-        written = context.new_full((len(context), max_length), self.tokenizer.pad_token_id)
+        written = context.new_full((len(context), max_length), self.tokenizer.eos_token_id)
         ids, rows = context, torch.arange(len(context), device=context.device)
         while len(rows) and ids.shape[1] < max_length:
             with self._precision():
@@ -163,7 +163,7 @@ class LiveLM(HFLM):
             mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
             ids, mask, rows = ids[going], mask[going], rows[going]
             cache.batch_select_indices(going)
-        return self._without_end(written, context.shape[1])
+        return self._without_rest(written, context.shape[1], ends)
 
     def _ends(self) -> Tensor:
         """The tokens that end a text: the model's own, and the one that ends a response in training."""
@@ -171,10 +171,13 @@ class LiveLM(HFLM):
         own = [] if eos is None else torch.as_tensor(eos).flatten().tolist()
         return torch.tensor(sorted({*own, self.encoder.end[-1]}), dtype=torch.long, device=self.device)
 
-    def _without_end(self, written: Tensor, start: int) -> Tensor:
-        """``written`` with padding from the end of a response on, which may be no special token, and read as text."""
-        over = (written[:, start:] == self.encoder.end[-1]).cumsum(1) > 0
-        written[:, start:] = written[:, start:].masked_fill(over, self.tokenizer.pad_token_id)
+    def _without_rest(self, written: Tensor, start: int, ends: Tensor) -> Tensor:
+        """``written`` with ends of text for the end of a response and for what comes after any end: those are never
+        read as text, as padding, or the end of a turn that is no special token, would be."""
+        own = written[:, start:]
+        ended = torch.isin(own, ends.to(own.device)).long()
+        over = (ended.cumsum(1) - ended > 0) | (own == self.encoder.end[-1])
+        written[:, start:] = own.masked_fill(over, self.tokenizer.eos_token_id)
         return written
 
     def _cache(self) -> DynamicCache | None:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from eval.harness import Harness, Settings
 from eval.lm import LiveLM
-from sfa.data.packing import IGNORED, encode
+from sfa.data.packing import IGNORED, alone, encode
 from sfa.data.prepare import content
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
@@ -32,7 +32,9 @@ def tiny(size: int, pairs: bool = False) -> Any:
 def seen(lm: LiveLM, monkeypatch: pytest.MonkeyPatch, rows: list[Any], shown: list[str]) -> tuple[Any, Any]:
     """The ids that lm-eval scores of each row, and those that its generation starts from."""
     scored: list[Any] = []
-    monkeypatch.setattr(lm, "_loglikelihood_tokens", lambda given, **_: scored.extend(given) or [(0.0, True)] * len(given))
+    monkeypatch.setattr(
+        lm, "_loglikelihood_tokens", lambda given, **_: scored.extend(given) or [(0.0, True)] * len(given)
+    )
     pairs = [(text, lm.encoder.shown.separator + row["response"]) for text, row in zip(shown, rows, strict=True)]
     lm.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)])
     started: dict[str, list[int]] = {}
@@ -122,12 +124,11 @@ def test_what_was_learned_is_scored_as_right(name: str) -> None:
         for n in (1, 2, 4, 5, 45, 67)
     ]
     model, (examples, _) = tiny(len(tok)), encode(rows, Encoder(tok), 64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
-    for _ in range(60):
+    batch = {key: torch.from_numpy(array) for key, array in alone(examples, int(tok.pad_token_id)).items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
+    for _ in range(40):
         optimizer.zero_grad()
-        for one in examples:
-            ids, labels = torch.tensor([one["input_ids"]]), torch.tensor([one["labels"]])
-            (model(input_ids=ids, labels=labels).loss / len(examples)).backward()
+        model(input_ids=batch["input_ids"], labels=batch["labels"]).loss.backward()
         optimizer.step()
     harness = Harness(["licences"], [], Settings())
     harness.sources["licences"] = _Fixed(rows)  # type: ignore[assignment]

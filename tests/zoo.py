@@ -14,7 +14,17 @@ TEXTS = [
     "### Instruction:\nSay yes or no.\n\n### Response: Yes",
     "[INST] Is it so? [/INST] user system assistant model Today Date: 26 Jul 2024",
 ] * 4
-SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>"]
+SPECIAL = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<|eot_id|>",
+]
 NAMES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 WORDS = Regex(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+")  # no token crosses a word
 
@@ -28,7 +38,9 @@ def byte_level(prefix: bool = False, **more: Any) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(TEXTS, trainer)
     return _wrapped(tokenizer, **more)
 
@@ -56,9 +68,9 @@ def llama(kind: str) -> Any:
     model = json.loads(base.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
     folder = Path(tempfile.mkdtemp())
-    LlamaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True, extra_special_tokens=SPECIAL[4:]).save_pretrained(
-        folder
-    )
+    LlamaTokenizer(
+        vocab=model["vocab"], merges=merges, add_bos_token=True, extra_special_tokens=SPECIAL[4:]
+    ).save_pretrained(folder)
     CONFIG_MAPPING[kind]().save_pretrained(folder)
     found = AutoTokenizer.from_pretrained(folder)
     found.pad_token = "<pad>"
@@ -132,7 +144,8 @@ CHATS = {
     "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     "thoughts": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}[THINK]\n\n[/THINK]\n\n"
-    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     "no control token": "{% for m in messages %}{{ m.role + ': ' + m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}",
 }
