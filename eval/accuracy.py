@@ -17,6 +17,7 @@ from sfa.composer_model import StageModel
 from sfa.data import Task
 from sfa.data.packing import Packed
 from sfa.data.prepare import ImagePreparer
+from sfa.data.source import SourceError
 from sfa.models import channels_of
 from sfa.store import fingerprint
 
@@ -40,9 +41,14 @@ class Accuracy:
         by_name = {f"{task.name}_accuracy": task for task in stream}
         self.tasks = {name: by_name[name] for name in self.names}
         self._images: dict[str, Packed] = {}
+        self._keys: dict[str, str] = {}
 
     def key(self, name: str) -> str:
-        """Hash of what determines the score of a given model: the images and how many."""
+        """Hash of what determines the score of a given model, as it was when it was first asked for."""
+        return self._keys.setdefault(name, self._keys.get(name) or self._key(name))
+
+    def _key(self, name: str) -> str:
+        """The images and how many."""
         return fingerprint(["accuracy", self.tasks[name].data_spec(), self.limit, self.bf16])
 
     def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]:
@@ -60,7 +66,10 @@ class Accuracy:
 
     def _load(self, name: str, preparer: ImagePreparer) -> Packed:
         if name not in self._images:
+            key = self.key(name)
             found, _ = preparer.split(self.tasks[name], "test", self.cache)
+            if self._key(name) != key:
+                raise SourceError(f"the images of {name} were changed while the run was going; start the command again")
             if self.limit is not None and self.limit < len(found["labels"]):
                 drawn = np.sort(np.random.default_rng(0).permutation(len(found["labels"]))[: self.limit])
                 found = {key: array[drawn] for key, array in found.items()}

@@ -20,10 +20,13 @@ def evaluator(config: Config) -> Evaluator:
     settings = Settings(
         template=config.model.template,
         seq_len=train.seq_len,
+        long_rows=train.long_rows,
         limit=config.eval.limit,
         batch_size=config.eval.batch_size,
         bf16=bf16,
         unshard=config.eval.unshard,
         data_folder=config.data_folder,
+        system=config.model.system,
+        date=config.model.date,
     )
     return Harness(config.evaluations(), config.tasks, settings)

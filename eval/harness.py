@@ -5,14 +5,15 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from composer.utils import dist
 from datasets import Dataset
-from lm_eval.api.model import LM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -26,11 +27,23 @@ from eval.lm import LiveLM
 from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.data import Row, Task, owner
-from sfa.data.source import shuffled, usable
-from sfa.data.template import Template, render, separator
+from sfa.data.packing import LongRows, none_fits
+from sfa.data.source import SourceError, shuffled, usable
+from sfa.data.template import DATE, Layout, Prompter, Template
+from sfa.data.tokens import Encoder
+from sfa.models import is_encoder_decoder
 from sfa.store import fingerprint
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+class Part(NamedTuple):
+    """What one rank has scored: row by row the first metric, or summed loss and number of tokens; and how many rows
+    were too long and left out, or cut."""
+
+    values: NDArray[np.float64]
+    dropped: int
+    cut: int
 
 
 class Harness:
@@ -48,15 +61,22 @@ class Harness:
         self.sources = {name: _source(name, stream, settings.data_folder) for name in self.names}
         self.rows: dict[str, list[Row]] = {}
         self.tasks: dict[str, ConfigurableTask] = {}
+        self.layouts: dict[str, Layout] = {}
+        self._keys: dict[str, str] = {}
 
     def key(self, name: str) -> str:
+        """Hash of what determines the score of a given model, as it was when it was first asked for."""
+        return self._keys.setdefault(name, self._keys.get(name) or self._key(name))
+
+    def _key(self, name: str) -> str:
         """Hash of what determines the score of a given model: the task file and the code that it names, the rows and
         how many, the template."""
-        file = TASK_FILES / f"{name}.yaml"
-        text = file.read_text() if file.is_file() else f"loss {self.settings.seq_len}"
+        file, settings = TASK_FILES / f"{name}.yaml", self.settings
+        text = file.read_text() if file.is_file() else f"loss {settings.seq_len} {settings.long_rows}"
         text += "".join((TASK_FILES / f"{module}.py").read_text() for module in re.findall(r"!function (\w+)\.", text))
-        spec = self.sources[name].data_spec()
-        return fingerprint([text, spec, self.settings.template, self.settings.limit, self.settings.bf16])
+        more = [extras] if (extras := settings.layout.extras()) else []
+        spec = self.sources[name].eval_spec(name)
+        return fingerprint([text, spec, settings.template, settings.limit, settings.bf16, *more])
 
     def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]:
         """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. All
@@ -74,39 +94,52 @@ class Harness:
         return [self._score(name, [part[name] for part in gathered if name in part]) for name in names]
 
     def score(self, lm: LM, tokenizer: PreTrainedTokenizerBase) -> list[Score]:
-        """Scores any model that lm-eval can drive, on the evaluations that are task files."""
+        """Scores any model that lm-eval can drive, on the evaluations that are task files.
+
+        Raises:
+            SourceError: ``lm`` tokenizes for itself, and not as training does.
+        """
         for name in self.names:
             self._load(name, tokenizer)
         values = self._lm_values(lm, {name: list(range(len(self.rows[name]))) for name in self.names})
         return [self._score(name, [values[name]]) for name in self.names]
 
-    def _load(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _load(self, name: str, tokenizer: PreTrainedTokenizerBase | None) -> None:
         if name in self.rows:
             return
+        key = self.key(name)
         file = TASK_FILES / f"{name}.yaml"
         rows = self.sources[name].eval_rows(name) if file.is_file() else self.sources[name].rows("test")
+        if self._key(name) != key:
+            raise SourceError(f"the rows of {name} were changed while the run was going; start the command again")
         self.rows[name] = shuffled(usable(rows, name), self.settings.limit)
         if file.is_file():
-            self.tasks[name] = _task(load_yaml(file), self.rows[name], self.settings.template, tokenizer)
+            config = load_yaml(file)
+            layout = self._layout((config.get("metadata") or {}).get("template"))
+            if tokenizer is None:
+                prompter = Prompter(layout, None)
+                shown = [prompter(row["prompt"]) for row in self.rows[name]]
+            else:
+                encoder = Encoder(tokenizer, layout)
+                prompter, shown = encoder.shown, encoder.show(self.rows[name], name)
+            self.tasks[name], self.layouts[name] = _task(config, self.rows[name], shown, prompter.separator), layout
+
+    def _layout(self, template: Template | None) -> Layout:
+        return replace(self.settings.layout, template=template) if template else self.settings.layout
 
     def _values(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: dict[str, list[int]]
-    ) -> dict[str, NDArray[np.float64]]:
+    ) -> dict[str, Part]:
         """Of each evaluation, row by row: its metrics, or summed loss and number of tokens."""
         settings = self.settings
-        values = {
-            name: row_losses(
-                model,
-                tokenizer,
-                [self.rows[name][i] for i in wanted],
-                settings.seq_len,
-                settings.batch_size,
-                settings.template,
-                settings.bf16,
+        encoder = Encoder(tokenizer, settings.layout, is_encoder_decoder(model.config))
+        values = {}
+        for name in rows.keys() - self.tasks.keys():
+            part = [self.rows[name][i] for i in rows[name]]
+            losses, cut = row_losses(
+                model, encoder, part, settings.seq_len, settings.long_rows, settings.batch_size, settings.bf16, name
             )
-            for name, wanted in rows.items()
-            if name not in self.tasks
-        }
+            values[name] = Part(losses, len(part) - len(losses), cut)
         wanted = {name: found for name, found in rows.items() if name in self.tasks}
         if wanted:
             dtype = "bfloat16" if settings.bf16 else None
@@ -116,32 +149,40 @@ class Harness:
             values |= self._lm_values(lm, wanted)
         return values
 
-    def _lm_values(self, lm: LM, rows: dict[str, list[int]]) -> dict[str, NDArray[np.float64]]:
-        tasks = {"tasks": {name: self.tasks[name] for name in rows}}
-        results = evaluate(lm, tasks, samples=rows, bootstrap_iters=0, verbosity="ERROR")
-        return {
-            name: np.array(
-                [
-                    [float(sample[metric]) for metric in self._metrics(name)]
-                    for sample in samples
-                    if sample["filter"] == samples[0]["filter"]
-                ]
-            )
-            for name, samples in results["samples"].items()
-        }
+    def _lm_values(self, lm: LM, rows: dict[str, list[int]]) -> dict[str, Part]:
+        found = {}
+        for layout in dict.fromkeys(self.layouts[name] for name in rows):
+            part = {name: wanted for name, wanted in rows.items() if self.layouts[name] == layout}
+            if isinstance(lm, LiveLM):
+                lm.use(layout)
+            elif isinstance(lm, TemplateLM):
+                encoder = Encoder(lm.tokenizer, layout, lm.backend == "seq2seq")
+                for name in part:
+                    _check_same(lm, encoder, self.tasks[name], name)
+            tasks = {"tasks": {name: self.tasks[name] for name in part}}
+            results = evaluate(lm, tasks, samples=part, bootstrap_iters=0, verbosity="ERROR")
+            for name, samples in results["samples"].items():
+                first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+                values = np.array([[float(sample[metric]) for metric in self._metrics(name)] for sample in first])
+                cut = sum(task == name for task, _ in lm.cut) if isinstance(lm, LiveLM) else 0
+                found[name] = Part(values, 0, cut)
+        return found
 
     def _metrics(self, name: str) -> list[str]:
         """The metrics of a task file; the first is the evaluation's own."""
         return [str(listed["metric"]) for listed in self.tasks[name].config.metric_list]
 
-    def _score(self, name: str, parts: list[NDArray[np.float64]]) -> Score:
-        values = np.concatenate(parts)
-        n = len(values)
+    def _score(self, name: str, parts: list[Part]) -> Score:
+        values = np.concatenate([part.values for part in parts])
+        n, counts = len(values), {"dropped": sum(p.dropped for p in parts), "cut": sum(p.cut for p in parts)}
+        more: dict[str, float] = {what: count for what, count in counts.items() if count}
+        if not n:
+            raise none_fits(name, self.settings.seq_len)
         if name not in self.tasks:  # a ratio of sums; its standard error by the delta method
             loss = float(values[:, 0].sum() / values[:, 1].sum())
             spread = ((values[:, 0] - loss * values[:, 1]) ** 2).sum() * n / max(n - 1, 1)
             ratio_stderr = float(np.sqrt(spread) / values[:, 1].sum())
-            return Score(task=name, metric="loss", value=loss, stderr=ratio_stderr, n=n)
+            return cast(Score, {**Score(task=name, metric="loss", value=loss, stderr=ratio_stderr, n=n), **more})
         metric, *others = self._metrics(name)
         stderr = float(values[:, 0].std(ddof=1) / np.sqrt(n)) if n > 1 else None
         score = Score(task=name, metric=metric, value=float(values[:, 0].mean()), stderr=stderr, n=n)
@@ -150,7 +191,7 @@ class Harness:
         majority = _majority(self.rows[name])
         if majority is not None:
             score["majority"] = majority
-        return score
+        return cast(Score, {**score, **more})
 
 
 @dataclass(frozen=True)
@@ -159,12 +200,15 @@ class Settings:
 
     Attributes:
         template: how a prompt is shown to the model.
-        seq_len: to which rows are cut for a loss.
+        seq_len: tokens of the longest row of which a loss is taken.
         limit: rows of each evaluation, the first after a seeded shuffle; all of them if ``None``.
         batch_size: rows at once.
         bf16: compute in bfloat16.
         unshard: gather the weights of a sharded model for the evaluation.
         data_folder: local copies of hub data sets.
+        system: see :class:`sfa.data.template.Layout`.
+        date: likewise.
+        long_rows: what is done with longer rows, as in training.
     """
 
     template: Template = "plain"
@@ -174,6 +218,13 @@ class Settings:
     bf16: bool = False
     unshard: bool = True
     data_folder: Path | None = None
+    system: str | None = None
+    date: date = DATE
+    long_rows: LongRows = "drop"
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.template, self.system, self.date)
 
 
 def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task:
@@ -191,21 +242,35 @@ def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task
     return kind(**({"data_folder": data_folder} if "data_folder" in kind.model_fields else {}))
 
 
-def _task(
-    config: dict[str, Any], rows: Sequence[Row], template: Template, tokenizer: PreTrainedTokenizerBase
-) -> ConfigurableTask:
-    """A task of lm-eval on ``rows``: columns ``prompt``, in the model's template, ``response`` and, where the rows have
-    them, ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates, which
+def _task(config: dict[str, Any], rows: Sequence[Row], shown: Sequence[str], separator: str) -> ConfigurableTask:
+    """A task of lm-eval on ``rows``: columns ``prompt``, as it is shown, ``response`` and, where the rows have them,
+    ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates, which
     lm-eval compiles again for every row."""
-    shown = (config.get("metadata") or {}).get("template", template)
-    docs: list[dict[str, Any]] = [dict(row) for row in rows]
+    docs: list[dict[str, Any]] = [{**row, "prompt": prompt} for row, prompt in zip(rows, shown, strict=True)]
     for doc in docs:
-        doc["prompt"] = render(doc["prompt"], shown, tokenizer)
         if "choices" in doc:
             doc["answer"] = doc["choices"].index(doc["response"])
     data = Dataset.from_list(docs)
-    config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator(shown)}
+    config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator}
     return ConfigurableTask(config=config)
+
+
+def _check_same(lm: TemplateLM, encoder: Encoder, task: ConfigurableTask, name: str) -> None:
+    """Compares the ids that ``lm`` would give a task's texts with those of training.
+
+    Raises:
+        SourceError: they differ; names the first row.
+    """
+    for number, doc in enumerate(task.dataset["test"]):
+        prompt, choices = doc["prompt"], doc.get("choices") or []
+        texts = [f"{encoder.shown.separator}{choice}" for choice in choices]
+        ours = encoder.joined([prompt] * len(texts), texts, lambda at: name) if texts else encoder.prompts([prompt])
+        theirs = [lm._encode_pair(prompt, text) for text in texts] if texts else [list(lm.tok_encode(prompt))]
+        if [tuple(one) for one in ours] != [tuple(one) for one in theirs]:
+            raise SourceError(
+                f"{name}: row {number}: {type(lm).__name__} tokenizes it in another way than training does, so its "
+                "scores would not be those of the trained model; the backend hf tokenizes as training does"
+            )
 
 
 def _majority(rows: Sequence[Row]) -> float | None:

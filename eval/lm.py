@@ -10,22 +10,83 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from sfa.data.source import SourceError
+from sfa.data.template import Layout
+from sfa.data.tokens import Encoder
+from sfa.models import position_count
+
 # A row joins a batch if it is at least this part of the longest one: the rest is padding, computed for nothing.
 ALIKE = 0.9
+UNLIMITED = 2**31  # tokens
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
 class LiveLM(HFLM):
-    """Three things that lm-eval computes and drops are not computed for a decoder: logits of positions that are not
-    scored, with their softmax over the vocabulary; padding up to the longest of many rows; rows of a generation that
-    have ended, until the last one has. Everything else is lm-eval's."""
+    """Tokens are those of training, see :class:`sfa.data.tokens.Encoder`, and a context that is longer than the model
+    loses its middle, not its start. Besides, three things that lm-eval computes and drops are not computed for a
+    decoder: logits of positions that are not scored, with their softmax over the vocabulary; padding up to the longest
+    of many rows; rows of a generation that have ended, until the last one has. Everything else is lm-eval's.
+
+    Attributes:
+        cut: tasks and numbers of the rows whose contexts were too long.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.cut: set[tuple[str | None, int | None]] = set()
+        self.use(Layout())
+
+    def use(self, layout: Layout) -> None:
+        """From now on, contexts are prompts shown in ``layout``."""
+        self.encoder = Encoder(self.tokenizer, layout, self.backend == "seq2seq")
+        self._contexts: dict[str, list[int]] = {}  # of the generation at hand
+        self._too_long: set[str] = set()
+
+    @property
+    def max_length(self) -> int:
+        """Positions of the model, or tokens that its tokenizer says it takes; else there is no limit."""
+        positions = position_count(self.model.config) or int(self.tokenizer.model_max_length)
+        return min(int(self._max_length or positions), UNLIMITED)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        return list(super().generate_until(requests, disable_tqdm=True))
+        texts = list(dict.fromkeys(request.args[0] for request in requests))
+        self._contexts, self._too_long = dict(zip(texts, self.encoder.prompts(texts), strict=True)), set()
+        written = list(super().generate_until(requests, disable_tqdm=True))
+        self.cut |= {(one.task_name, one.doc_id) for one in requests if one.args[0] in self._too_long}
+        return written
+
+    def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
+        """Ids of a context of the generation at hand, as in training; of any other text, as lm-eval has it."""
+        known = self._contexts.get(string)
+        return known if known is not None else list(super().tok_encode(string, *args, **options))
+
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, **_: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and mask ``[rows, longest]`` of contexts of the generation at hand, padded at their start."""
+        rows = [self._contexts[string] for string in strings]
+        if left_truncate_len is not None:
+            self._too_long |= {s for s, row in zip(strings, rows, strict=True) if len(row) > left_truncate_len}
+            rows = [self.encoder.cut(row, left_truncate_len) for row in rows]
+        longest = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        return ids, mask
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return list(super().loglikelihood(requests, disable_tqdm=True))
+        contexts, continuations = zip(*(request.args for request in requests), strict=True)
+        pairs = self.encoder.joined(contexts, continuations, lambda at: f"{requests[at].task_name}: a choice")
+        encoded: list[Encoded] = []
+        for request, (context, continuation) in zip(requests, pairs, strict=True):
+            if not continuation:
+                raise SourceError(f"{request.task_name}: the choice {request.args[1]!r} has no token to score")
+            room = self.max_length + (0 if self.encoder.pairs else 1 - len(continuation))
+            if len(context) > room:
+                self.cut.add((request.task_name, request.doc_id))
+            encoded.append((request.args, self.encoder.cut(context, room), continuation))
+        return self._loglikelihood_tokens(encoded)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         return list(super().loglikelihood_rolling(requests, disable_tqdm=True))
@@ -70,16 +131,18 @@ class LiveLM(HFLM):
             yield logit[first : first + n].log_softmax(-1, dtype=self.softmax_dtype)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
-        """Tokens ``[rows, max_length]``, each row with its ``context``, padded where it has ended. Whenever a row ends,
-        the others go on without it."""
+        """Tokens ``[rows, max_length]``, each row with its ``context`` and ends of text after its end. Whenever a row
+        ends, the others go on without it."""
+        ends = self._ends()
+        options["eos_token_id"] = ends.tolist() or None
         cache = self._cache()
         if cache is None or options.get("do_sample") or options.get("num_beams", 1) > 1:
             written: Tensor = super()._model_generate(context, max_length, stop, **options)
-            return written
+            return self._without_rest(written, 1 if self.encoder.pairs else context.shape[1], ends)
         options.pop("temperature", None)
         mask = options.pop("attention_mask")
-        ended = self._ended(stop, context.shape[1])
-        written = context.new_full((len(context), max_length), self.tokenizer.pad_token_id)
+        ended = self._ended(stop, context.shape[1], ends)
+        written = context.new_full((len(context), max_length), self.tokenizer.eos_token_id)
         ids, rows = context, torch.arange(len(context), device=context.device)
         while len(rows) and ids.shape[1] < max_length:
             with self._precision():
@@ -100,6 +163,21 @@ class LiveLM(HFLM):
             mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
             ids, mask, rows = ids[going], mask[going], rows[going]
             cache.batch_select_indices(going)
+        return self._without_rest(written, context.shape[1], ends)
+
+    def _ends(self) -> Tensor:
+        """The tokens that end a text: the model's own, and the one that ends a response in training."""
+        eos = self.model.generation_config.eos_token_id
+        own = [] if eos is None else torch.as_tensor(eos).flatten().tolist()
+        return torch.tensor(sorted({*own, self.encoder.end[-1]}), dtype=torch.long, device=self.device)
+
+    def _without_rest(self, written: Tensor, start: int, ends: Tensor) -> Tensor:
+        """``written`` with ends of text for the end of a response and for what comes after any end: those are never
+        read as text, as padding, or the end of a turn that is no special token, would be."""
+        own = written[:, start:]
+        ended = torch.isin(own, ends.to(own.device)).long()
+        over = (ended.cumsum(1) - ended > 0) | (own == self.encoder.end[-1])
+        written[:, start:] = own.masked_fill(over, self.tokenizer.eos_token_id)
         return written
 
     def _cache(self) -> DynamicCache | None:
@@ -111,11 +189,9 @@ class LiveLM(HFLM):
         plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
         return cache if plain else None
 
-    def _ended(self, stop: Sequence[str], start: int) -> Callable[[Tensor], Tensor]:
-        """Tells of each row whether its last token ends it, as an end of text or of a stop string; the first ``start``
+    def _ended(self, stop: Sequence[str], start: int, ends: Tensor) -> Callable[[Tensor], Tensor]:
+        """Tells of each row whether its last token ends it, as one of ``ends`` or of a stop string; the first ``start``
         tokens are not its own. Two tokens more are looked at than a stop string has: others may spell it."""
-        eos = self.model.generation_config.eos_token_id
-        ends = torch.tensor([] if eos is None else eos, dtype=torch.long, device=self.device).flatten()
         reach = 2 + max((len(self.tokenizer.encode(word, add_special_tokens=False)) for word in stop), default=0)
 
         def ended(ids: Tensor) -> Tensor:

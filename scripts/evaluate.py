@@ -9,13 +9,15 @@ import argparse
 import json
 import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 from eval import available
 from sfa import store
 from sfa.data import TASKS
-from sfa.data.template import Template
+from sfa.data.packing import LongRows
+from sfa.data.template import DATE, Template
 
 
 def main(arguments: list[str]) -> int:
@@ -24,10 +26,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("model", help="folder in Hugging Face format, or a hub name")
     parser.add_argument("--tasks", nargs="+", required=True, choices=known, metavar="TASK", help=", ".join(known))
     parser.add_argument("--template", choices=get_args(Template), help="unless given: the stage's own, or else plain")
+    parser.add_argument("--system", help="under chat, the system message")
+    parser.add_argument("--date", type=date.fromisoformat, help=f"that a chat template is told it is; else {DATE}")
     parser.add_argument("--data-folder", type=Path, help="local copies of hub data sets")
     parser.add_argument("--limit", type=int, help="rows of each evaluation; all unless given")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seq-len", type=int, help="of rows for a loss; unless given: the stage's own, or else 1024")
+    parser.add_argument("--seq-len", type=int, help="of the longest row of which a loss is taken; else 1024")
+    parser.add_argument("--long-rows", choices=get_args(LongRows), help="of longer ones; else drop")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
     parser.add_argument("--run-generated-code", action="store_true", help="lets humaneval run code, in a sandbox")
@@ -37,15 +42,19 @@ def main(arguments: list[str]) -> int:
         parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
     if given.backend == "vllm" and any(name.endswith("_loss") for name in given.tasks):
         parser.error("losses are computed with --backend hf only")
-    template, seq_len = asked_of(Path(given.model))
-    if template is None:
+    asked = asked_of(Path(given.model))
+    if not asked:
         about = "the model has no manifest of a trained stage; --template chooses another"
-    elif given.template not in (None, template):
-        about = f"the model was trained with {template}"
+    elif given.template not in (None, asked["template"]):
+        about = f"the model was trained with {asked['template']}"
     else:
         about = "from the stage's manifest"
-    given.template = given.template or template or "plain"
-    given.seq_len = given.seq_len or seq_len or 1024
+    if asked and given.date is None and "date" in asked:
+        given.date = date.fromisoformat(asked["date"])
+    defaults = {"template": "plain", "system": None, "date": DATE, "seq_len": 1024, "long_rows": "drop"}
+    for key, value in defaults.items():
+        if getattr(given, key) is None:
+            setattr(given, key, asked.get(key, value))
     print(f"template {given.template} ({about})", file=sys.stderr)
     scores = evaluate(given)
     for score in scores:
@@ -60,10 +69,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def asked_of(model: Path) -> tuple[Template | None, int | None]:
-    """The template and the longest row that the run of a stage's model asked for; ``None`` of any other model."""
+def asked_of(model: Path) -> dict[str, Any]:
+    """How the run of a stage's model showed prompts and what it did with long rows; nothing of any other model."""
     made = store.manifest(model.parent) if model.name == "model" else None
-    return (made.get("template"), made.get("seq_len")) if made else (None, None)
+    return made if made and "template" in made else {}
 
 
 def evaluate(given: argparse.Namespace) -> list[Any]:
@@ -75,14 +84,24 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
     from sfa import models
 
     settings = Settings(
-        given.template, given.seq_len, given.limit, given.batch_size, given.bf16, data_folder=given.data_folder
+        given.template,
+        given.seq_len,
+        given.limit,
+        given.batch_size,
+        given.bf16,
+        data_folder=given.data_folder,
+        system=given.system,
+        date=given.date,
+        long_rows=given.long_rows,
     )
     harness = Harness(given.tasks, [], settings)
     if given.backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
         tokenizer = models.read_processor(given.model)
-        return harness.score(VLLM(pretrained=str(given.model), batch_size="auto"), tokenizer)
+        bos = False if given.template == "chat" else None  # a chat template writes it, or there is none
+        lm = VLLM(pretrained=str(given.model), batch_size="auto", add_bos_token=bos)
+        return harness.score(lm, tokenizer)
     model = models.read_model(given.model).eval()
     return harness(model.cuda() if torch.cuda.is_available() else model, models.read_processor(given.model))
 

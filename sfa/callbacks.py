@@ -24,7 +24,8 @@ from sfa.schedule import crosses
 class Score(TypedDict):
     """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, where the rows
     offer the same choices, the share of the commonest answer: what always giving that one would score. ``also`` holds
-    the means of the evaluation's other metrics."""
+    the means of the evaluation's other metrics. ``dropped`` rows were too long and are not among the ``n``, ``cut``
+    ones lost the middle of their prompt; neither is there if 0."""
 
     task: str
     metric: str
@@ -33,12 +34,17 @@ class Score(TypedDict):
     n: int
     majority: NotRequired[float]
     also: NotRequired[dict[str, float]]
+    dropped: NotRequired[int]
+    cut: NotRequired[int]
 
 
 def score_text(score: Score, digits: int = 3) -> str:
-    """``name value``, with the other metrics behind it."""
+    """``name value``, with the other metrics and what befell rows that were too long behind it."""
     also = ", ".join(f"{metric} {value:.{digits}f}" for metric, value in score.get("also", {}).items())
-    return f"{score['task']} {score['value']:.{digits}f}" + (f" ({also})" if also else "")
+    counts = [("dropped", score.get("dropped")), ("cut", score.get("cut"))]
+    long = ", ".join(f"{count:,} {what}" for what, count in counts if count)
+    behind = "; ".join([*([also] if also else []), *([f"too long: {long}"] if long else [])])
+    return f"{score['task']} {score['value']:.{digits}f}" + (f" ({behind})" if behind else "")
 
 
 class Evaluator(Protocol):

@@ -38,7 +38,7 @@ class StageModel(ComposerModel):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits ``[batch, length, vocab]``; in training ``[learned tokens, vocab]``; of images ``[batch, labels]``.
-        Restarting ``position_ids`` keep attention inside each example."""
+        Restarting ``position_ids`` keep attention inside each example of a packed sequence."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bf16):
             if self.processor is not None:
                 found: Tensor = self.model(pixel_values=normalised(batch["pixel_values"], self.processor)).logits
@@ -54,7 +54,8 @@ class StageModel(ComposerModel):
             shifted = self.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
             given = {"attention_mask": batch["attention_mask"], "decoder_input_ids": shifted}
         else:
-            given = {"position_ids": batch["position_ids"], "use_cache": False}
+            packed = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
+            given = {**packed, "use_cache": False}
         logits: Tensor = self.model(input_ids=batch["input_ids"], **given).logits
         return logits
 

@@ -114,6 +114,8 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
         errors += faults(config.model, config.classes(), max(config.train_of(task).seq_len for task in tasks))
     if config.model.tokenizer is not None and config.model.template == "chat":
         errors.append("model.template: chat needs a tokenizer with a chat template, and one trained here has none")
+    if config.model.system is not None and config.model.template != "chat":
+        errors.append(f"model.system: is shown under model.template: chat alone, not under {config.model.template}")
     if images and config.model.tokenizer is not None:
         errors.append("model.tokenizer: a stream of images needs none")
     if images and config.model.lora is not None:

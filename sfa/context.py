@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from sfa.callbacks import Evaluator
+from sfa.data.prepare import Preparer, preparer
+from sfa.models import channels_of, is_encoder_decoder
 from sfa.plan import Stage
-from sfa.schema import Config
+from sfa.schema import Config, Train
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,12 @@ class Context:
         if line not in self.told:
             self.told.add(line)
             self.console.print(line)
+
+    def preparer(self, train: Train, processor: Any, model_config: Any, packs: bool = True) -> Preparer:
+        """Makes sequences or images of tasks' rows as ``train`` asks, for a model with this configuration."""
+        pairs, channels = is_encoder_decoder(model_config), channels_of(model_config)
+        layout = self.config.model.layout
+        return preparer(processor, pairs, layout, train.seq_len, train.long_rows, channels, packs)
 
     def folder(self, stage: Stage) -> Path:
         return self.config.save_folder / "stages" / stage.fingerprint

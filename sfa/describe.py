@@ -24,6 +24,11 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
     "bigscience/T0pp": 11_135_332_352,
     "google/vit-base-patch16-224-in21k": 85_798_656,  # without a head
 }
+LONG_ROWS = {
+    "drop": "are left out and counted",
+    "cut": "lose the middle of their prompt and are counted, or are left out if their response is too long",
+    "error": "stop the run",
+}
 
 
 def describe(config: Config) -> str:
@@ -48,6 +53,9 @@ def describe(config: Config) -> str:
             lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
     setting = neutral_setting(config)
     lines += ["", f"{setting} leaves the weights as method=sequential makes them"] if setting is not None else []
+    if config.classes() is None:
+        rules = {stage.train.long_rows: LONG_ROWS[stage.train.long_rows] for stage in needed if stage.train is not None}
+        lines += [f"     rows longer than a sequence {what} (train.long_rows: {rule})" for rule, what in rules.items()]
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])

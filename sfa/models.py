@@ -30,6 +30,8 @@ from transformers import (
 import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
 from sfa.data.pixels import Pixels, normalised
+from sfa.data.template import Layout
+from sfa.data.tokens import Encoder
 from sfa.pretrained import ModelError, check_folder, read
 from sfa.schema import LoRA, Model
 from sfa.tensors import locations
@@ -195,7 +197,7 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
         return found + ([] if model.architecture is None else _image_faults(model.architecture, config))
     if vocab_size is not None and config.vocab_size < vocab_size:
         found.append(f"{key}.vocab_size: {config.vocab_size} is less than the tokenizer's {vocab_size}")
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = position_count(config)
     if positions is not None and seq_len > positions:
         found.append(f"train.seq_len: {seq_len} is longer than the {positions} positions that the model has")
     return found
@@ -211,12 +213,12 @@ def _image_faults(architecture: str, config: Any) -> list[str]:
     return []
 
 
-def check(folder: Path, seq_len: int, template: str) -> None:
+def check(folder: Path, seq_len: int, layout: Layout) -> None:
     """Checks that the model in a folder can be trained as it is asked to.
 
     Raises:
-        ModelError: the tokenizer has more tokens than the model, no end of text, or no chat template where one is
-            needed; or a sequence is longer than the model.
+        ModelError: the tokenizer has more tokens than the model or no end of text, its chat template is not there or
+            cannot show what it is to show, or a sequence is longer than the model.
     """
     processor = read_processor(folder)
     if not isinstance(processor, PreTrainedTokenizerBase):
@@ -224,15 +226,24 @@ def check(folder: Path, seq_len: int, template: str) -> None:
     adapters = folder / "adapter_config.json"
     name = json.loads(adapters.read_text())["base_model_name_or_path"] if adapters.is_file() else folder
     config = AutoConfig.from_pretrained(name, **NO_CODE)
-    positions, tokens = getattr(config, "max_position_embeddings", None), len(processor)
+    positions, tokens = position_count(config), len(processor)
     if tokens > config.vocab_size:
         raise ModelError(f"the tokenizer has {tokens} tokens and the model embeddings for {config.vocab_size}")
     if processor.eos_token_id is None:
         raise ModelError("the tokenizer has no end-of-text token, so no response would end")
-    if template == "chat" and processor.chat_template is None:
-        raise ModelError("the tokenizer has no chat template: set model.template to instruction or plain")
+    try:
+        Encoder(processor, layout, is_encoder_decoder(config))
+    except ValueError as error:
+        raise ModelError(_one_line(error)) from error
     if positions is not None and seq_len > positions:
         raise ModelError(f"train.seq_len: {seq_len} is longer than the {positions} positions that the model has")
+
+
+def position_count(config: Any) -> int | None:
+    """How many positions a model has; ``None`` if it has no table of them."""
+    names = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len")
+    found = (getattr(config.get_text_config(decoder=True), name, None) for name in names)
+    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
 
 
 def _ignored(options: dict[str, Any], config: Any) -> list[str]:

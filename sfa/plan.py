@@ -130,7 +130,8 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 def base_stage(config: Config) -> Stage:
     """The model that the stream starts from. Random weights, and the new head of an image classifier, depend on the
     seed; weights in a folder are known by their content, those on the hub by their commit."""
-    described = config.model.model_dump(mode="json", exclude_none=True, exclude={"template", "revision"})
+    shown = {"template", "system", "date", "revision"}
+    described = config.model.model_dump(mode="json", exclude_none=True, exclude=shown)
     spec: dict[str, Any] = {"kind": "base", "model": described}
     if config.model.name is not None and Path(config.model.name).is_dir():
         files = sorted(file for file in Path(config.model.name).iterdir() if file.is_file())
@@ -156,6 +157,7 @@ def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stag
         "parent": parent.fingerprint,
         "tasks": [task.data_spec() for task in tasks],
         "template": config.model.template,
+        **config.model.layout.extras(),
         "train": {**train.weights_spec(), "precision": precision(train)},
         "method": {"name": method, **(block.weights_spec() if block else {})},
         "seed": config.seed,

@@ -77,7 +77,7 @@ def _make(part: Stage, context: Context) -> dict[str, Any]:
     if part.parent is None:
         config = context.config
         longest = max(config.train_of(task).seq_len for task in config.tasks)
-        models.check(context.model(part), longest, config.model.template)
+        models.check(context.model(part), longest, config.model.layout)
     return manifest
 
 

@@ -1,12 +1,13 @@
 """The YAML schema of a run: every key with its type, default and hint."""
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from sfa.data import FileName, ImageTask, Task, registered
-from sfa.data.template import Template
+from sfa.data.template import DATE, Layout, Template
 
 Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
@@ -59,7 +60,14 @@ class Model(Section):
     config: dict[str, Any] = Field({}, description="the architecture's configuration")
     tokenizer: Tokenizer | None = None
     template: Template = Field("plain", description="how a prompt is shown to the model")
+    system: str | None = Field(None, min_length=1, description="under chat, the system message; null: none of ours")
+    date: datetime.date = Field(DATE, description="the day that a chat template which prints one is told it is")
     lora: LoRA | None = Field(None, description="null: all weights are trained")
+
+    @property
+    def layout(self) -> Layout:
+        """How prompts are shown."""
+        return Layout(self.template, self.system, self.date)
 
     @model_validator(mode="after")
     def _one_source(self) -> "Model":
@@ -81,6 +89,9 @@ class Train(Section):
     global_batch_size: int = Field(64, ge=1, description="packed sequences, or images, a step, over all ranks")
     microbatch_size: int | None = Field(None, ge=1, description="sequences a rank computes at once; null: all")
     seq_len: int = Field(1024, ge=8, description="tokens of a packed sequence")
+    long_rows: Literal["drop", "cut", "error"] = Field(
+        "drop", description="rows longer than seq_len: left out, the middle of their prompt taken out, or an error"
+    )
     lr: float = Field(2e-5, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
@@ -97,9 +108,10 @@ class Train(Section):
 
     def weights_spec(self) -> dict[str, Any]:
         """What determines the weights; the rest changes rounding, speed or safety."""
-        return self.model_dump(
-            mode="json", exclude={"microbatch_size", "save_interval", "activation_checkpointing", "compile", "workers"}
-        )
+        without = {"microbatch_size", "save_interval", "activation_checkpointing", "compile", "workers"}
+        if self.long_rows == "drop":  # as if the key were not there
+            without.add("long_rows")
+        return self.model_dump(mode="json", exclude=without)
 
 
 class SFABlock(Section):

@@ -13,7 +13,6 @@ from sfa import machine, methods, models, store, weights
 from sfa.callbacks import Score
 from sfa.composer_model import StageModel
 from sfa.context import Context
-from sfa.data.prepare import preparer
 from sfa.data.source import SourceError
 from sfa.fisher import diagonal
 from sfa.parallel import exclusively
@@ -109,10 +108,9 @@ def scores(stage: Stage, context: Context) -> list[Score]:
 
 def _score(row: dict[str, Any]) -> Score:
     score = Score(task=row["task"], metric=row["metric"], value=row["value"], stderr=row["stderr"], n=row["n"])
-    if "majority" in row:
-        score["majority"] = row["majority"]
-    if "also" in row:
-        score["also"] = row["also"]
+    for key in ("majority", "also", "dropped", "cut"):
+        if key in row:
+            score[key] = row[key]
     return score
 
 
@@ -156,22 +154,22 @@ def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
     folder = methods.fisher_folder(source, block, context)
     with store.lock(folder):
         if not folder.is_dir():
-            config = context.config
             processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
             device = get_device(None)
             wrapped = device.module_to_device(StageModel(model.eval(), processor))
-            (task,), pairs = source.tasks, models.is_encoder_decoder(model.config)
-            seq_len, channels = config.train_of(task).seq_len, models.channels_of(model.config)
-            data = preparer(processor, pairs, seq_len, config.model.template, channels)
-            moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
-            shards = diagonal(wrapped, moved, block.labels, config.seed)
+            assert source.train is not None, "single-task models are trained"
+            data = context.preparer(source.train, processor, model.config)
+            drawn = data.examples(source.tasks[0], block.examples, context.config.seed)
+            shards = diagonal(wrapped, map(device.batch_to_device, drawn), block.labels, context.config.seed)
             weights.write_alone(wrapped, shards, folder)
     return store.unsealed(folder)
 
 
 def _manifest(stage: Stage, record: dict[str, Any], config: Config) -> dict[str, Any]:
     # What a run asks for, a base does not determine: other runs share it.
-    asked = {"template": config.model.template, "seq_len": config.train.seq_len} if stage.parent else {}
+    layout, train = config.model.layout, config.train
+    told = {"template": layout.template, **layout.extras(), "seq_len": train.seq_len, "long_rows": train.long_rows}
+    asked = told if stage.parent else {}
     return {
         "fingerprint": stage.fingerprint,
         "task": stage.label,

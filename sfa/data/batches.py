@@ -125,11 +125,14 @@ def data_spec(steps: Steps, batch: int, workers: int = 0) -> DataSpec:
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks sequences; those of an encoder-decoder lose the padding that all of them have."""
+    """Stacks sequences; those that hold one example each lose the padding that all of them have."""
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     if "attention_mask" in batch:
         given = int(batch["attention_mask"].sum(1).max())
         learned = int((batch["labels"] != IGNORED).sum(1).max())
         for name, length in (("input_ids", given), ("attention_mask", given), ("labels", learned)):
             batch[name] = batch[name][:, :length]
+    elif "input_ids" in batch and "position_ids" not in batch:
+        longest = int(batch["tokens"].max())
+        batch |= {name: batch[name][:, :longest] for name in ("input_ids", "labels")}
     return batch

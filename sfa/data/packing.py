@@ -1,16 +1,17 @@
 """Rows of text to packed sequences of tokens, without attention across examples."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
+from sfa.data.source import SourceError
 from sfa.data.task import Row
-from sfa.data.template import Template, has_bos, render, separator
+from sfa.data.tokens import Encoder, Pair
 
 IGNORED = -100  # the label of a token that is not learned
+LongRows = Literal["drop", "cut", "error"]
 
 
 class Example(TypedDict):
@@ -20,74 +21,89 @@ class Example(TypedDict):
     labels: list[int]
 
 
-# Sequences, int64. Of a decoder: ``input_ids``, ``labels`` and ``position_ids`` ``[n, seq_len]``. Positions start again
-# at every example: that is how attention is kept inside it. The empty end of a sequence is one more example, of pad
-# tokens that are not learned. Of an encoder-decoder, one row each: ``input_ids`` and ``attention_mask``
-# ``[n, seq_len]``, ``labels`` ``[n, seq_len]``. Both: ``tokens`` ``[n]``, how many are not padding.
+# Sequences, int64. Of a decoder: ``input_ids`` and ``labels`` ``[n, length]``, and, where several examples are packed
+# into one, ``position_ids``, which start again at every example: that is how attention is kept inside it. The empty end
+# of a packed sequence is one more example, of pad tokens that are not learned. Of an encoder-decoder, one row each:
+# ``input_ids`` and ``attention_mask`` ``[n, seq_len]``, ``labels`` ``[n, seq_len]``. All: ``tokens`` ``[n]``, how many
+# are not padding.
 Packed = dict[str, NDArray[np.int64]]
 
 
 def encode(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int, template: Template = "plain"
+    rows: Sequence[Row], encoder: Encoder, seq_len: int, long_rows: LongRows = "drop", name: str = "rows"
 ) -> tuple[list[Example], int]:
-    """Tokenizes prompt, response and the end-of-text token for a decoder; only response and end are learned.
-
-    A row longer than ``seq_len`` loses the start of its prompt, and the end of its response if that alone is too long.
+    """Prompt, response and its end for a decoder; only response and end are learned.
 
     Returns:
-        The examples, and how many of them were cut.
+        The examples of the rows that are not left out, and how many of them were cut: see :func:`fitting`.
     """
-    prompts, responses = _tokens(rows, tokenizer, template)
-    examples: list[Example] = []
-    truncated = 0
-    for prompt, response in zip(prompts, responses, strict=True):
-        truncated += len(prompt) + len(response) + 1 > seq_len
-        learned = response[: seq_len - 2] + [tokenizer.eos_token_id]
-        given = prompt[max(0, len(prompt) + len(learned) - seq_len) :]
-        examples.append({"input_ids": given + learned, "labels": [IGNORED] * len(given) + learned})
-    return examples, truncated
+    pairs, cut = fitting(rows, encoder, seq_len, long_rows, name)
+    return [{"input_ids": p + learned, "labels": [IGNORED] * len(p) + learned} for p, learned in pairs], cut
 
 
 def encode_pairs(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seq_len: int, template: Template = "plain"
+    rows: Sequence[Row], encoder: Encoder, seq_len: int, long_rows: LongRows = "drop", name: str = "rows"
 ) -> tuple[Packed, int]:
-    """Tokenizes rows for an encoder-decoder, one sequence each: the prompt for the encoder, the response to learn.
-
-    A prompt longer than ``seq_len`` loses its start, a response its end.
+    """Rows for an encoder-decoder, one sequence each: the prompt for the encoder, the response and its end to learn.
 
     Returns:
-        The sequences, and how many rows were cut.
+        The sequences of the rows that are not left out, and how many of them were cut: see :func:`fitting`.
     """
-    prompts, responses = _tokens(rows, tokenizer, template)
-    shape = (len(rows), seq_len)
+    pairs, cut = fitting(rows, encoder, seq_len, long_rows, name)
+    shape = (len(pairs), seq_len)
     packed = {
-        "input_ids": np.full(shape, tokenizer.pad_token_id, np.int64),
+        "input_ids": np.full(shape, encoder.tokenizer.pad_token_id, np.int64),
         "attention_mask": np.zeros(shape, np.int64),
         "labels": np.full(shape, IGNORED, np.int64),
-        "tokens": np.zeros(len(rows), np.int64),
+        "tokens": np.zeros(len(pairs), np.int64),
     }
-    truncated = 0
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        given, learned = prompt[-seq_len:], response[: seq_len - 1] + [tokenizer.eos_token_id]
-        truncated += len(given) < len(prompt) or len(learned) <= len(response)
+    for i, (given, learned) in enumerate(pairs):
         packed["input_ids"][i, : len(given)] = given
         packed["attention_mask"][i, : len(given)] = 1
         packed["labels"][i, : len(learned)] = learned
         packed["tokens"][i] = len(given) + len(learned)
-    return packed, truncated
+    return packed, cut
 
 
-def _tokens(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, template: Template
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of the prompts, with the tokenizer's own special tokens, and of the responses, without."""
-    texts = [render(row["prompt"], template, tokenizer) for row in rows]
-    special = not (texts and has_bos(texts[0], tokenizer))
-    responses = [separator(template) + row["response"] for row in rows]
-    return (
-        tokenizer(texts, add_special_tokens=special)["input_ids"],
-        tokenizer(responses, add_special_tokens=False)["input_ids"],
-    )
+def fitting(
+    rows: Sequence[Row], encoder: Encoder, seq_len: int, long_rows: LongRows, name: str
+) -> tuple[list[Pair], int]:
+    """Ids of prompts, and of responses with their end, that fit into ``seq_len`` tokens: together for a decoder, each
+    by itself for an encoder-decoder.
+
+    Of the rows that are too long ``drop`` leaves out all, ``cut`` those whose response leaves less than a quarter of
+    ``seq_len`` to the prompt's own text; the prompts of the others lose their middle. No response is ever cut: it would
+    be learned to end where it does not.
+
+    Returns:
+        The ids of the rows that are not left out, and how many of them were cut.
+
+    Raises:
+        SourceError: a row is too long and ``long_rows`` is ``error``.
+    """
+    found: list[Pair] = []
+    cut = 0
+    for number, (prompt, response) in enumerate(encoder.rows(rows, name)):
+        learned = response + encoder.end
+        room = seq_len if encoder.pairs else seq_len - len(learned)
+        if len(prompt) <= room and len(learned) <= seq_len:
+            found.append((prompt, learned))
+        elif long_rows == "error":
+            length = max(len(prompt), len(learned)) if encoder.pairs else len(prompt) + len(learned)
+            raise SourceError(
+                f"{name}: row {number} has {length:,} tokens, more than train.seq_len: {seq_len}; train.long_rows=drop "
+                "leaves such rows out, cut takes the middle out of their prompts"
+            )
+        elif long_rows == "cut" and len(learned) <= seq_len and encoder.room(room) >= seq_len // 4:
+            found.append((encoder.cut(prompt, room), learned))
+            cut += 1
+    return found, cut
+
+
+def none_fits(name: str, seq_len: int) -> SourceError:
+    """The error of rows that are all left out."""
+    hint = "train.long_rows=cut takes the middle out of prompts that are too long"
+    return SourceError(f"{name}: no row fits into train.seq_len: {seq_len} tokens; {hint}")
 
 
 def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Packed:
@@ -135,15 +151,15 @@ def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Pack
 
 def alone(examples: Sequence[Example], pad: int) -> Packed:
     """One example a sequence, padded at its end, where a decoder's learned tokens cannot see it."""
-    length = max(len(example["input_ids"]) for example in examples)
+    lengths = [len(example["input_ids"]) for example in examples]
+    shape = (len(examples), max(lengths, default=0))
     sequences = {
-        "input_ids": np.full((len(examples), length), pad, np.int64),
-        "labels": np.full((len(examples), length), IGNORED, np.int64),
-        "position_ids": np.tile(np.arange(length), (len(examples), 1)),
-        "tokens": np.array([len(example["input_ids"]) for example in examples]),
+        "input_ids": np.full(shape, pad, np.int64),
+        "labels": np.full(shape, IGNORED, np.int64),
+        "tokens": np.array(lengths, np.int64),
     }
     for i, example in enumerate(examples):
         sequences["input_ids"][i, : len(example["input_ids"])] = example["input_ids"]
         sequences["labels"][i, : len(example["labels"])] = example["labels"]
-    sequences["labels"][:, 0] = IGNORED
+    sequences["labels"][:, :1] = IGNORED
     return sequences

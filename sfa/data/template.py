@@ -2,40 +2,165 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import datetime
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # a config is checked without transformers
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["plain", "instruction", "chat"]
+DATE = datetime.date(2024, 7, 26)  # what Llama 3's templates write if they are given none
+PROBE, ANSWER = "What is it?", "Zq7answer7qZ"  # texts that no template alters or writes itself
+
+# A template's ``strftime_now(format)`` with the codes of a fixed date. Render variables must be plain data, so the
+# function itself is a macro; the line break at its end is eaten by Jinja's ``trim_blocks``.
+STRFTIME = (
+    "{%- macro strftime_now(format) -%}{%- set dated = namespace(text=format) -%}"
+    "{%- for code, value in date_codes.items() -%}{%- set dated.text = dated.text.replace(code, value) -%}"
+    "{%- endfor -%}{{ dated.text }}{%- endmacro %}\n"
+)
+CODES = ("%-d", "%-m", "%-H", "%-I", "%-M", "%-S", "%-j", *(f"%{code}" for code in "aAbBcdDeFGHIjmMpSTuUVwWxXyYZ%"))
 
 
-def render(prompt: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text that comes before the response and its separator.
+class TemplateError(ValueError):
+    """A chat template that is not there, or cannot show what it is to show."""
 
-    ``plain`` is the prompt as it is, ``instruction`` puts headings around it, for models that were never tuned to
-    follow instructions, ``chat`` is the tokenizer's own chat template.
+
+@dataclass(frozen=True)
+class Layout:
+    """How a prompt is shown to a model.
+
+    Attributes:
+        template: ``plain`` is the prompt as it is, ``instruction`` puts headings around it, for models that were never
+            tuned to follow instructions, ``chat`` is the tokenizer's own chat template.
+        system: under ``chat``, the system message before every prompt; ``None``: none, or the template's own.
+        date: the day that a chat template is told it is.
+    """
+
+    template: Template = "plain"
+    system: str | None = None
+    date: datetime.date = DATE
+
+    def extras(self) -> dict[str, str]:
+        """What a fingerprint must know besides the template; nothing where all is as by default."""
+        found = {} if self.system is None else {"system": self.system}
+        return found if self.date == DATE or self.template != "chat" else {**found, "date": self.date.isoformat()}
+
+
+class Prompter:
+    """Shows prompts in a layout.
+
+    Args:
+        layout: the template and what it is given.
+        tokenizer: has the chat template; only asked under ``chat``.
+
+    Attributes:
+        separator: what stands between a shown prompt and the response.
+        end: under ``chat``, what ends a response: what the template writes after it, up to its first control token;
+            empty if it writes none, and without ``chat``.
 
     Raises:
-        ValueError: the tokenizer has no chat template.
+        TemplateError: the tokenizer has no chat template, or it refuses a conversation as the layout has it.
     """
-    if template == "plain":
-        return prompt
-    if template == "instruction":
-        return f"### Instruction:\n{prompt}\n\n### Response:"
-    if tokenizer.chat_template is None:
-        raise ValueError("the tokenizer has no chat template: set model.template to instruction or plain")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    return str(text)
+
+    def __init__(self, layout: Layout, tokenizer: PreTrainedTokenizerBase | None):
+        self.layout, self.tokenizer = layout, tokenizer
+        self.separator, self.end, self._lead, self._generation = " ", "", "", False
+        if layout.template == "chat":
+            self._read_template()
+
+    def __call__(self, prompt: str) -> str:
+        """The text that comes before the separator and the response.
+
+        Raises:
+            TemplateError: the chat template fails on this prompt.
+        """
+        if self.layout.template == "plain":
+            return prompt
+        if self.layout.template == "instruction":
+            return f"### Instruction:\n{prompt}\n\n### Response:"
+        if self._generation:
+            return self._render(prompt, generation=True, system=self.layout.system) + self._lead
+        return self._around_answer(prompt)[0].rstrip(" ")
+
+    def _read_template(self) -> None:
+        """Learns from a probe what the template writes around an answer. Spaces before the answer are the separator,
+        as a prompt that ends with a space would be tokenized in another way than the whole text; other text there, such
+        as an empty block of thoughts, belongs to the prompt."""
+        if self.tokenizer is None or self.tokenizer.chat_template is None:
+            raise TemplateError("the tokenizer has no chat template: set model.template to instruction or plain")
+        self._check_conversation()
+        asked = self._render(PROBE, generation=True, system=self.layout.system)
+        before, after = self._around_answer(PROBE)
+        self._generation = asked != self._render(PROBE, system=self.layout.system)
+        if not self._generation:
+            self.separator = before[len(before.rstrip(" ")) :]
+        else:
+            rest = before[len(asked) :] if before.startswith(asked) else ""
+            self._lead = rest.rstrip(" ")
+            self.separator = rest[len(self._lead) :]
+        self.end = _up_to_control(after, self.tokenizer)
+
+    def _check_conversation(self) -> None:
+        """Raises a :class:`TemplateError` that says what to do if the template refuses the layout's conversation, or
+        leaves a part of it out."""
+        system = self.layout.system
+        try:
+            shown = self._render(PROBE, generation=True, system=system)
+        except TemplateError as error:
+            other = "a system message" if system is None else None
+            try:
+                self._render(PROBE, generation=True, system=other)
+            except TemplateError:
+                raise error from error.__cause__
+            hint = "set model.system" if system is None else "leave model.system out"
+            raise TemplateError(f"model.system: {error}; {hint}") from error
+        if PROBE not in shown:
+            raise TemplateError("the tokenizer's chat template leaves the user's message out")
+        if system is not None and system.strip() not in shown:
+            raise TemplateError("model.system: the tokenizer's chat template leaves the system message out")
+
+    def _around_answer(self, prompt: str) -> tuple[str, str]:
+        """What the template writes before and after an answer to ``prompt``."""
+        before, found, after = self._render(prompt, ANSWER, system=self.layout.system).rpartition(ANSWER)
+        if not found:
+            raise TemplateError("the tokenizer's chat template leaves the assistant's message out")
+        return before, after
+
+    def _render(
+        self, prompt: str, answer: str | None = None, generation: bool = False, system: str | None = None
+    ) -> str:
+        """The conversation in the tokenizer's template, with the system message ``system`` if there is one."""
+        assert self.tokenizer is not None, "the constructor has seen to it"
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": prompt})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+        date = self.layout.date
+        given: dict[str, Any] = {
+            "date_string": date.strftime("%d %b %Y"),
+            "date_codes": {code: date.strftime(code) for code in CODES},
+        }
+        try:
+            template = STRFTIME + self.tokenizer.get_chat_template()
+            text = self.tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=generation, **given
+            )
+        except Exception as error:  # a template is a program and fails in its own way
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise TemplateError(f"the tokenizer's chat template fails: {reason}") from error
+        return str(text)
 
 
-def separator(template: Template) -> str:
-    """What stands between the rendered prompt and the response: a chat template ends where the response begins."""
-    return "" if template == "chat" else " "
+def controls(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of the tokenizer's control tokens, longest first."""
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted({*special, *tokenizer.all_special_tokens}, key=lambda text: (-len(text), text))
 
 
-def has_bos(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a rendered prompt already starts with the token that begins every sequence."""
-    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+def _up_to_control(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """``text`` up to the end of its first control token; empty if it has none."""
+    found = [(text.index(token), token) for token in controls(tokenizer) if token in text]
+    start, token = min(found, key=lambda place: (place[0], -len(place[1])), default=(0, ""))
+    return text[: start + len(token)]
