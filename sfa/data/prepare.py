@@ -90,7 +90,7 @@ class TextPreparer:
         about |= {"versions": _versions("tokenizers", "transformers")}
         folder = cache / f"{_names(tasks)}-{fingerprint(about)}"
         if dist.get_local_rank() == 0:
-            with _once(folder, tasks) as temporary:
+            with _once(folder, tasks, about["tasks"]) as temporary:
                 if temporary is not None:
                     packed, changed = self._sequences(tasks, seed)
                     told = {what: str(n) for what, n in changed.items()}
@@ -189,7 +189,7 @@ class ImagePreparer:
     def split(self, task: Task, split: Split, cache: Path) -> tuple[Packed, int]:
         """All images of a split, and how many could not be read. All ranks call it."""
         about = {
-            "task": task.data_spec(),
+            "tasks": [task.data_spec()],
             "split": split,
             "processor": self.processor.to_dict(),
             "channels": self.channels,
@@ -198,7 +198,7 @@ class ImagePreparer:
         }
         folder = cache / f"{task.name}-{split}-{fingerprint(about)}"
         if dist.get_local_rank() == 0:
-            with _once(folder, [task]) as temporary:
+            with _once(folder, [task], about["tasks"]) as temporary:
                 if temporary is not None:
                     pixels, labels, skipped = self._arrays(task.rows(split), task)
                     np.save(temporary / "pixel_values.npy", pixels)
@@ -243,23 +243,22 @@ class ImagePreparer:
 
 
 @contextlib.contextmanager
-def _once(folder: Path, tasks: Sequence[Task] = ()) -> Iterator[Path | None]:
+def _once(folder: Path, tasks: Sequence[Task] = (), specs: Any = None) -> Iterator[Path | None]:
     """A folder to write in, which then becomes ``folder``, whole and sealed; ``None`` if that is there, perhaps because
-    another process has just made it.
+    another process has just made it. ``specs`` are the data of ``tasks`` by which it is called.
 
     Raises:
-        SourceError: the data of ``tasks`` were changed meanwhile; nothing is kept.
+        SourceError: the data were changed meanwhile; nothing is kept.
     """
     with lock(folder):
         if folder.exists():
             yield None
             return
-        before = [task.data_spec() for task in tasks]
         temporary = folder.with_name(f".{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         temporary.mkdir(parents=True)
         yield temporary
-        if [task.data_spec() for task in tasks] != before:
+        if tasks and [task.data_spec() for task in tasks] != specs:
             shutil.rmtree(temporary)
             raise SourceError(f"the data of {_names(tasks)} were changed while they were read; start the command again")
         seal(temporary)
