@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from composer import Trainer
 from composer.algorithms import GradientClipping
-from composer.loggers import FileLogger, LoggerDestination, MLFlowLogger, TensorboardLogger, WandBLogger
 from composer.optim import (
     ComposerScheduler,
     ConstantWithWarmupScheduler,
@@ -22,7 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
-from sfa import machine, methods, models, weights
+from sfa import loggers, machine, methods, models, weights
 from sfa.algorithm import SFA
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
@@ -105,7 +104,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         schedulers=_scheduler(settings, total, epoch),
         algorithms=algorithms,
         callbacks=[ProgressBar(_title(stage, config), total, merges, console), recorder, saver, stopper],
-        loggers=_loggers(config, config.save_folder / config.name / "logs" / stage.label),
+        loggers=loggers.make(config, config.save_folder / config.name / "logs" / stage.label),
         seed=config.seed,
         precision=precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
@@ -198,17 +197,6 @@ def _precision(train: Train) -> tuple[str, bool]:
     if train.precision == "fp32" or (train.precision == "auto" and not on_gpu):
         return "fp32", False
     return ("amp_bf16", False) if on_gpu else ("fp32", True)
-
-
-def _loggers(config: Config, folder: Path) -> list[LoggerDestination]:
-    """The loggers that the config names, with its options over our defaults."""
-    kinds: dict[str, tuple[Callable[..., LoggerDestination], dict[str, Any]]] = {
-        "tensorboard": (TensorboardLogger, {"log_dir": str(folder)}),
-        "file": (FileLogger, {"filename": str(folder / "log.txt"), "overwrite": True, "remote_file_name": None}),
-        "wandb": (WandBLogger, {"project": "sfa", "group": config.name}),
-        "mlflow": (MLFlowLogger, {"experiment_name": config.name}),
-    }
-    return [kinds[name][0](**{**kinds[name][1], **options}) for name, options in config.loggers.items()]
 
 
 def _title(stage: Stage, config: Config) -> str:

@@ -9,10 +9,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from sfa.data.source import SourcedTask, SourceError, load, splits
 from sfa.data.task import TASKS, Split, Task, held_out
+from sfa.values import Checked
 
 MOST_CLASSES = 1_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the rarer a format, the less its reader was attacked and mended
@@ -111,7 +112,7 @@ def place(row: ImageRow, number: int) -> str:
     return f"{path} (row {number})" if path else f"row {number}"
 
 
-class LabelSplit(BaseModel):
+class LabelSplit(Checked):
     """One line of a config that stands for many tasks: ``{split: ethz/food101, classes: 101, into: 20}``. Options that
     are not here are those of each task."""
 

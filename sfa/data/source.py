@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sfa import store
 from sfa.data.task import Row, Split, Task, held_out
+from sfa.values import REMOTE, LocalPath, at_home
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
@@ -23,7 +24,7 @@ class SourcedTask(Task):
     subset: str | None = Field(None, description="the hub's configuration name")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     limit: int | None = Field(None, ge=1, description="rows to train on, the first after a seeded shuffle; null: all")
-    data_folder: Path | None = Field(None, exclude=True, description="set from the config's data_folder")
+    data_folder: LocalPath | None = Field(None, exclude=True, description="set from the config's data_folder")
 
     def read(self, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of one of the source's splits."""
@@ -139,7 +140,13 @@ def local(source: str, data_folder: Path | None) -> Path | None:
     Raises:
         SourceError: ``source`` is a path to nothing.
     """
-    for folder in (Path(source), *([data_folder / source, data_folder / Path(source).name] if data_folder else [])):
+    try:
+        named = Path(at_home(source))
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    if not source.strip() or REMOTE.match(source):
+        raise SourceError(f"{source!r} is neither a hub name nor a local folder: copy or mount it, and name that folder")
+    for folder in (named, *([data_folder / source, data_folder / named.name] if data_folder else [])):
         if folder.is_dir() and _files(folder):
             return folder
     if source.startswith((".", "/", "~")):
