@@ -5,29 +5,29 @@ python -m scripts.evaluate runs/stages/<fingerprint>/model --tasks gsm8k casehol
 
 import argparse
 import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from eval import available
+from scripts import kept
 from sfa.data import TASKS
+from sfa.terminal import command, quiet, start
 
 
+@command
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [*available(), *(f"{name}_loss" for name in TASKS)]
     parser.add_argument("model", help="folder in Hugging Face format, or a hub name")
     parser.add_argument("--tasks", nargs="+", required=True, choices=known, metavar="TASK", help=", ".join(known))
     parser.add_argument("--template", default="plain", choices=["plain", "instruction", "chat"])
-    parser.add_argument("--data-folder", type=Path, help="local copies of hub data sets")
+    parser.add_argument("--data-folder", type=kept.path, help="local copies of hub data sets")
     parser.add_argument("--limit", type=int, help="rows of each evaluation; all unless given")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=1024, help="to which rows are cut for a loss")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
     parser.add_argument("--run-generated-code", action="store_true", help="lets humaneval run code, in a sandbox")
-    parser.add_argument("--out", type=Path, help="also write the scores to this JSON file")
+    parser.add_argument("--out", type=kept.path, help="also write the scores to this JSON file")
     given = parser.parse_args(arguments)
     if "humaneval" in given.tasks and not given.run_generated_code:
         parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
@@ -39,13 +39,13 @@ def main(arguments: list[str]) -> int:
         majority = f", majority class {score['majority']:.4f}" if "majority" in score else ""
         print(f"{score['task']:<20} {score['metric']:<12} {score['value']:.4f}{spread} (n={score['n']}{majority})")
     if given.out:
-        given.out.write_text(json.dumps(scores, indent=2) + "\n")
+        kept.write(given.out, json.dumps(scores, indent=2) + "\n")
     return 0
 
 
 def evaluate(given: argparse.Namespace) -> list[Any]:
     """The scores of the model that the command line names."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet()
     import torch
 
     from eval.harness import Harness, Settings
@@ -65,4 +65,4 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -10,8 +10,11 @@ Memory: the largest tensor of each model, float32, beside what torch itself take
 """
 
 import argparse
+import shlex
 import sys
-from pathlib import Path
+
+from scripts import kept
+from sfa.terminal import command, start
 
 CARD = """---
 tags: [merge]
@@ -26,17 +29,18 @@ Made by `{command}`.
 """
 
 
+@command
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=["average", "soup", "task_arithmetic", "ties", "fisher"])
-    parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--base", type=Path, help="that all were trained from, for task_arithmetic and ties")
+    parser.add_argument("models", nargs="+", type=kept.path)
+    parser.add_argument("--out", type=kept.path, required=True)
+    parser.add_argument("--base", type=kept.path, help="that all were trained from, for task_arithmetic and ties")
     parser.add_argument("--weights", nargs="+", type=float, help="one a model; 1/n each unless given")
     parser.add_argument("--beta", type=float, default=0.5, help="of average, the weight of the first model")
     parser.add_argument("--density", type=float, default=0.2, help="of ties, the share of a task vector that is kept")
     parser.add_argument("--scale", type=float, default=1.0, help="λ of ties")
-    parser.add_argument("--fishers", nargs="+", type=Path, help="of fisher, one folder a model")
+    parser.add_argument("--fishers", nargs="+", type=kept.path, help="of fisher, one folder a model")
     given = parser.parse_args(arguments)
     weights = given.weights or [1 / len(given.models)] * len(given.models)
     if given.method in ("task_arithmetic", "ties") and given.base is None:
@@ -72,11 +76,12 @@ def main(arguments: list[str]) -> int:
         return 1
     rows = "\n".join(f"| {model} | {weight:g} |" for model, weight in zip(given.models, weights, strict=True))
     rows += f"\n| {given.base} | base |" if given.base else ""
-    command = " ".join(["python -m scripts.merge", *arguments])
-    (given.out / "README.md").write_text(CARD.format(title=f"{given.method} of models", command=command, rows=rows))
+    written = shlex.join(["python", "-m", "scripts.merge", *arguments])
+    card = CARD.format(title=f"{given.method} of models", command=written, rows=rows)
+    kept.write(given.out / "README.md", card)
     print(given.out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from sfa import loggers
 from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
+from sfa.errors import SFAError
 from sfa.plan import in_order, plan
 from sfa.reading import Unreadable, read_file, read_value, reason
 from sfa.schedule import exact_fraction
@@ -22,8 +23,10 @@ from sfa.schema import Config, Train
 Block = TypeVar("Block", bound=BaseModel)
 
 
-class ConfigError(Exception):
+class ConfigError(SFAError):
     """A config that cannot be run. ``errors`` holds one line for each thing that is wrong."""
+
+    code = 2
 
     def __init__(self, source: str, errors: Sequence[str]):
         self.errors = list(errors)
@@ -147,17 +150,14 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
 
 def _save_folder(config: Config) -> list[str]:
     """What is wrong with where a run writes, as far as that can be told without writing."""
-    folder, wanted = config.save_folder.absolute(), "save_folder: must be a folder that can be written to"
+    folder, wanted = config.save_folder.absolute(), "save_folder: must be a folder"
     try:
         parts = (folder / "stages", folder / config.name, folder, *folder.parents)
-        there = [part for part in parts if part.exists() or part.is_symlink()]
-        wrong = next((part for part in there if not part.is_dir()), None)
+        wrong = next((part for part in parts if not part.is_dir() and (part.exists() or part.is_symlink())), None)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         return [f"{wanted}: {reason(error)}"]
     if wrong is not None:
         return [f"{wanted}, and {wrong} is {'no folder' if wrong.exists() else 'a link to nothing'}"]
-    if not config.dry_run and not os.access(there[0], os.W_OK | os.X_OK):
-        return [f"{wanted}, and {there[0]} is not"]
     return []
 
 

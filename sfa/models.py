@@ -1,10 +1,11 @@
 """Models with their tokenizers or image processors, from a config or from a folder in Hugging Face format."""
 
+import contextlib
 import difflib
 import functools
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,6 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import (
     CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
@@ -25,8 +23,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
-import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
+from sfa.errors import SFAError
+from sfa.kinds import image_size, is_encoder_decoder, is_image_classifier, kind_of, refuse_batch_norm, try_out
 from sfa.schema import LoRA, Model
 
 MOST_LAYERS = 1000
@@ -35,7 +34,7 @@ NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights
 WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # other files of weights are pickles
 
 
-class ModelError(Exception):
+class ModelError(SFAError):
     """A pretrained model that cannot be had or used."""
 
 
@@ -60,36 +59,18 @@ def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int
             return _build_classifier(model, classes)
         if model.name is None:
             assert model.tokenizer is not None, "the config demands one beside an architecture"
-            tokenizer = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
-            config = _config(model, len(tokenizer))
-            return kind_of(config)(config).float(), tokenizer
-        try:
-            config = _config(model, None)
-            pretrained = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
-            found = kind_of(config).from_pretrained(model.name, revision=model.revision, **WEIGHTS)
-        except (OSError, ValueError) as error:
-            raise ModelError(_cannot(model.name, error)) from error
-        return _with_adapters(found, model.lora) if model.lora else found, pretrained
-
-
-def kind_of(config: Any) -> Any:
-    """The class of a configuration's model: decoder, encoder-decoder or image classifier.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if is_encoder_decoder(config):
-        mappings = [MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING]
-    else:
-        mappings = [MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING]
-    for known in mappings:
-        if type(config) in known:
-            return known[type(config)]
-    raise ValueError(f"{config.model_type} is no language model and no image classifier that transformers knows")
-
-
-def is_encoder_decoder(config: Any) -> bool:
-    return bool(getattr(config, "is_encoder_decoder", False))
+            processor = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
+        with _told(model):
+            if model.name is None:
+                config = _config(model, len(processor))
+                built = kind_of(config)(config).float()
+            else:
+                config = _config(model, None)
+                processor = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
+                built = kind_of(config).from_pretrained(model.name, revision=model.revision, **WEIGHTS)
+                built = _with_adapters(built, model.lora) if model.lora else built
+            try_out(built, processor)
+        return built, processor
 
 
 def parameter_count(model: Model, classes: int | None = None) -> int:
@@ -113,6 +94,8 @@ def _parameters(described: str, classes: int | None) -> int:
         kind = kind_of(config)  # imported before the device changes: torch 2.7
         with torch.device("meta"):
             empty = kind(config)
+        if classes is not None:
+            refuse_batch_norm(empty)
     except (OSError, ModelError):
         raise
     except Exception as error:  # each architecture checks its configuration in its own way
@@ -136,16 +119,18 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
         near = difflib.get_close_matches(model.architecture, list(CONFIG_MAPPING), 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return [f"model.architecture: {model.architecture!r} is no model type of transformers{hint}"]
-    try:
-        parameter_count(model, classes)
-    except (OSError, ModelError) as error:
-        return [f"{key}: no model can be built: {_one_line(error)}"]
     vocab_size = model.tokenizer.vocab_size if model.tokenizer else None
-    config = _config(model, vocab_size, classes)
+    try:
+        config = _config(model, vocab_size, classes)
+        if is_image_classifier(config) == (classes is None):
+            wanted = "no language model" if classes is None else "no image classifier"
+            return [f"{key}: {config.model_type} is {wanted}, and the tasks need one"]
+        if classes is not None and model.name is None:
+            image_size(config)
+        parameter_count(model, classes)
+    except Exception as error:  # each architecture checks its configuration in its own way
+        return [f"{key}: no model can be built: {_one_line(error)}"]
     found = [f"model.config.{name}: {model.architecture} knows no such key" for name in _ignored(model.config, config)]
-    wanted = "no language model" if classes is None else "no image classifier"
-    if (type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING) == (classes is None):
-        return [*found, f"{key}: {config.model_type} is {wanted}, and the tasks need one"]
     if classes is not None:
         return found
     if vocab_size is not None and config.vocab_size < vocab_size:
@@ -183,11 +168,13 @@ def check(folder: Path, seq_len: int, template: str) -> None:
 def _ignored(options: dict[str, Any], config: Any) -> list[str]:
     """Those of ``options`` that a configuration keeps but knows nothing of."""
     known = {*inspect.signature(type(config).__init__).parameters, *inspect.signature(PreTrainedConfig).parameters}
+    if is_image_classifier(config):
+        known.add("image_size")  # that of the images, for a model that takes any
     return [name for name in options if name in vars(config) and name not in known | set(config.attribute_map)]
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_model(folder: Path | str) -> Any:
@@ -251,24 +238,30 @@ def _with_adapters(model: Any, lora: LoRA) -> Any:
 
 
 def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
-    config = _config(model, None, classes)
-    kind = kind_of(config)
-    if model.name is not None:
-        options = {"revision": model.revision, "ignore_mismatched_sizes": True, **WEIGHTS}
-        try:
-            found = kind.from_pretrained(model.name, config=config, **options)
-            return found, AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
-        except (OSError, ValueError) as error:
-            raise ModelError(_cannot(model.name, error)) from error
-    channels, size = int(config.num_channels), int(config.image_size)
-    half = [0.5] * channels
-    return kind(config).float(), ViTImageProcessor(
-        size={"height": size, "width": size}, image_mean=half, image_std=half
-    )
+    with _told(model):
+        config = _config(model, None, classes)
+        kind = kind_of(config)
+        if model.name is not None:
+            options = {"revision": model.revision, "ignore_mismatched_sizes": True, **WEIGHTS}
+            built = kind.from_pretrained(model.name, config=config, **options)
+            processor = AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
+        else:
+            channels, height, width = image_size(config)
+            half, size = [0.5] * channels, {"height": height, "width": width}
+            built = kind(config).float()
+            processor = ViTImageProcessor(size=size, image_mean=half, image_std=half)
+        refuse_batch_norm(built)
+        try_out(built, processor)
+    return built, processor
 
 
-def _cannot(name: str, error: Exception) -> str:
-    return f"the model {name} cannot be used: {_one_line(error)}"
+@contextlib.contextmanager
+def _told(model: Model) -> Iterator[None]:
+    """Tells what goes wrong inside as a :class:`ModelError`; the hub, and each architecture, raise in their own ways."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(f"the model {model.name or model.architecture} cannot be used: {_one_line(error)}") from error
 
 
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:

@@ -9,12 +9,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sfa.errors import UsageError
+
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 DIGITS = r"(0|[1-9]\d*|[1-9]\d{0,2}(_\d{3})+)"  # grouped by threes, if at all
 DECIMAL = re.compile(rf"[-+]?({DIGITS}(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.IGNORECASE)
 
 
-class Unreadable(Exception):
+class Unreadable(UsageError):
     """Text that is no YAML, or that reads otherwise than it looks. ``reasons`` holds a line for each thing."""
 
     def __init__(self, *reasons: str):
@@ -97,7 +99,11 @@ def _misleading(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[st
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             yield from _misleading(value, f"{key}.{i}".lstrip("."), seen)
-    elif isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in NUMBERS:
-        if not DECIMAL.fullmatch(node.value):
-            value = yaml.safe_load(node.value)
-            yield f"{key}: {node.value} would be read as the number {value}; write {value}, or '{node.value}' for text"
+    elif isinstance(node, yaml.ScalarNode) and _is_disguised(node):
+        text, value = node.value, yaml.safe_load(node.value)
+        yield f"{key}: {text} would be read as the number {value}; write {value}, or '{text}' for text"
+
+
+def _is_disguised(node: yaml.ScalarNode) -> bool:
+    """Whether it is a number that is not written as a decimal one: octal like 017, hexadecimal, or of base 60."""
+    return node.style is None and node.tag in NUMBERS and DECIMAL.fullmatch(node.value) is None

@@ -233,9 +233,13 @@ class Config(Section):
     eval: Eval = Eval()
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
     checkpoint: Literal["sharded", "full"] = Field("sharded", description="form of checkpoints under fsdp2")
-    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = {"tensorboard": {}, "file": {}}
+    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = Field(
+        {"tensorboard": {}, "file": {}}
+    )
     save_folder: LocalPath = Path("runs")
-    data_folder: LocalPath | None = Field(None, description="local copies of hub data sets, a folder each, by last name")
+    data_folder: LocalPath | None = Field(
+        None, description="local copies of hub data sets, a folder each, by last name"
+    )
     dry_run: bool = False
     only: str | None = Field(None, description="makes this stage of the plan alone, by its fingerprint")
 

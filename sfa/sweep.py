@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from sfa import config as configs
 from sfa.config import ConfigError
 from sfa.plan import Stage, in_order, plan
+from sfa.reading import Unreadable, read_value, reason, written
+from sfa.reading import read_file as read_yaml
 from sfa.schema import Config, Section
+from sfa.values import LocalPath
 
 BESIDE = ("row", "paper", "l2", "config")  # what a run of a sweep's file holds beside its overrides
 
@@ -55,7 +59,7 @@ class Figure(Section):
 class SweepFile(Section):
     """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists."""
 
-    config: Path = Field(description="the runs' config, from the sweep's own folder")
+    config: LocalPath = Field(description="the runs' config, from the sweep's own folder")
     set: dict[str, Any] = Field({}, description="overrides of all runs")
     seeds: list[int] = Field([17], min_length=1)
     orders: list[list[int]] | None = Field(None, min_length=1, description="of the stream's tasks, each like [0, 2, 1]")
@@ -123,13 +127,18 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, lis
     own = [override for override in overrides if override.startswith(("seeds=", "orders="))]
     others = [override for override in overrides if override not in own]
     try:
-        loaded = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(own)))
+        loaded = read_yaml(path)
+        for key, _, value in (override.partition("=") for override in own):
+            OmegaConf.update(loaded, key, read_value(value, key))
+        loaded = OmegaConf.to_container(loaded)
         file = SweepFile.model_validate(loaded)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(str(path), lines) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
+    except Unreadable as error:
+        raise ConfigError(str(path), error.reasons) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
     return file, others
 
 
@@ -155,6 +164,9 @@ def expand(
         ConfigError: with the errors of the first run that has any.
     """
     known = list(evaluations) if evaluations is not None else None
+    empty = [key for grid in grids for key, values in grid.items() if values == []]
+    if empty:
+        raise ConfigError(str(config), [f"{key}: is varied over no value" for key in empty])
     stem = configs.load(config, overrides, known).name
     points = [
         dict(zip(grid, values, strict=True))
@@ -190,4 +202,4 @@ def _label(point: dict[str, Any]) -> str:
 
 
 def _written(point: dict[str, Any]) -> list[str]:
-    return [f"{key}={'null' if value is None else value}" for key, value in point.items()]
+    return [f"{key}={written(value)}" for key, value in point.items()]

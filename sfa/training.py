@@ -3,7 +3,6 @@
 import atexit
 import math
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

@@ -41,7 +41,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
-def _parts(value: Any, into: type | tuple[type, ...]) -> Iterator[Any]:
+def _parts(value: Any, into: Any) -> Iterator[Any]:
     """``value``, or what it holds if it is one of ``into``."""
     if not isinstance(value, into):
         yield value

@@ -8,12 +8,13 @@ from pydantic import Field
 
 from sfa import store
 from sfa.data.task import Row, Split, Task, held_out
+from sfa.errors import SFAError
 from sfa.values import REMOTE, LocalPath, at_home
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
-class SourceError(Exception):
+class SourceError(SFAError):
     """A data set that cannot be had, that lacks a column, or whose rows are not what they should be."""
 
 
@@ -145,7 +146,7 @@ def local(source: str, data_folder: Path | None) -> Path | None:
     except ValueError as error:
         raise SourceError(str(error)) from error
     if not source.strip() or REMOTE.match(source):
-        raise SourceError(f"{source!r} is neither a hub name nor a local folder: copy or mount it, and name that folder")
+        raise SourceError(f"{source!r} is neither a hub name nor a local folder; copy or mount it")
     for folder in (named, *([data_folder / source, data_folder / named.name] if data_folder else [])):
         if folder.is_dir() and _files(folder):
             return folder
