@@ -192,7 +192,26 @@ def _task(
             doc["answer"] = doc["choices"].index(doc["response"])
     data = Dataset.from_list(docs)
     config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator(shown)}
-    return ConfigurableTask(config=config)
+    return _Task(config=config)
+
+
+class _Task(ConfigurableTask):
+    """A task of lm-eval that makes its requests without a progress bar, which nothing turns off."""
+
+    def build_all_requests(
+        self, *, samples: list[int] | None = None, rank: int = 0, world_size: int = 1, **_: Any
+    ) -> None:
+        self._instances = [
+            request
+            for number, doc in self.doc_iterator(rank=rank, samples=samples, world_size=world_size)
+            for request in self._requests(number, doc)
+        ]
+
+    def _requests(self, number: int, doc: dict[str, Any]) -> list[Any]:
+        shown = self.fewshot_context(doc, num_fewshot=self.config.num_fewshot or 0, gen_prefix=self.doc_to_prefix(doc))
+        about = (self.config.task, number, self.config.repeats)
+        made = self.construct_requests(doc=doc, ctx=shown, metadata=about, apply_chat_template=False)
+        return made if isinstance(made, list) else [made]
 
 
 def _majority(rows: Sequence[Row]) -> float | None:

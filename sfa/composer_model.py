@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import BaseImageProcessor
 
 from sfa.data.packing import IGNORED
-from sfa.models import is_encoder_decoder
+from sfa.kinds import is_encoder_decoder
 
 
 class StageModel(ComposerModel):

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -79,7 +78,7 @@ def image_size(config: Any) -> tuple[int, int, int]:
     return int(getattr(of_images, "num_channels", 3)), int(height), int(width)
 
 
-def refuse_batch_norm(model: nn.Module) -> None:
+def refuse_batch_norm(model: Any) -> None:
     """Refuses a model whose running statistics would be those of other weights after every merge.
 
     Raises:
@@ -104,10 +103,10 @@ def try_out(model: Any, processor: Any) -> None:
     Raises:
         ValueError: it takes something else than text or images, or a decoder's token sees the one after it.
     """
-    training = model.training
+    is_image, training = isinstance(processor, BaseImageProcessor), model.training
     model.eval()
     try:
-        if isinstance(processor, BaseImageProcessor):
+        if is_image:
             image = np.zeros((len(processor.image_mean), 40, 60), np.uint8)
             options: dict[str, Any] = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
             pixels = processor([image], input_data_format="channels_first", **options)["pixel_values"]
@@ -123,7 +122,7 @@ def try_out(model: Any, processor: Any) -> None:
         raise ValueError(f"{model.config.model_type} cannot be run on what it would be trained on: {reason}") from error
     finally:
         model.train(training)
-    if isinstance(processor, BaseImageProcessor):
+    if is_image:
         if found.shape != (1, model.config.num_labels):
             raise ValueError(f"{model.config.model_type} gives scores of shape {tuple(found.shape)} for one image")
     elif not is_encoder_decoder(model.config) and not torch.allclose(found[0, 0], found[1, 0], atol=1e-4):

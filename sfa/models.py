@@ -257,7 +257,7 @@ def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _told(model: Model) -> Iterator[None]:
-    """Tells what goes wrong inside as a :class:`ModelError`; the hub, and each architecture, raise in their own ways."""
+    """Tells what goes wrong inside as a :class:`ModelError`: the hub and each architecture raise in their own ways."""
     try:
         yield
     except Exception as error:

@@ -19,6 +19,7 @@ from sfa.composer_model import StageModel
 from sfa.context import Context
 from sfa.data.prepare import preparer
 from sfa.fisher import diagonal
+from sfa.kinds import is_encoder_decoder
 from sfa.plan import Stage
 from sfa.schema import FisherMerging
 from sfa.training import train
@@ -126,7 +127,7 @@ def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
         processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
         device = get_device(None)
         wrapped = device.module_to_device(StageModel(model.eval(), processor))
-        (task,), pairs = source.tasks, models.is_encoder_decoder(model.config)
+        (task,), pairs = source.tasks, is_encoder_decoder(model.config)
         data = preparer(processor, pairs, config.train_of(task).seq_len, config.model.template)
         moved = (device.batch_to_device(example) for example in data.examples(task, block.examples, config.seed))
         shards = diagonal(wrapped, moved, block.labels, config.seed)

@@ -31,6 +31,7 @@ from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, s
 from sfa.data.packing import Packed
 from sfa.data.prepare import preparer
 from sfa.finite import Finite
+from sfa.kinds import is_encoder_decoder
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.pickles import foreign
 from sfa.plan import Stage
@@ -58,7 +59,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     processor = models.read_processor(parent / "model")
     machine.reset_peak()
     bare = models.read_model(parent / "model")
-    data = preparer(processor, models.is_encoder_decoder(bare.config), settings.seq_len, config.model.template)
+    data = preparer(processor, is_encoder_decoder(bare.config), settings.seq_len, config.model.template)
     seed, cache = config.seed, config.save_folder / "data"
     packed, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Packed] = []

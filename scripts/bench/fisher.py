@@ -12,6 +12,7 @@ from sfa import models
 from sfa.composer_model import StageModel
 from sfa.data.prepare import preparer
 from sfa.fisher import diagonal
+from sfa.kinds import is_encoder_decoder
 from sfa.schema import Config
 
 LINE = "Fisher information"
@@ -46,7 +47,7 @@ def run(setup: Setup) -> list[Row]:
 def _prepared(config: Config, count: int, device: str) -> tuple[StageModel, list[dict[str, Tensor]]]:
     model, processor = models.build(config.model, config.seed, config.tokenizer_tasks(), config.classes())
     task, template = config.tasks[0], config.model.template
-    data = preparer(processor, models.is_encoder_decoder(model.config), config.train_of(task).seq_len, template)
+    data = preparer(processor, is_encoder_decoder(model.config), config.train_of(task).seq_len, template)
     examples = data.examples(task, count, config.seed)
     moved = [{key: tensor.to(device) for key, tensor in example.items()} for example in examples]
     return StageModel(model, processor).eval().to(device), moved
