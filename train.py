@@ -61,7 +61,7 @@ def train(config: Config, command: str, first: bool) -> int:
     from sfa.run import make_only, run
     from sfa.store import DamagedStage
 
-    console = Console(quiet=not first, highlight=False, soft_wrap=True)
+    console = Console(quiet=not first, highlight=False, markup=False, soft_wrap=True)
     try:
         if config.only is not None:
             make_only(config, evaluator(config), console)

@@ -327,7 +327,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     if len(given.seeds) < 2:
         parser.error("an interval needs two seeds or more")
-    console, start = Console(highlight=False, soft_wrap=True), time.time()
+    console, start = Console(highlight=False, markup=False, soft_wrap=True), time.time()
     found: dict[str | None, Any] = {None: given.seeds}
     decided = {}
     try:

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from scripts import kept
 from scripts.series import save
 from sfa import terminal
+from sfa.errors import UsageError
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"
@@ -46,6 +47,8 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     told = [_told(run) for run in runs]
     for i, run in enumerate(runs):
         points, _, _ = curves(run)
+        if evaluation not in points:
+            raise UsageError(f"{run} has no evaluation {evaluation}: it has {', '.join(points)}")
         label = told[i] if told.count(told[i]) == 1 else run.name
         style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 3.5, "linewidth": 1.6}
         ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)

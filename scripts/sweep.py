@@ -146,7 +146,7 @@ def _finish(runs: list[Sequence[str]]) -> int:
 
     for arguments in runs:
         config = configs.load(arguments[0], arguments[1:])
-        run(config, evaluator(config), Console())
+        run(config, evaluator(config), Console(highlight=False, markup=False, soft_wrap=True))
     return 0
 
 
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--name", help="of the sweep; the file's if it is not given")
     parser.add_argument("--out", type=kept.path, help="also write the table to this Markdown file")
     given = parser.parse_intermixed_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     for option in ("jobs", "ranks"):
         if getattr(given, option) < 1:
             parser.error(f"--{option} must be 1 or more, not {getattr(given, option)}")

@@ -151,6 +151,8 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
 def _save_folder(config: Config) -> list[str]:
     """What is wrong with where a run writes, as far as that can be told without writing."""
     folder, wanted = config.save_folder.absolute(), "save_folder: must be a folder"
+    if set("{}") & set(str(config.save_folder)):
+        return [f"save_folder: must have no braces, which Composer takes for placeholders, not {config.save_folder}"]
     try:
         parts = (folder / "stages", folder / config.name, folder, *folder.parents)
         wrong = next((part for part in parts if not part.is_dir() and (part.exists() or part.is_symlink())), None)

@@ -44,10 +44,9 @@ def make(config: Config, folder: Path) -> "list[LoggerDestination]":
         config: of the run.
         folder: of a stage's logs.
     """
-    pattern = str(folder / "log.txt").replace("{", "{{").replace("}", "}}")  # Composer formats it
     defaults: dict[str, dict[str, Any]] = {
         "tensorboard": {"log_dir": str(folder)},
-        "file": {"filename": pattern, "overwrite": True, "remote_file_name": None},
+        "file": {"filename": str(folder / "log.txt"), "overwrite": True, "remote_file_name": None},
         "wandb": {"project": "sfa", "group": config.name},
         "mlflow": {"experiment_name": config.name},
     }

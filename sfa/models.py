@@ -125,9 +125,9 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
         if is_image_classifier(config) == (classes is None):
             wanted = "no language model" if classes is None else "no image classifier"
             return [f"{key}: {config.model_type} is {wanted}, and the tasks need one"]
+        parameter_count(model, classes)
         if classes is not None and model.name is None:
             image_size(config)
-        parameter_count(model, classes)
     except Exception as error:  # each architecture checks its configuration in its own way
         return [f"{key}: no model can be built: {_one_line(error)}"]
     found = [f"model.config.{name}: {model.architecture} knows no such key" for name in _ignored(model.config, config)]

@@ -1,5 +1,6 @@
 """YAML as a person reads it: what YAML 1.1 would silently take for another value is told instead."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,10 +60,7 @@ def written(value: Any) -> str:
             plain = False
         if plain:
             return value
-    if isinstance(value, int | float):
-        return str(value)
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return text.removesuffix("\n...\n").strip()
+    return json.dumps(value, ensure_ascii=False)
 
 
 def reason(error: Exception) -> str:
