@@ -25,7 +25,7 @@ from eval.lm import LiveLM
 from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.data import Row, Task, owner
-from sfa.data.source import shuffled, usable
+from sfa.data.source import SourceError, shuffled, usable
 from sfa.data.template import Template, render, separator
 from sfa.store import fingerprint
 
@@ -84,7 +84,7 @@ class Harness:
         rows = self.sources[name].eval_rows(name) if file.is_file() else self.sources[name].rows("test")
         self.rows[name] = shuffled(usable(rows, name), self.settings.limit)
         if file.is_file():
-            self.tasks[name] = _task(load_yaml(file), self.rows[name], self.settings.template, tokenizer)
+            self.tasks[name] = _task(file, self.rows[name], self.settings.template, tokenizer)
 
     def _values(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: dict[str, list[int]]
@@ -178,21 +178,40 @@ def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task
     return kind(**({"data_folder": data_folder} if "data_folder" in kind.model_fields else {}))
 
 
-def _task(
-    config: dict[str, Any], rows: Sequence[Row], template: Template, tokenizer: PreTrainedTokenizerBase
-) -> ConfigurableTask:
+def _task(file: Path, rows: Sequence[Row], template: Template, tokenizer: PreTrainedTokenizerBase) -> ConfigurableTask:
     """A task of lm-eval on ``rows``: columns ``prompt``, in the model's template, ``response`` and, where the rows have
     them, ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates, which
-    lm-eval compiles again for every row."""
-    shown = (config.get("metadata") or {}).get("template", template)
+    lm-eval compiles again for every row.
+
+    Raises:
+        SourceError: the file asks for a column that the rows do not have, or is none that lm-eval takes; or a row's
+            response is none of its choices.
+    """
+    try:
+        config = load_yaml(file) | {"task": file.stem}
+        shown = (config.get("metadata") or {}).get("template", template)
+    except Exception as error:  # of YAML, or of what a function in it imports
+        raise SourceError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     docs: list[dict[str, Any]] = [dict(row) for row in rows]
     for doc in docs:
         doc["prompt"] = render(doc["prompt"], shown, tokenizer)
+        if "choices" in doc and doc["response"] not in doc["choices"]:
+            raise SourceError(f"{file.stem}: the response {doc['response']!r} is none of the choices {doc['choices']}")
         if "choices" in doc:
             doc["answer"] = doc["choices"].index(doc["response"])
+    for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+        column = config.get(key)
+        if isinstance(column, str) and column.isidentifier() and any(column not in doc for doc in docs):
+            raise SourceError(
+                f"{file}: {key} asks for the column {column}, and the rows of {file.stem} have {', '.join(docs[0])}; "
+                f"{TASK_FILES / 'arithmetic.yaml'} is for rows without choices, {TASK_FILES / 'licences.yaml'} with them"
+            )
     data = Dataset.from_list(docs)
     config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator(shown)}
-    return _Task(config=config)
+    try:
+        return _Task(config=config)
+    except Exception as error:  # lm-eval checks a file by using it
+        raise SourceError(f"{file} is no task of lm-eval: {' '.join(str(error).split())}") from error
 
 
 class _Task(ConfigurableTask):

@@ -10,6 +10,7 @@ from typing import Any
 from eval import available
 from scripts import kept
 from sfa.data import TASKS
+from sfa.errors import UsageError
 from sfa.terminal import command, quiet, start
 
 
@@ -17,7 +18,7 @@ from sfa.terminal import command, quiet, start
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [*available(), *(f"{name}_loss" for name in TASKS)]
-    parser.add_argument("model", help="folder in Hugging Face format, or a hub name")
+    parser.add_argument("model", type=_model, help="folder in Hugging Face format, or a hub name")
     parser.add_argument("--tasks", nargs="+", required=True, choices=known, metavar="TASK", help=", ".join(known))
     parser.add_argument("--template", default="plain", choices=["plain", "instruction", "chat"])
     parser.add_argument("--data-folder", type=kept.path, help="local copies of hub data sets")
@@ -43,10 +44,23 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _model(name: str) -> str:
+    """A model's folder, or its name on the hub.
+
+    Raises:
+        argparse.ArgumentTypeError: it looks like a path, and there is no such folder.
+    """
+    folder = kept.path(name)
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise argparse.ArgumentTypeError(f"must be a folder or a hub name, and {name} is neither")
+    return str(folder)
+
+
 def evaluate(given: argparse.Namespace) -> list[Any]:
     """The scores of the model that the command line names."""
     quiet()
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from eval.harness import Harness, Settings
     from sfa import models
@@ -55,13 +69,17 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
         given.template, given.seq_len, given.limit, given.batch_size, given.bf16, data_folder=given.data_folder
     )
     harness = Harness(given.tasks, [], settings)
+    with models.told(given.model):
+        processor = models.read_processor(given.model)
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        raise UsageError(f"{given.model} is an image classifier, and these evaluations are of text")
     if given.backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
-        tokenizer = models.read_processor(given.model)
-        return harness.score(VLLM(pretrained=str(given.model), batch_size="auto"), tokenizer)
-    model = models.read_model(given.model).eval()
-    return harness(model.cuda() if torch.cuda.is_available() else model, models.read_processor(given.model))
+        return harness.score(VLLM(pretrained=given.model, batch_size="auto"), processor)
+    with models.told(given.model):
+        model = models.read_model(given.model).eval()
+    return harness(model.cuda() if torch.cuda.is_available() else model, processor)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Memory: the largest tensor of each model, float32, beside what torch itself take
 """
 
 import argparse
+import math
 import shlex
 import sys
 
@@ -49,13 +50,19 @@ def main(arguments: list[str]) -> int:
         parser.error("average takes two models")
     if given.method == "fisher" and len(given.fishers or []) != len(given.models):
         parser.error("fisher needs as many --fishers as models")
+    if not all(map(math.isfinite, (*weights, given.beta, given.density, given.scale))):
+        parser.error("--weights, --beta, --density and --scale must be finite")
+    if not 0 <= given.beta <= 1 or not 0 < given.density <= 1:
+        parser.error("--beta must be from 0 to 1, --density above 0 and at most 1")
     if len(weights) != len(given.models):
         parser.error(f"{len(given.models)} models need as many --weights, not {len(weights)}")
-    for folder in (*given.models, *([given.base] if given.base else [])):
+    for folder in (*given.models, *([given.base] if given.base else []), *(given.fishers or [])):
         if not list(folder.glob("*.safetensors")):
             parser.error(f"{folder} holds no safetensors files")
     if given.out.exists() and any(given.out.iterdir()):
         parser.error(f"{given.out} is not empty")
+    from safetensors import SafetensorError
+
     from sfa import merging
 
     try:
@@ -71,7 +78,7 @@ def main(arguments: list[str]) -> int:
             merging.ties(given.base, given.models, weights, given.out, given.density, given.scale)
         else:
             merging.fisher(given.models, given.fishers, weights, given.out)
-    except ValueError as error:
+    except (ValueError, SafetensorError) as error:
         print(error, file=sys.stderr)
         return 1
     rows = "\n".join(f"| {model} | {weight:g} |" for model, weight in zip(given.models, weights, strict=True))

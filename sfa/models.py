@@ -60,7 +60,7 @@ def build(model: Model, seed: int, tokenizer_tasks: Sequence[Task], classes: int
         if model.name is None:
             assert model.tokenizer is not None, "the config demands one beside an architecture"
             processor = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
-        with _told(model):
+        with told(model.name or str(model.architecture)):
             if model.name is None:
                 config = _config(model, len(processor))
                 built = kind_of(config)(config).float()
@@ -238,7 +238,7 @@ def _with_adapters(model: Any, lora: LoRA) -> Any:
 
 
 def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
-    with _told(model):
+    with told(model.name or str(model.architecture)):
         config = _config(model, None, classes)
         kind = kind_of(config)
         if model.name is not None:
@@ -256,12 +256,12 @@ def _build_classifier(model: Model, classes: int) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _told(model: Model) -> Iterator[None]:
+def told(name: str) -> Iterator[None]:
     """Tells what goes wrong inside as a :class:`ModelError`: the hub and each architecture raise in their own ways."""
     try:
         yield
     except Exception as error:
-        raise ModelError(f"the model {model.name or model.architecture} cannot be used: {_one_line(error)}") from error
+        raise ModelError(f"the model {name} cannot be used: {_one_line(error)}") from error
 
 
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any
 import pytest
 
 import train
+from eval import TASK_FILES
+from eval.harness import _task
 from scripts import compare, curves, evaluate, export, figures, merge, report, sweep, tables
+from sfa.data.source import SourceError
+from sfa.models import train_tokenizer
 from tests import COMPOSER
 from tests.test_train import QUICKSTART, ROOT, SMALL
 
+LICENCES = (TASK_FILES / "licences.yaml").read_text(encoding="utf-8")
 LINE = "would be read as the number"
 
 
@@ -121,21 +127,26 @@ def test_scripts_say_what_is_no_sweep_or_no_model(tmp_path: Path, capsys: pytest
     assert "holds no safetensors" in usage(
         capsys, merge.main, "soup", str(tmp_path), absent, "--out", str(tmp_path / "o")
     )
-    assert "no model" in told(capsys, evaluate.main([str(tmp_path / "none"), "--tasks", "arithmetic_loss"]))
+    of_loss = ["--tasks", "arithmetic_loss"]
+    assert "is neither" in usage(capsys, evaluate.main, str(tmp_path / "none"), *of_loss)
+    assert f"the model {tmp_path} cannot be used: " in told(capsys, evaluate.main([str(tmp_path), *of_loss]))
 
 
 def test_commands_end_quietly_whatever_their_output_is(tmp_path: Path) -> None:
     """Signs that the terminal lacks are escaped, and neither a reader that leaves nor a closed stdout is an error."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     dry = f"{sys.executable} train.py {QUICKSTART} method=sfa dry_run=true save_folder={tmp_path}"
-    script = f"{dry} >all; echo $?; {dry} | head -n 1 >head; echo ${{PIPESTATUS[0]}}; {dry} >&-; echo $?"
-    script = script.replace(">all", f">{tmp_path}/all").replace(">head", f">{tmp_path}/head")
+    show = "import sys; from sfa.terminal import start; start(lambda _: print('\\u03b2\\u2192\\xb1' * 99999, file=sys.%s) or 0)"
+    script = f"{dry} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    for stream, to in (("stdout", "| head -c 9"), ("stdout", ">&-"), ("stderr", "2>&-"), ("stderr", "2>&1 | wc -c")):
+        script += f"; {sys.executable} -c {shlex.quote(show % stream)} {to}; echo ' ' ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    assert (done.stdout.split(), done.stderr) == (["0", "0", "0"], "")
-    assert "(\\u03b2=0.5)" in (tmp_path / "all").read_text()
-    assert (tmp_path / "head").read_text().startswith("quickstart: sfa")
+    assert done.stderr == ""
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("quickstart: sfa, seed 17")
+    assert " ".join(rest).split() == ["0", r"\u03b2\u2", "1", "0", "0", str(99999 * 16 + 1), "0"]
 
 
 def test_the_launcher_passes_the_exit_code_on(tmp_path: Path) -> None:
@@ -160,3 +171,27 @@ def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest
     assert printed.err == ""
     assert str(folder / "quickstart" / "results.json") in printed.out
     assert len(printed.out.splitlines()) <= 12
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "message"),
+    [
+        (
+            "doc_to_choice: choices",
+            [{}],
+            "doc_to_choice asks for the column choices, and the rows of new have prompt, r",
+        ),
+        ("doc_to_choice: choices", [{"choices": ["x"]}], "new: the response 'b' is none of the choices ['x']"),
+        ("doc_to_text: [1", [{}], "new.yaml cannot be read: "),
+        ("output_type: guess", [{}], "new.yaml is no task of lm-eval: "),
+    ],
+)
+def test_a_new_tasks_file_says_what_its_rows_lack(
+    text: str, rows: list[dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "new.yaml"
+    own = "\n".join(line for line in LICENCES.splitlines() if line.partition(":")[0] != text.partition(":")[0])
+    file.write_text(f"{own}\n{text}\n")
+    with pytest.raises(SourceError) as caught:
+        _task(file, [{"prompt": "a", "response": "b", **row} for row in rows], "plain", train_tokenizer(300, []))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
