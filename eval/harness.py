@@ -204,7 +204,7 @@ def _task(file: Path, rows: Sequence[Row], template: Template, tokenizer: PreTra
         if isinstance(column, str) and column.isidentifier() and any(column not in doc for doc in docs):
             raise SourceError(
                 f"{file}: {key} asks for the column {column}, and the rows of {file.stem} have {', '.join(docs[0])}; "
-                f"{TASK_FILES / 'arithmetic.yaml'} is for rows without choices, {TASK_FILES / 'licences.yaml'} with them"
+                "arithmetic.yaml beside it is for rows without choices, licences.yaml for rows with them"
             )
     data = Dataset.from_list(docs)
     config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator(shown)}

@@ -136,7 +136,8 @@ def test_commands_end_quietly_whatever_their_output_is(tmp_path: Path) -> None:
     """Signs that the terminal lacks are escaped, and neither a reader that leaves nor a closed stdout is an error."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     dry = f"{sys.executable} train.py {QUICKSTART} method=sfa dry_run=true save_folder={tmp_path}"
-    show = "import sys; from sfa.terminal import start; start(lambda _: print('\\u03b2\\u2192\\xb1' * 99999, file=sys.%s) or 0)"
+    shown = "print('\\u03b2\\u2192\\xb1' * 99999, file=sys.%s)"
+    show = f"import sys; from sfa.terminal import start; start(lambda _: {shown} or 0)"
     script = f"{dry} | head -n 1; echo ${{PIPESTATUS[0]}}"
     for stream, to in (("stdout", "| head -c 9"), ("stdout", ">&-"), ("stderr", "2>&-"), ("stderr", "2>&1 | wc -c")):
         script += f"; {sys.executable} -c {shlex.quote(show % stream)} {to}; echo ' ' ${{PIPESTATUS[0]}}"
@@ -179,11 +180,11 @@ def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest
         (
             "doc_to_choice: choices",
             [{}],
-            "doc_to_choice asks for the column choices, and the rows of new have prompt, r",
+            "doc_to_choice asks for the column choices, and the rows of new have",
         ),
         ("doc_to_choice: choices", [{"choices": ["x"]}], "new: the response 'b' is none of the choices ['x']"),
         ("doc_to_text: [1", [{}], "new.yaml cannot be read: "),
-        ("output_type: guess", [{}], "new.yaml is no task of lm-eval: "),
+        ("doc_to_target: '{{ 1 / 0 }}'", [{"choices": ["b"]}], "new.yaml is no task of lm-eval: "),
     ],
 )
 def test_a_new_tasks_file_says_what_its_rows_lack(
