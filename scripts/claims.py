@@ -11,6 +11,7 @@ undecided otherwise. Intervals are over seeds.
 
 import argparse
 import itertools
+import json
 import shlex
 import statistics
 import sys
@@ -60,8 +61,8 @@ class Runs:
 
     def __init__(self, folder: Path, sweep: str):
         self.runs: dict[str, list[tuple[Any, dict[str, Any]]]] = {}
-        for run in kept.sweep(folder / f"{sweep}.json")["runs"]:
-            results = kept.results(folder / run["name"])
+        for run in json.loads((folder / f"{sweep}.json").read_text())["runs"]:
+            results = json.loads((folder / run["name"] / "results.json").read_text())
             self.runs.setdefault(run["label"], []).append((run.get("order"), results))
 
     def of(self, label: str, order: list[int] | None = None) -> list[dict[str, Any]]:
