@@ -18,7 +18,7 @@ from sfa.data import Task
 from sfa.data.packing import Packed
 from sfa.data.prepare import ImagePreparer
 from sfa.data.source import SourceError
-from sfa.models import channels_of
+from sfa.kinds import channels_of
 from sfa.store import fingerprint
 
 

@@ -31,7 +31,7 @@ from sfa.data.packing import LongRows, none_fits
 from sfa.data.source import SourceError, shuffled, usable
 from sfa.data.template import DATE, Layout, Prompter, Template
 from sfa.data.tokens import Encoder
-from sfa.models import is_encoder_decoder
+from sfa.kinds import is_encoder_decoder
 from sfa.store import fingerprint
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -114,7 +114,7 @@ class Harness:
             raise SourceError(f"the rows of {name} were changed while the run was going; start the command again")
         self.rows[name] = shuffled(usable(rows, name), self.settings.limit)
         if file.is_file():
-            config = load_yaml(file)
+            config = _read_task(file)
             layout = self._layout((config.get("metadata") or {}).get("template"))
             if tokenizer is None:
                 prompter = Prompter(layout, None)
@@ -122,7 +122,8 @@ class Harness:
             else:
                 encoder = Encoder(tokenizer, layout)
                 prompter, shown = encoder.shown, encoder.show(self.rows[name], name)
-            self.tasks[name], self.layouts[name] = _task(config, self.rows[name], shown, prompter.separator), layout
+            self.layouts[name] = layout
+            self.tasks[name] = _task(file, config, self.rows[name], shown, prompter.separator)
 
     def _layout(self, template: Template | None) -> Layout:
         return replace(self.settings.layout, template=template) if template else self.settings.layout
@@ -242,17 +243,67 @@ def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task
     return kind(**({"data_folder": data_folder} if "data_folder" in kind.model_fields else {}))
 
 
-def _task(config: dict[str, Any], rows: Sequence[Row], shown: Sequence[str], separator: str) -> ConfigurableTask:
+def _read_task(file: Path) -> dict[str, Any]:
+    """A task file's settings.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        return dict(load_yaml(file) | {"task": file.stem})
+    except Exception as error:  # of YAML, or of what a function in it imports
+        raise SourceError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _task(
+    file: Path, config: dict[str, Any], rows: Sequence[Row], shown: Sequence[str], separator: str
+) -> ConfigurableTask:
     """A task of lm-eval on ``rows``: columns ``prompt``, as it is shown, ``response`` and, where the rows have them,
     ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates, which
-    lm-eval compiles again for every row."""
+    lm-eval compiles again for every row.
+
+    Raises:
+        SourceError: the file asks for a column that the rows do not have, or is none that lm-eval takes; or a row's
+            response is none of its choices.
+    """
     docs: list[dict[str, Any]] = [{**row, "prompt": prompt} for row, prompt in zip(rows, shown, strict=True)]
     for doc in docs:
+        if "choices" in doc and doc["response"] not in doc["choices"]:
+            raise SourceError(f"{file.stem}: the response {doc['response']!r} is none of the choices {doc['choices']}")
         if "choices" in doc:
             doc["answer"] = doc["choices"].index(doc["response"])
+    for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+        column = config.get(key)
+        if isinstance(column, str) and column.isidentifier() and any(column not in doc for doc in docs):
+            raise SourceError(
+                f"{file}: {key} asks for the column {column}, and the rows of {file.stem} have {', '.join(docs[0])}; "
+                "arithmetic.yaml beside it is for rows without choices, licences.yaml for rows with them"
+            )
     data = Dataset.from_list(docs)
     config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator}
-    return ConfigurableTask(config=config)
+    try:
+        return _Task(config=config)
+    except Exception as error:  # lm-eval checks a file by using it
+        raise SourceError(f"{file} is no task of lm-eval: {' '.join(str(error).split())}") from error
+
+
+class _Task(ConfigurableTask):
+    """A task of lm-eval that makes its requests without a progress bar, which nothing turns off."""
+
+    def build_all_requests(
+        self, *, samples: list[int] | None = None, rank: int = 0, world_size: int = 1, **_: Any
+    ) -> None:
+        self._instances = [
+            request
+            for number, doc in self.doc_iterator(rank=rank, samples=samples, world_size=world_size)
+            for request in self._requests(number, doc)
+        ]
+
+    def _requests(self, number: int, doc: dict[str, Any]) -> list[Any]:
+        shown = self.fewshot_context(doc, num_fewshot=self.config.num_fewshot or 0, gen_prefix=self.doc_to_prefix(doc))
+        about = (self.config.task, number, self.config.repeats)
+        made = self.construct_requests(doc=doc, ctx=shown, metadata=about, apply_chat_template=False)
+        return made if isinstance(made, list) else [made]
 
 
 def _check_same(lm: TemplateLM, encoder: Encoder, task: ConfigurableTask, name: str) -> None:

@@ -26,12 +26,12 @@ import torch
 from rich.console import Console
 
 from eval import available
-from scripts import cells
+from scripts import cells, kept
 from scripts.interval import half_width
 from scripts.sweep import sweep
-from sfa.config import ConfigError
 from sfa.machine import hardware
 from sfa.sweep import read
+from sfa.terminal import command, start
 
 SWEEPS = Path(__file__).parent.parent / "yamls" / "sweeps"
 Point = tuple[float, float]  # scores on the first and the second task
@@ -315,6 +315,7 @@ def table(decided: dict[int, list[Quantity]]) -> list[list[str]]:
     return lines
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all claims were decided or are undecided, 1 a run failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -322,11 +323,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[17, 18, 19])
     parser.add_argument("--jobs", type=int, default=1, help="stages at once")
     parser.add_argument("--only", nargs="+", type=int, choices=CLAIMS, default=list(CLAIMS), help="these claims")
-    parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
+    parser.add_argument("--out", type=kept.path, help="also write the table to this Markdown file")
     given = parser.parse_intermixed_args(arguments)
     if len(given.seeds) < 2:
         parser.error("an interval needs two seeds or more")
-    console, start = Console(highlight=False, soft_wrap=True, markup=False), time.time()
+    console, start = Console(highlight=False, markup=False, soft_wrap=True), time.time()
     found: dict[str | None, Any] = {None: given.seeds}
     decided = {}
     try:
@@ -342,9 +343,6 @@ def main(arguments: list[str]) -> int:
                     return 1
                 found[name] = Runs(runs[0].config.save_folder, name)
             decided[number] = CLAIMS[number].quantities(found[name])
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. To go on:\n  python -m scripts.claims {shlex.join(arguments)}")
         return 130
@@ -358,9 +356,9 @@ def main(arguments: list[str]) -> int:
     if given.out:
         command = f"`python -m scripts.claims {shlex.join(arguments)}`"
         explained = (__doc__ or "").strip().rpartition("\n\n")[2].replace("\n", " ")
-        given.out.write_text(f"{command}\n\n{about} {summary}.\n\n{explained}\n\n{cells.markdown(lines)}\n")
+        kept.write(given.out, f"{command}\n\n{about} {summary}.\n\n{explained}\n\n{cells.markdown(lines)}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -7,7 +7,6 @@ import argparse
 import itertools
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import cells
+from scripts import cells, kept
 from scripts.curves import draw
 from scripts.interval import spread
 from sfa.config import flat
 from sfa.results import average_name
+from sfa.terminal import command, start
 
 PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only where things are
 
@@ -51,7 +51,7 @@ def as_table(lines: Sequence[Sequence[str]]) -> Table:
 def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: str) -> str:
     """The comparison and the score of every run after every stage, with what they were made with."""
     made = {
-        json.dumps(json.loads(_manifest(folder, stage).read_text())["made"], sort_keys=True): None
+        json.dumps(kept.manifest(folder, stage["fingerprint"])["made"], sort_keys=True): None
         for folder, run in zip(folders, runs, strict=True)
         for stage in run["stages"]
     }
@@ -69,10 +69,6 @@ def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: s
             lines.append([after, *(_score(values[after, name]) for name in names)])
         parts += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), cells.markdown(lines)]
     return "\n\n".join(parts) + "\n"
-
-
-def _manifest(folder: Path, stage: dict[str, Any]) -> Path:
-    return folder.parent / "stages" / str(stage["fingerprint"]) / "manifest.json"
 
 
 def _overrides(run: dict[str, Any], first: dict[str, Any]) -> list[str]:
@@ -122,21 +118,23 @@ def _title(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{common.rstrip('-_0123456789')}, {len(names)} seeds"
 
 
-def main() -> None:
+@command
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, with their results.json")
-    parser.add_argument("--picture", type=Path, help="also draw the curves of the first seed's runs to this file")
-    parser.add_argument("--markdown", type=Path, help="also write all scores to this file")
-    given = parser.parse_args()
-    found = [json.loads((run / "results.json").read_text()) for run in given.runs]
+    parser.add_argument("runs", nargs="+", type=kept.path, help="folders of runs, with their results.json")
+    parser.add_argument("--picture", type=kept.picture, help="also draw the curves of the first seed's runs")
+    parser.add_argument("--markdown", type=kept.path, help="also write all scores to this file")
+    given = parser.parse_args(arguments)
+    found = [kept.results(run) for run in given.runs]
     Console().print(as_table(compare(found)))
     if given.picture:
         alone = [run for run, content in zip(given.runs, found, strict=True) if content["seed"] == found[0]["seed"]]
         print(draw(alone, given.picture))
     if given.markdown:
-        given.markdown.write_text(markdown(given.runs, found, f"python -m scripts.compare {shlex.join(sys.argv[1:])}"))
-        print(given.markdown)
+        made_by = f"python -m scripts.compare {shlex.join(arguments)}"
+        print(kept.write(given.markdown, markdown(given.runs, found, made_by)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

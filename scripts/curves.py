@@ -7,7 +7,6 @@ python -m scripts.curves runs/t5-instructions runs/t5-instructions-multitask --t
 
 import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from scripts import kept
 from scripts.series import save
+from sfa import terminal
+from sfa.errors import UsageError
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"
@@ -45,6 +47,8 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     told = [_told(run) for run in runs]
     for i, run in enumerate(runs):
         points, _, _ = curves(run)
+        if evaluation not in points:
+            raise UsageError(f"{run} has no evaluation {evaluation}: it has {', '.join(points)}")
         label = told[i] if told.count(told[i]) == 1 else run.name
         style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 3.5, "linewidth": 1.6}
         ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)
@@ -60,14 +64,14 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
 
 def _told(run: Path) -> str:
     """A run's method, and the tasks that it left out."""
-    config = json.loads((run / "results.json").read_text())["config"]
+    config = kept.results(run)["config"]
     without = ", ".join(task["name"] for task in config["tasks"] if task["held_back"])
     return str(config["method"]) + (f", all but {without}" if without else "")
 
 
 def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], list[tuple[int, str]]]:
     """Of a run: the points (step over the stream, score) of each evaluation, the merges, and each stage's start."""
-    results = json.loads((run / "results.json").read_text())
+    results = kept.results(run)
     points: dict[str, list[tuple[int, float]]] = {}
     for row in results["evaluations"]:
         if row["after"] == "base":
@@ -84,14 +88,14 @@ def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], li
 
 def _rows(run: Path, stage: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
     """A stage's scores during training, ending with the final one of the run's results."""
-    kept = json.loads((run.parent / "stages" / stage["fingerprint"] / "evaluations.json").read_text())
+    rows = kept.evaluations(run, stage["fingerprint"])
     final = [{**r, "step": stage["steps"]} for r in results["evaluations"] if r["after"] == stage["task"]]
     names = {row["task"] for row in final}
-    return [row for row in kept if not row["final"] and row["task"] in names] + final
+    return [row for row in rows if not row["final"] and row["task"] in names] + final
 
 
 def _panel(ax: Axes, run: Path) -> None:
-    results = json.loads((run / "results.json").read_text())
+    results = kept.results(run)
     points, merges, starts = curves(run)
     for merge in merges:
         ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
@@ -127,14 +131,16 @@ def _panel(ax: Axes, run: Path) -> None:
         ax.plot([], [], color="0.75", linestyle=(0, (2, 2)), label="merge")
 
 
-def main() -> None:
+@terminal.command
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, with their results.json")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    parser.add_argument("runs", nargs="+", type=kept.path, help="folders of runs, with their results.json")
+    parser.add_argument("--out", type=kept.picture, default=Path("curves.png"))
     parser.add_argument("--together", metavar="EVALUATION", help="this evaluation of all runs in one panel")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     print(draw_together(given.runs, given.together, given.out) if given.together else draw(given.runs, given.out))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    terminal.start(main)

@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
+from scripts import kept
+from sfa.terminal import command, start
+
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
 
 
@@ -64,13 +67,15 @@ def _positions(graph: Any, found: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([found[name] for name in parts], 1)
 
 
-def main() -> None:
+@command
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=kept.path)
     parser.add_argument("--image-size", type=int, default=84, help="pixels, a multiple of 14")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     convert(given.out, given.image_size)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,28 +7,31 @@ A stage's model is shown prompts in the template that its manifest names, and it
 
 import argparse
 import json
-import os
 import sys
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 from eval import available
+from scripts import kept
 from sfa import store
 from sfa.data import TASKS
 from sfa.data.packing import LongRows
 from sfa.data.template import DATE, Template
+from sfa.errors import UsageError
+from sfa.terminal import command, quiet, start
 
 
+@command
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [*available(), *(f"{name}_loss" for name in TASKS)]
-    parser.add_argument("model", help="folder in Hugging Face format, or a hub name")
+    parser.add_argument("model", type=_model, help="folder in Hugging Face format, or a hub name")
     parser.add_argument("--tasks", nargs="+", required=True, choices=known, metavar="TASK", help=", ".join(known))
     parser.add_argument("--template", choices=get_args(Template), help="unless given: the stage's own, or else plain")
     parser.add_argument("--system", help="under chat, the system message")
     parser.add_argument("--date", type=date.fromisoformat, help=f"that a chat template is told it is; else {DATE}")
-    parser.add_argument("--data-folder", type=Path, help="local copies of hub data sets")
+    parser.add_argument("--data-folder", type=kept.path, help="local copies of hub data sets")
     parser.add_argument("--limit", type=int, help="rows of each evaluation; all unless given")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seq-len", type=int, help="of the longest row of which a loss is taken; else 1024")
@@ -36,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
     parser.add_argument("--run-generated-code", action="store_true", help="lets humaneval run code, in a sandbox")
-    parser.add_argument("--out", type=Path, help="also write the scores to this JSON file")
+    parser.add_argument("--out", type=kept.path, help="also write the scores to this JSON file")
     given = parser.parse_args(arguments)
     if "humaneval" in given.tasks and not given.run_generated_code:
         parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
@@ -65,7 +68,7 @@ def main(arguments: list[str]) -> int:
             f"{score['task']:<20} {score['metric']:<12} {score['value']:.4f}{spread} (n={score['n']}{majority}{also})"
         )
     if given.out:
-        given.out.write_text(json.dumps(scores, indent=2) + "\n")
+        kept.write(given.out, json.dumps(scores, indent=2) + "\n")
     return 0
 
 
@@ -75,10 +78,23 @@ def asked_of(model: Path) -> dict[str, Any]:
     return made if made and "template" in made else {}
 
 
+def _model(name: str) -> str:
+    """A model's folder, or its name on the hub.
+
+    Raises:
+        argparse.ArgumentTypeError: it looks like a path, and there is no such folder.
+    """
+    folder = kept.path(name)
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise argparse.ArgumentTypeError(f"must be a folder or a hub name, and {name} is neither")
+    return str(folder)
+
+
 def evaluate(given: argparse.Namespace) -> list[Any]:
     """The scores of the model that the command line names."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet()
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from eval.harness import Harness, Settings
     from sfa import models
@@ -95,16 +111,20 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
         long_rows=given.long_rows,
     )
     harness = Harness(given.tasks, [], settings)
+    with models.told(given.model):
+        processor = models.read_processor(given.model)
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        raise UsageError(f"{given.model} is an image classifier, and these evaluations are of text")
     if given.backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
-        tokenizer = models.read_processor(given.model)
         bos = False if given.template == "chat" else None  # a chat template writes it, or there is none
-        lm = VLLM(pretrained=str(given.model), batch_size="auto", add_bos_token=bos)
-        return harness.score(lm, tokenizer)
-    model = models.read_model(given.model).eval()
-    return harness(model.cuda() if torch.cuda.is_available() else model, models.read_processor(given.model))
+        lm = VLLM(pretrained=given.model, batch_size="auto", add_bos_token=bos)
+        return harness.score(lm, processor)
+    with models.told(given.model):
+        model = models.read_model(given.model).eval()
+    return harness(model.cuda() if torch.cuda.is_available() else model, processor)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -16,6 +16,7 @@ from sfa import store
 from sfa.orphans import end_with_parent
 from sfa.plan import Stage
 from sfa.sweep import SweepRun
+from sfa.terminal import prepare_streams
 
 POLL = 2.0  # seconds between looks at what another process is making
 INTERRUPTED = 130  # exit code of a stage that a signal stopped, after a checkpoint
@@ -133,6 +134,7 @@ def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     end_with_parent()
+    prepare_streams()
     if at_once > 1:
         import torch
 

@@ -4,21 +4,27 @@ python -m scripts.export runs/glyphs-pretrain models/glyphs-vit
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
+from scripts import kept
 from sfa import store
+from sfa.errors import UsageError
+from sfa.terminal import command, start
 
 
 def export(run: Path, out: Path) -> None:
     """Writes the last stage's model of ``run`` to ``out``, whole or not at all, in place of what is there.
 
     Raises:
+        UsageError: ``run`` is no finished run, its last stage is gone, or ``out`` holds something else than a model.
         DamagedStage: its files are not those that were written.
     """
-    last = json.loads((run / "results.json").read_text())["stages"][-1]["fingerprint"]
+    last = kept.results(run)["stages"][-1]["fingerprint"]
+    kept.manifest(run, last)
     stage = run.parent / "stages" / last
+    if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} is there and is no model: name another folder")
     store.verify(stage)
     temporary = out.with_name(f".{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -29,13 +35,15 @@ def export(run: Path, out: Path) -> None:
     print(out)
 
 
-def main() -> None:
+@command
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run, with its results.json")
-    parser.add_argument("out", type=Path)
-    given = parser.parse_args()
+    parser.add_argument("run", type=kept.path, help="folder of a run, with its results.json")
+    parser.add_argument("out", type=kept.path)
+    given = parser.parse_args(arguments)
     export(given.run, given.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,22 +7,21 @@ Each is written as PNG and PDF. Overrides are those that the sweep was run with.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts import bars, curves, distance, tradeoff
+from scripts import bars, curves, distance, kept, tradeoff
 from scripts.series import chosen, points_of
-from sfa.config import ConfigError
 from sfa.sweep import Figure, read, read_file
+from sfa.terminal import command, start
 
 
 def draw(figure: Figure, index: Path, out: Path) -> Path:
     """Writes a figure of the sweep whose runs ``index`` lists to ``out``."""
     if figure.kind in ("stream", "together"):
         first: dict[str, Path] = {}
-        for run in json.loads(index.read_text())["runs"]:
+        for run in kept.sweep(index)["runs"]:
             first.setdefault(run["label"], index.parent / run["name"])
         folders = [first[label] for label in figure.runs if label in first]
         if figure.kind == "together":
@@ -36,19 +35,18 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
     return tradeoff.draw(results, figure.x, figure.y, out)
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 there was nothing to draw, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="SWEEP.yaml | KEY=VALUE", help="sweeps, and overrides")
-    parser.add_argument("--out", type=Path, default=Path("runs/figures"), help="folder")
+    parser.add_argument("--out", type=kept.path, default=Path("runs/figures"), help="folder")
     given = parser.parse_args(arguments)
     sweeps = [Path(file) for file in given.files if Path(file).parent.name == "sweeps"]
     overrides = [word for word in given.files if Path(word) not in sweeps]
-    try:
-        drawn = [picture for file in sweeps for picture in draw_all(file, overrides, given.out)]
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if not sweeps:
+        parser.error(f"{' '.join(given.files)}: name a sweep's file, like yamls/sweeps/table1.yaml")
+    drawn = [picture for file in sweeps for picture in draw_all(file, overrides, given.out)]
     if not drawn:
         print("nothing to draw: none of these sweeps has been run", file=sys.stderr)
     return 0 if drawn else 1
@@ -75,4 +73,4 @@ def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -11,9 +11,12 @@ Of adapters, the factors are averaged. Memory: the largest tensor of each model,
 """
 
 import argparse
+import math
 import shlex
 import sys
-from pathlib import Path
+
+from scripts import kept
+from sfa.terminal import command, start
 
 CARD = """---
 tags: [merge]
@@ -28,17 +31,18 @@ Made by `{command}`.
 {notes}"""
 
 
+@command
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=["average", "soup", "task_arithmetic", "ties", "fisher"])
-    parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--base", type=Path, help="that all were trained from, for task_arithmetic and ties")
+    parser.add_argument("models", nargs="+", type=kept.path)
+    parser.add_argument("--out", type=kept.path, required=True)
+    parser.add_argument("--base", type=kept.path, help="that all were trained from, for task_arithmetic and ties")
     parser.add_argument("--weights", nargs="+", type=float, help="one a model; 1/n each unless given")
     parser.add_argument("--beta", type=float, default=0.5, help="of average, the weight of the first model")
     parser.add_argument("--density", type=float, default=0.2, help="of ties, the share of a task vector that is kept")
     parser.add_argument("--scale", type=float, default=1.0, help="λ of ties")
-    parser.add_argument("--fishers", nargs="+", type=Path, help="of fisher, one folder a model")
+    parser.add_argument("--fishers", nargs="+", type=kept.path, help="of fisher, one folder a model")
     parser.add_argument("--normalize", action="store_true", help="of fisher: each by its norm, and at least 1e-6")
     given = parser.parse_args(arguments)
     weights = given.weights or [1 / len(given.models)] * len(given.models)
@@ -64,10 +68,10 @@ def main(arguments: list[str]) -> int:
         return 1
     rows = "\n".join(f"| {model} | {weight:g} |" for model, weight in zip(given.models, weights, strict=True))
     rows += f"\n| {given.base} | base |" if given.base else ""
-    command = shlex.join(["python", "-m", "scripts.merge", *arguments])
+    written = shlex.join(["python", "-m", "scripts.merge", *arguments])
     told = "".join(f"\n{note}\n" for note in notes)
-    card = CARD.format(title=f"{given.method} of models", command=command, rows=rows, notes=told)
-    (given.out / "README.md").write_text(card)
+    card = CARD.format(title=f"{given.method} of models", command=written, rows=rows, notes=told)
+    kept.write(given.out / "README.md", card)
     print("\n".join([*notes, str(given.out)]))
     return 0
 
@@ -91,6 +95,10 @@ def _misuse(given: argparse.Namespace, weights: list[float]) -> str | None:
         return "fisher needs as many --fishers as models"
     if len(weights) != len(given.models):
         return f"{len(given.models)} models need as many --weights, not {len(weights)}"
+    if not all(map(math.isfinite, (*weights, given.beta, given.density, given.scale))):
+        return "--weights, --beta, --density and --scale must be finite"
+    if not 0 <= given.beta <= 1 or not 0 < given.density <= 1:
+        return "--beta must be from 0 to 1, --density above 0 and at most 1"
     folders = [*given.models, *([given.base] if given.base else [])]
     for folder in (*folders, *(given.fishers or [])):
         if not list(folder.glob("*.safetensors*")):
@@ -102,4 +110,4 @@ def _misuse(given: argparse.Namespace, weights: list[float]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import math
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,13 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from scripts import curves
+from scripts import curves, kept
 from scripts.interval import half_width
 from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
 from sfa.config import flat
+from sfa.errors import UsageError
+from sfa.terminal import command, start
 
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",
@@ -37,11 +38,11 @@ def page(indexes: Sequence[Path]) -> str:
     """The report on the sweeps whose files are given.
 
     Raises:
-        ValueError: none of their runs has results.
+        UsageError: a file lists no runs, or none of them has results.
     """
     sweeps = [found for index in indexes if (found := _sweep(index)) is not None]
     if not sweeps:
-        raise ValueError(f"no run of {', '.join(map(str, indexes))} has results")
+        raise UsageError(f"no run of {', '.join(map(str, indexes))} has results: run the sweep first")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     return environment.get_template("report.html").render(
         sweeps=sweeps,
@@ -69,12 +70,12 @@ def _finite(content: Any) -> Any:
 
 def _sweep(index: Path) -> dict[str, Any] | None:
     """What the page shows of a sweep."""
-    listed = json.loads(index.read_text())
+    listed = kept.sweep(index)
     found = [(run, index.parent / Path(run["name"]).name) for run in listed["runs"]]
     found = [(run, folder) for run, folder in found if (folder / "results.json").is_file()]
     if not found:
         return None
-    every = [json.loads((folder / "results.json").read_text()) for _, folder in found]
+    every = [kept.results(folder) for _, folder in found]
     labelled = [(run["label"], run["point"], results) for (run, _), results in zip(found, every, strict=True)]
     first = {run["label"]: (run, folder) for run, folder in reversed(found)}
     made = {json.dumps(_made(folder), sort_keys=True) for _, folder in found}
@@ -97,8 +98,8 @@ def _tasks(results: dict[str, Any]) -> list[str]:
 
 def _made(folder: Path) -> dict[str, Any]:
     """With what a run's last stage was made."""
-    stage = json.loads((folder / "results.json").read_text())["stages"][-1]["fingerprint"]
-    made = json.loads((folder.parent / "stages" / stage / "manifest.json").read_text())["made"]
+    stage = kept.results(folder)["stages"][-1]["fingerprint"]
+    made = kept.manifest(folder, stage)["made"]
     return {key: made[key] for key in ("hardware", "torch", "date")}
 
 
@@ -161,7 +162,7 @@ def _curves(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
-    config = json.loads((folder / "results.json").read_text())["config"]
+    config = kept.results(folder)["config"]
     told = {key: value for key, value in flat(config).items() if value is not None}
     return {
         "label": name,
@@ -170,20 +171,16 @@ def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
     }
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 there is nothing to report on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
-    parser.add_argument("--out", type=Path, default=Path("runs/report.html"))
+    parser.add_argument("sweeps", nargs="+", type=kept.path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
+    parser.add_argument("--out", type=kept.path, default=Path("runs/report.html"))
     given = parser.parse_args(arguments)
-    try:
-        given.out.write_text(page(given.sweeps), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(given.out)
+    print(kept.write(given.out, page(given.sweeps)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

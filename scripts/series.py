@@ -1,6 +1,5 @@
 """What the figures and the report are drawn from: a sweep's runs, seeds together, and the points that they come to."""
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Picture
 
+from scripts import kept
 from scripts.interval import half_width
 from sfa.plan import OF_SINGLE_TASKS
 from sfa.sweep import Figure
@@ -55,10 +55,10 @@ def points_of(index: Path) -> Results:
     """The runs that a sweep's file lists, seeds and orders together. Those without results are left out, and so is a
     point of which a run diverged: the rest of its runs would not stand for it."""
     found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-    for run in json.loads(index.read_text())["runs"]:
-        file = index.parent / run["name"] / "results.json"
-        if file.is_file():
-            found.setdefault(run["label"], (run["point"], []))[1].append(json.loads(file.read_text()))
+    for run in kept.sweep(index)["runs"]:
+        folder = index.parent / run["name"]
+        if (folder / "results.json").is_file():
+            found.setdefault(run["label"], (run["point"], []))[1].append(kept.results(folder))
     diverged = [label for label, (_, runs) in found.items() if not all(_finite(run) for run in runs)]
     if diverged:
         print(f"not drawn, because a seed diverged: {', '.join(diverged)}")

@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from scripts import kept
+from sfa.terminal import command, start
+
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -35,11 +38,13 @@ def convert(out: Path) -> None:
     print(f"{out}: {model.num_parameters():,} parameters")
 
 
-def main() -> None:
+@command
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    convert(parser.parse_args().out)
+    parser.add_argument("out", type=kept.path)
+    convert(parser.parse_args(arguments).out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

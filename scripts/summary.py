@@ -1,12 +1,11 @@
 """Runs over several seeds and orders of tasks as one table: what a method keeps, and what it costs."""
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from scripts import cells
+from scripts import cells, kept
 from scripts.interval import spread
 from scripts.series import base_scores, scores
 from sfa.results import average_name, is_loss
@@ -29,7 +28,7 @@ FORMULAS = [
 
 def finished(runs: Sequence[SweepRun]) -> list[Labelled]:
     """The results of those runs of a sweep that have any."""
-    return [(run.label, json.loads(run.results.read_text())) for run in runs if run.results.is_file()]
+    return [(run.label, kept.results(run.results.parent)) for run in runs if run.results.is_file()]
 
 
 def figures(run: dict[str, Any]) -> dict[str, float]:

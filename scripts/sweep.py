@@ -27,16 +27,17 @@ from rich.progress import (
 )
 
 from eval import available
-from scripts import executor
+from scripts import executor, kept
 from scripts.cells import code
 from scripts.executor import Job, alone
 from scripts.summary import finished, table
-from sfa.config import ConfigError
 from sfa.describe import describe_sweep
 from sfa.machine import hardware
 from sfa.plan import in_order, plan
-from sfa.store import DamagedStage, write_json
+from sfa.reading import read_value
+from sfa.store import write_json
 from sfa.sweep import SweepRun, expand, read, stages
+from sfa.terminal import command, start
 
 
 def sweep(
@@ -146,42 +147,51 @@ def _finish(runs: list[Sequence[str]]) -> int:
 
     for arguments in runs:
         config = configs.load(arguments[0], arguments[1:])
-        run(config, evaluator(config), Console(markup=False))
+        run(config, evaluator(config), Console(highlight=False, markup=False, soft_wrap=True))
     return 0
 
 
+def _value(text: str, key: str) -> Any:
+    """A value of the command line, as YAML has it: what it is called in labels.
+
+    Raises:
+        UsageError: it is no YAML, or a number that reads otherwise than it looks.
+    """
+    read_value(text, key)
+    return yaml.safe_load(text)
+
+
+@command
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 a stage failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="a sweep, or a config with --over")
+    parser.add_argument("file", type=kept.path, help="a sweep, or a config with --over")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of all runs")
     parser.add_argument("--over", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help="a grid axis")
     parser.add_argument("--seeds", nargs="+", type=int, default=[17], help="beside --over")
-    parser.add_argument("--orders", nargs="+", type=yaml.safe_load, default=[None], metavar="[0,2,1]", help="of tasks")
+    parser.add_argument("--orders", nargs="+", default=[None], metavar="[0,2,1]", help="of tasks")
     parser.add_argument("--jobs", type=int, default=1, help="stages at once; they share the cores and the GPUs")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each stage, by the composer launcher")
     parser.add_argument("--launcher", default="", help="command that starts a stage's train.py, instead of --ranks")
     parser.add_argument("--ray", metavar="ADDRESS", help="make the stages on a Ray cluster; local starts one here")
     parser.add_argument("--name", help="of the sweep; the file's if it is not given")
-    parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
+    parser.add_argument("--out", type=kept.path, help="also write the table to this Markdown file")
     given = parser.parse_intermixed_args(arguments)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    try:
-        if given.over:
-            axes = {key: [yaml.safe_load(value) for value in values] for key, *values in given.over}
-            runs = expand(given.file, [axes], given.seeds, given.overrides, available(), given.orders)
-        else:
-            runs = read(given.file, given.overrides, available())
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for option in ("jobs", "ranks"):
+        if getattr(given, option) < 1:
+            parser.error(f"--{option} must be 1 or more, not {getattr(given, option)}")
+    if given.over:
+        axes = {key: [_value(value, key) for value in values] for key, *values in given.over}
+        orders = [None if order is None else _value(order, "--orders") for order in given.orders]
+        runs = expand(given.file, [axes], given.seeds, given.overrides, available(), orders)
+    else:
+        runs = read(given.file, given.overrides, available())
     name = given.name or given.file.stem
+    if Path(name).name != name:
+        parser.error(f"--name names a file in save_folder, so it cannot be {name!r}")
     if runs[0].config.dry_run:
-        try:
-            print(describe_sweep(name, runs))
-        except DamagedStage as error:
-            print(error, file=sys.stderr)
-            return 1
+        print(describe_sweep(name, runs))
         return 0
     try:
         launcher = shlex.split(given.launcher)
@@ -197,11 +207,11 @@ def main(arguments: list[str]) -> int:
             command = f"python -m scripts.sweep {shlex.join(arguments)}"
             seeds = sorted({run.config.seed for run in runs})
             about = f"{code(command)}\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
-            given.out.write_text(f"{about}\n\n{text}\n")
+            kept.write(given.out, f"{about}\n\n{text}\n")
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

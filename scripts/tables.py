@@ -9,20 +9,20 @@ Overrides are those that the sweep was run with.
 
 import argparse
 import itertools
-import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts import kept
 from scripts.cells import comma_separated, latex, markdown
 from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
 from sfa import weights
 from sfa.config import ConfigError
 from sfa.sweep import SweepRun, read, read_file
+from sfa.terminal import command, start
 
 L2 = "L2 from the first task's model"
 BESIDE = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "peak MiB": 0, "stored examples": 0}
@@ -64,7 +64,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Table:
         paper = dict(zip(about.columns, map(float, runs[0].row["paper"]), strict=True))
         if "paper_l2" in runs[0].row:
             paper[L2] = float(runs[0].row["paper_l2"])
-        found = [(run, json.loads(run.results.read_text())) for run in runs if run.results.is_file()]
+        found = [(run, kept.results(run.results.parent)) for run in runs if run.results.is_file()]
         ours: dict[str, list[float]] = {}
         for run, results in found:
             for column, value in _final(results, results["stages"][-1]["task"]).items():
@@ -94,7 +94,7 @@ def _distance(run: SweepRun, results: dict[str, Any], by_name: dict[str, list[Sw
     same = next((other for other in plain if other.config.seed == run.config.seed), None)
     if same is None or not same.results.is_file():
         return []
-    first = json.loads(same.results.read_text())["stages"][0]["fingerprint"]
+    first = kept.results(same.results.parent)["stages"][0]["fingerprint"]
     stages, last = run.config.save_folder / "stages", results["stages"][-1]["fingerprint"]
     return [weights.distance(stages / last / "model", stages / first / "model")]
 
@@ -145,27 +145,25 @@ def render(table: Table, form: str) -> str:
     return "\n".join([table.title, *named, *notes]) + "\n"
 
 
+@command
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="TABLE.yaml | KEY=VALUE", help="sweeps with a table, and overrides")
     parser.add_argument("--format", choices=["text", "csv", "latex", "markdown"], default="text")
-    parser.add_argument("--out", type=Path, help="write to this file instead of the terminal")
+    parser.add_argument("--out", type=kept.path, help="write to this file instead of the terminal")
     given = parser.parse_args(arguments)
     tables = [file for file in given.files if Path(file).parent.name == "sweeps"]
     overrides = [word for word in given.files if word not in tables]
-    try:
-        text = "\n".join(render(load(Path(file), overrides), given.format) for file in tables)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if not tables:
+        parser.error(f"{' '.join(given.files)}: name a sweep's file, like yamls/sweeps/table1.yaml")
+    text = "\n".join(render(load(Path(file), overrides), given.format) for file in tables)
     if given.out:
-        given.out.write_text(text)
-        print(given.out)
+        print(kept.write(given.out, text))
     else:
         print(text, end="")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

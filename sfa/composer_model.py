@@ -11,7 +11,7 @@ from transformers import BaseImageProcessor
 
 from sfa.data.packing import IGNORED
 from sfa.data.pixels import normalised
-from sfa.models import is_encoder_decoder
+from sfa.kinds import is_encoder_decoder
 
 
 class StageModel(ComposerModel):

@@ -10,19 +10,23 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
+from sfa import loggers
 from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
+from sfa.errors import SFAError
 from sfa.plan import STAGES_OF_EVERY_RUN, in_order, plan, without_effect
+from sfa.reading import Unreadable, read_file, read_value, reason
 from sfa.schedule import exact_fraction
 from sfa.schema import Config, Train
 
 Block = TypeVar("Block", bound=BaseModel)
 
 
-class ConfigError(Exception):
+class ConfigError(SFAError):
     """A config that cannot be run. ``errors`` holds one line for each thing that is wrong."""
+
+    code = 2
 
     def __init__(self, source: str, errors: Sequence[str]):
         self.errors = list(errors)
@@ -92,6 +96,12 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
             "or leave humaneval out of eval.tasks"
         )
+    for logger, given in config.loggers.items():
+        if (lacks := loggers.missing(logger)) is not None:
+            errors.append(f"loggers.{logger}: {lacks}")
+        elif given:
+            _validate(loggers.options(logger), given, f"loggers.{logger}.", errors)
+    errors += _save_folder(config)
     if config.data_folder is not None and not config.data_folder.is_dir():
         errors.append(f"data_folder: must be a folder, and {config.data_folder} is none")
     name = config.model.name or ""
@@ -142,6 +152,21 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     return list(dict.fromkeys(errors))
 
 
+def _save_folder(config: Config) -> list[str]:
+    """What is wrong with where a run writes, as far as that can be told without writing."""
+    folder, wanted = config.save_folder.absolute(), "save_folder: must be a folder"
+    if set("{}") & set(str(config.save_folder)):
+        return [f"save_folder: must have no braces, which Composer takes for placeholders, not {config.save_folder}"]
+    try:
+        parts = (folder / "stages", folder / config.name, folder, *folder.parents)
+        wrong = next((part for part in parts if not part.is_dir() and (part.exists() or part.is_symlink())), None)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        return [f"{wanted}: {reason(error)}"]
+    if wrong is not None:
+        return [f"{wanted}, and {wrong} is {'no folder' if wrong.exists() else 'a link to nothing'}"]
+    return []
+
+
 def too_often(p: float, total: int) -> str:
     """The error of a p that is less than one of a training's ``total`` steps."""
     return (
@@ -161,17 +186,19 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     if errors:
         raise ConfigError(str(path), errors)
     try:
-        loaded: Any = OmegaConf.load(path)
+        loaded = read_file(path)
         for override in overrides:
             if _is_file(override):
-                loaded = OmegaConf.merge(loaded, OmegaConf.load(override))
+                loaded = OmegaConf.merge(loaded, read_file(override))
                 continue
             key, _, value = override.partition("=")
             _name_task(loaded, key)
-            OmegaConf.update(loaded, key, parse_value(value))
+            OmegaConf.update(loaded, key, read_value(value, key))
         raw = OmegaConf.to_container(loaded, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, ValueError, TypeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
+    except Unreadable as error:
+        raise ConfigError(str(path), error.reasons) from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
     return dict(_named(raw))
@@ -279,6 +306,8 @@ def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
     hint = _hint(kind, where)
     if error["type"] == "string_pattern_mismatch" and hint:
         message = "is not allowed"
+    if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
+        hint = f"; in quotes it is text{hint}"
     return f"{key}: {message}, not {error['input']!r}{hint}" + (f"; did you mean {near}?" if near else "")
 
 

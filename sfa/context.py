@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sfa.callbacks import Evaluator
 from sfa.data.prepare import Preparer, preparer
-from sfa.models import channels_of, is_encoder_decoder
+from sfa.kinds import channels_of, is_encoder_decoder
 from sfa.plan import Stage
 from sfa.schema import Config, Train
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sfa.anchor import local
+from sfa.errors import SFAError
 
 
-class NotFinite(Exception):
+class NotFinite(SFAError):
     """A loss, gradient, weight or Fisher information that is infinite or not a number."""
 
 

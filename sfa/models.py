@@ -1,10 +1,11 @@
 """Models with their tokenizers or image processors, from a config or from a folder in Hugging Face format."""
 
+import contextlib
 import difflib
 import functools
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
@@ -27,11 +25,12 @@ from transformers import (
     ViTImageProcessor,
 )
 
-import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
 from sfa.data.pixels import Pixels, normalised
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
+from sfa.isolation import LENGTH, why_padded
+from sfa.kinds import channels_of, image_size, is_encoder_decoder, is_image_classifier, kind_of
 from sfa.pretrained import ModelError, check_folder, read
 from sfa.schema import LoRA, Model
 from sfa.tensors import locations
@@ -70,36 +69,18 @@ def build(
             return _build_classifier(model, classes, tell)
         if model.name is None:
             assert model.tokenizer is not None, "the config demands one beside an architecture"
-            tokenizer = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
-            config = _config(model, len(tokenizer))
-            return kind_of(config)(config).float(), tokenizer
-        try:
-            config = _config(model, None)
-            pretrained = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
-            found = read(kind_of(config), model.name, revision=model.revision)
-        except (OSError, ValueError) as error:
-            raise ModelError(_cannot(model.name, error)) from error
-        return _with_adapters(found, model.lora) if model.lora else found, pretrained
-
-
-def kind_of(config: Any) -> Any:
-    """The class of a configuration's model: decoder, encoder-decoder or image classifier.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if is_encoder_decoder(config):
-        mappings = [MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING]
-    else:
-        mappings = [MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING]
-    for known in mappings:
-        if type(config) in known:
-            return known[type(config)]
-    raise ValueError(f"{config.model_type} is no language model and no image classifier that transformers knows")
-
-
-def is_encoder_decoder(config: Any) -> bool:
-    return bool(getattr(config, "is_encoder_decoder", False))
+            processor = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
+        with told(model.name or str(model.architecture)):
+            if model.name is None:
+                config = _config(model, len(processor))
+                built = kind_of(config)(config).float()
+            else:
+                config = _config(model, None)
+                processor = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
+                built = read(kind_of(config), model.name, revision=model.revision)
+                built = _with_adapters(built, model.lora, model.revision) if model.lora else built
+            _try_text(built, processor)
+        return built, processor
 
 
 def parameter_count(model: Model, classes: int | None = None) -> int:
@@ -183,18 +164,20 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
         near = difflib.get_close_matches(model.architecture, list(CONFIG_MAPPING), 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return [f"model.architecture: {model.architecture!r} is no model type of transformers{hint}"]
-    try:
-        parameter_count(model, classes)
-    except (OSError, ModelError) as error:
-        return [f"{key}: no model can be built: {_one_line(error)}"]
     vocab_size = model.tokenizer.vocab_size if model.tokenizer else None
-    config = _config(model, vocab_size, classes)
+    try:
+        config = _config(model, vocab_size, classes)
+        if is_image_classifier(config) == (classes is None):
+            wanted = "no language model" if classes is None else "no image classifier"
+            return [f"{key}: {config.model_type} is {wanted}, and the tasks need one"]
+        parameter_count(model, classes)
+        if classes is not None and model.name is None:
+            image_size(config)
+    except Exception as error:  # each architecture checks its configuration in its own way
+        return [f"{key}: no model can be built: {_one_line(error)}"]
     found = [f"model.config.{name}: {model.architecture} knows no such key" for name in _ignored(model.config, config)]
-    wanted = "no language model" if classes is None else "no image classifier"
-    if (type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING) == (classes is None):
-        return [*found, f"{key}: {config.model_type} is {wanted}, and the tasks need one"]
     if classes is not None:
-        return found + ([] if model.architecture is None else _image_faults(model.architecture, config))
+        return found + ([] if model.architecture is None else _image_faults(config))
     if vocab_size is not None and config.vocab_size < vocab_size:
         found.append(f"{key}.vocab_size: {config.vocab_size} is less than the tokenizer's {vocab_size}")
     positions = position_count(config)
@@ -203,11 +186,9 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
     return found
 
 
-def _image_faults(architecture: str, config: Any) -> list[str]:
+def _image_faults(config: Any) -> list[str]:
     """What is wrong with a classifier of random weights, whose image processor is made from its configuration."""
-    channels = channels_of(config)
-    if channels is None or image_size(config) is None:
-        return [f"model.architecture: {architecture} does not say what images it takes; use model.name with a folder"]
+    channels, _, _ = image_size(config)
     if channels not in (1, 3):
         return [f"model.config.num_channels: must be 1 or 3, not {channels}"]
     return []
@@ -249,11 +230,13 @@ def position_count(config: Any) -> int | None:
 def _ignored(options: dict[str, Any], config: Any) -> list[str]:
     """Those of ``options`` that a configuration keeps but knows nothing of."""
     known = {*inspect.signature(type(config).__init__).parameters, *inspect.signature(PreTrainedConfig).parameters}
+    if is_image_classifier(config):
+        known.add("image_size")  # that of the images, for a model that takes any
     return [name for name in options if name in vars(config) and name not in known | set(config.attribute_map)]
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_model(folder: Path | str) -> Any:
@@ -307,50 +290,35 @@ def train_tokenizer(vocab_size: int, tasks: Sequence[Task]) -> PreTrainedTokeniz
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
 
-def _with_adapters(model: Any, lora: LoRA) -> Any:
+def _with_adapters(model: Any, lora: LoRA, revision: str | None) -> Any:
+    """``model`` with new adapters, which name the revision that it is of."""
     from peft import LoraConfig, get_peft_model
 
     task = "SEQ_2_SEQ_LM" if is_encoder_decoder(model.config) else "CAUSAL_LM"
     options: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-    return get_peft_model(model, LoraConfig(task_type=task, target_modules=lora.target_modules, **options))
+    options |= {"target_modules": lora.target_modules, "revision": revision}
+    return get_peft_model(model, LoraConfig(task_type=task, **options))
 
 
 def _build_classifier(model: Model, classes: int, tell: Callable[[str], None]) -> tuple[Any, Any]:
-    config = _config(model, None, classes)
-    kind = kind_of(config)
-    if model.name is not None:
-        try:
-            found = read(kind, model.name, tell, config=config, revision=model.revision)
+    with told(model.name or str(model.architecture)):
+        config = _config(model, None, classes)
+        kind = kind_of(config)
+        if model.name is not None:
+            built = read(kind, model.name, tell, config=config, revision=model.revision)
             processor = AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
-            _check_images(found, processor, classes)
-        except (OSError, ValueError) as error:
-            raise ModelError(_cannot(model.name, error)) from error
-        return found, processor
-    channels, size = channels_of(config), image_size(config)
-    assert channels is not None and size is not None, "the config demands both"
-    half = [0.5] * channels
-    return kind(config).float(), ViTImageProcessor(
-        size={"height": size[0], "width": size[1]}, image_mean=half, image_std=half
-    )
+        else:
+            channels, height, width = image_size(config)
+            half, size = [0.5] * channels, {"height": height, "width": width}
+            built = kind(config).float()
+            processor = ViTImageProcessor(size=size, image_mean=half, image_std=half)
+        _try_image(built, processor, classes)
+    return built, processor
 
 
-def channels_of(config: Any) -> int | None:
-    """Channels of the images that a model takes, if its configuration says so."""
-    found = getattr(getattr(config, "vision_config", config), "num_channels", None)
-    return None if found is None else int(found)
-
-
-def image_size(config: Any) -> tuple[int, int] | None:
-    """Height and width of the images that a model takes, if its configuration says so."""
-    found = getattr(getattr(config, "vision_config", config), "image_size", None)
-    if found is None:
-        return None
-    height, width = (found, found) if isinstance(found, int) else found
-    return int(height), int(width)
-
-
-def _check_images(model: Any, processor: Any, classes: int) -> None:
-    """Tries a classifier on an image.
+@torch.no_grad()
+def _try_image(model: Any, processor: Any, classes: int) -> None:
+    """Runs a new classifier on an image, so that what it cannot do is said before anything is trained.
 
     Raises:
         ValueError: it cannot be used with its image processor.
@@ -359,18 +327,44 @@ def _check_images(model: Any, processor: Any, classes: int) -> None:
     if channels not in (1, 3):
         raise ValueError(f"it takes images of {channels} channels, where 1 and 3 are known")
     image = np.arange(channels * 80 * 64, dtype=np.uint8).reshape(channels, 80, 64)
+    training = model.training
     try:
         pixels = torch.from_numpy(Pixels(processor, channels)(image))[None]
-        with torch.no_grad():
-            logits = model.eval()(pixel_values=normalised(pixels, processor)).logits
+        logits = model.eval()(pixel_values=normalised(pixels, processor)).logits
     except Exception as error:  # each architecture fails in its own way
         raise ValueError(f"it does not take what its image processor makes: {_one_line(error)}") from error
+    finally:
+        model.train(training)
     if logits.shape != (1, classes):
         raise ValueError(f"it makes {list(logits.shape)} of an image, where [1, {classes}] is needed")
 
 
-def _cannot(name: str, error: Exception) -> str:
-    return f"the model {name} cannot be used: {_one_line(error)}"
+@torch.no_grad()
+def _try_text(model: Any, tokenizer: Any) -> None:
+    """Runs a new language model, so that what it cannot do is said before anything is trained.
+
+    Raises:
+        ValueError: it takes something else than text, or a decoder's token sees the one after it.
+    """
+    if not is_encoder_decoder(model.config):
+        why_padded(model, tokenizer, min(LENGTH, (position_count(model.config) or 2 * LENGTH) // 2))
+        return
+    pair, training = torch.tensor([[0, 1]]), model.training
+    try:
+        model.eval()(input_ids=pair, attention_mask=torch.ones_like(pair), decoder_input_ids=pair)
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def told(name: str) -> Iterator[None]:
+    """Turns what goes wrong inside into a :class:`ModelError`: the hub and each architecture raise in their own way."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model {name} cannot be used: {_one_line(error)}") from error
 
 
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:

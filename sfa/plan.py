@@ -137,8 +137,9 @@ def base_stage(config: Config) -> Stage:
         files = sorted(file for file in Path(config.model.name).iterdir() if file.is_file())
         spec["files"] = {file.name: identity(file) for file in files}
     elif config.model.name is not None:
-        # Without a commit nothing can be downloaded, so this is of dry runs alone.
-        spec["commit"] = hub.commit(config.model.name, config.model.revision) or f"at {config.model.revision}"
+        # Without a commit nothing can be had, so this is of dry runs alone.
+        commit = hub.commit(config.model.name, config.model.revision)
+        spec |= {"commit": commit} if commit else {"revision": config.model.revision}
     if config.model.tokenizer is not None:
         spec["tokenizer"] = [task.data_spec() for task in config.tokenizer_tasks()]
     if config.classes() is not None:

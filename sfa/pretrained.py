@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sfa.errors import SFAError
 from sfa.model_files import weight_files
 from sfa.tensors import locations
 
@@ -19,7 +20,7 @@ _ADAPTERS = "it holds adapters of another model: merge them into that (peft: mer
 _SHOWN = 3
 
 
-class ModelError(Exception):
+class ModelError(SFAError):
     """A pretrained model that cannot be had or used."""
 
 

@@ -4,10 +4,11 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
 
 from sfa.data import FileName, ImageTask, Task, registered
 from sfa.data.template import DATE, Layout, Template
+from sfa.values import Checked, LocalPath, PathOrHubName
 
 Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
@@ -29,7 +30,7 @@ MergeInterval = Annotated[
 ]
 
 
-class Section(BaseModel):
+class Section(Checked):
     """A block of the YAML. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -54,7 +55,7 @@ class LoRA(Section):
 class Model(Section):
     """Either a pretrained model by ``name``, or an ``architecture`` with random weights."""
 
-    name: str | None = Field(None, description="hub name or folder of a pretrained model")
+    name: PathOrHubName | None = Field(None, description="hub name or folder of a pretrained model")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
     config: dict[str, Any] = Field({}, description="the architecture's configuration")
@@ -262,9 +263,13 @@ class Config(Section):
     eval: Eval = Eval()
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
     checkpoint: Literal["sharded", "full"] = Field("sharded", description="form of checkpoints under fsdp2")
-    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = {"tensorboard": {}, "file": {}}
-    save_folder: Path = Path("runs")
-    data_folder: Path | None = Field(None, description="local copies of hub data sets, a folder each, by last name")
+    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = Field(
+        {"tensorboard": {}, "file": {}}
+    )
+    save_folder: LocalPath = Path("runs")
+    data_folder: LocalPath | None = Field(
+        None, description="local copies of hub data sets, a folder each, by last name"
+    )
     dry_run: bool = False
     only: str | None = Field(None, description="makes this stage of the plan alone, by its fingerprint")
 

@@ -40,7 +40,7 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
         for source in (*([stage.parent] if stage.parent else []), *stage.sources):
             store.verify(context.folder(source))
         if stage.parent is None:
-            record, rows = _base(context, folder)
+            record, rows = _base(stage, context, folder)
         elif stage.sources:
             record, rows = _merge(stage, context), []
         else:
@@ -120,12 +120,13 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return list(store.read_json(file)) if file.is_file() else []
 
 
-def _base(context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _base(stage: Stage, context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
-        config = context.config
+        config, commit = context.config, stage.spec.get("commit")
+        described = config.model.model_copy(update={"revision": commit}) if commit else config.model
         model, processor = models.build(
-            config.model, config.seed, config.tokenizer_tasks(), config.classes(), context.console.print
+            described, config.seed, config.tokenizer_tasks(), config.classes(), context.console.print
         )
         weights.write_model(model, folder / "model")
         processor.save_pretrained(folder / "model")

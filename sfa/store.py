@@ -9,10 +9,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sfa.errors import SFAError
+
 SEAL = "checksums.json"
 
 
-class DamagedStage(Exception):
+class DamagedStage(SFAError):
     """A finished stage whose files are not those its manifest lists."""
 
 

@@ -1,7 +1,6 @@
 """A sweep: many runs of one config, over methods, a grid of keys and seeds, and the stages that they need together."""
 
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,13 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from sfa import config as configs
 from sfa.config import ConfigError
 from sfa.plan import Stage, in_order, plan
+from sfa.reading import Unreadable, read_value, reason, written
+from sfa.reading import read_file as read_yaml
 from sfa.schema import Config, Section
 from sfa.store import fingerprint
+from sfa.values import LocalPath
 
 ROW_KEYS = ("row", "paper", "paper_l2", "config")  # of a run in a sweep's file; all others are overrides
 SWEEP_KEYS = {"seed": "seeds: [17, 18]", "order": "orders: [[1, 0]]", "name": "set: {name: …}"}  # who sets them instead
@@ -62,7 +65,7 @@ class Figure(Section):
 class SweepFile(Section):
     """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists."""
 
-    config: Path = Field(description="the runs' config, from the sweep's own folder")
+    config: LocalPath = Field(description="the runs' config, from the sweep's own folder")
     set: dict[str, Any] = Field({}, description="overrides of all runs")
     seeds: list[int] = Field([17], min_length=1)
     orders: list[list[int]] | None = Field(None, min_length=1, description="of the stream's tasks, each like [0, 2, 1]")
@@ -131,13 +134,18 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, lis
     own = [override for override in overrides if override.startswith(("seeds=", "orders="))]
     others = [override for override in overrides if override not in own]
     try:
-        loaded = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(own)))
+        loaded = read_yaml(path)
+        for key, _, value in (override.partition("=") for override in own):
+            OmegaConf.update(loaded, key, read_value(value, key))
+        loaded = OmegaConf.to_container(loaded)
         file = SweepFile.model_validate(loaded)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(str(path), lines) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {' '.join(str(error).split())}"]) from error
+    except Unreadable as error:
+        raise ConfigError(str(path), error.reasons) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
     own_keys = [(f"set.{key}", key) for key in file.set if key != "name"]
     own_keys += [(f"runs.{i}.{key}", key) for i, given in enumerate(file.runs) for key in given]
     own_keys += [(override, override.partition("=")[0]) for override in others if not override.startswith("name=")]
@@ -169,6 +177,9 @@ def expand(
         ConfigError: with the errors of the first run that has any.
     """
     known = list(evaluations) if evaluations is not None else None
+    empty = [key for grid in grids for key, values in grid.items() if values == []]
+    if empty:
+        raise ConfigError(str(config), [f"{key}: is varied over no value" for key in empty])
     stem = configs.load(config, overrides, known).name
     points = [
         dict(zip(grid, values, strict=True))
@@ -239,12 +250,4 @@ def _label(point: dict[str, Any]) -> str:
 
 
 def _written(point: dict[str, Any]) -> list[str]:
-    """``key=value`` for each, such that the values are read back as they are: in JSON, which is YAML, but for text that
-    YAML reads as the same text."""
-    return [f"{key}={_text(value)}" for key, value in point.items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str) and configs.parse_value(value) == value:
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return [f"{key}={written(value)}" for key, value in point.items()]

@@ -2,14 +2,11 @@
 
 import atexit
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from composer import Trainer
 from composer.algorithms import GradientClipping
-from composer.loggers import FileLogger, LoggerDestination, MLFlowLogger, TensorboardLogger, WandBLogger
 from composer.optim import (
     ComposerScheduler,
     ConstantWithWarmupScheduler,
@@ -20,7 +17,7 @@ from composer.utils import dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
-from sfa import checkpoints, machine, methods, models, weights
+from sfa import checkpoints, loggers, machine, methods, models, weights
 from sfa.algorithm import SFA
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
@@ -31,6 +28,7 @@ from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, s
 from sfa.data.packing import Packed
 from sfa.finite import Finite
 from sfa.isolation import LENGTH, NotCausal, why_padded
+from sfa.kinds import is_encoder_decoder
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Stage, precision
 from sfa.pretrained import ModelError
@@ -64,7 +62,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     machine.name_processor()
     machine.reset_peak()
     bare = models.read_model(parent / "model")
-    text_decoder = config.classes() is None and not models.is_encoder_decoder(bare.config)
+    text_decoder = config.classes() is None and not is_encoder_decoder(bare.config)
     padded = _why_padded(bare, processor) if text_decoder else None
     data = context.preparer(settings, processor, bare.config, packs=padded is None)
     seed, cache = config.seed, config.save_folder / "data"
@@ -119,7 +117,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         schedulers=_scheduler(settings, total, epoch),
         algorithms=algorithms,
         callbacks=[ProgressBar(_title(stage, config), total, merges, console), recorder, saver, stopper],
-        loggers=_loggers(config, config.save_folder / config.name / "logs" / stage.label),
+        loggers=loggers.make(config, config.save_folder / config.name / "logs" / stage.label),
         seed=config.seed,
         precision=composer_precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
@@ -232,17 +230,6 @@ def _precision(train: Train) -> tuple[str, bool]:
     if precision(train) == "fp32":
         return "fp32", False
     return ("amp_bf16", False) if torch.cuda.is_available() else ("fp32", True)
-
-
-def _loggers(config: Config, folder: Path) -> list[LoggerDestination]:
-    """The loggers that the config names, with its options over our defaults."""
-    kinds: dict[str, tuple[Callable[..., LoggerDestination], dict[str, Any]]] = {
-        "tensorboard": (TensorboardLogger, {"log_dir": str(folder)}),
-        "file": (FileLogger, {"filename": str(folder / "log.txt"), "overwrite": True, "remote_file_name": None}),
-        "wandb": (WandBLogger, {"project": "sfa", "group": config.name}),
-        "mlflow": (MLFlowLogger, {"experiment_name": config.name}),
-    }
-    return [kinds[name][0](**{**kinds[name][1], **options}) for name, options in config.loggers.items()]
 
 
 def _title(stage: Stage, config: Config) -> str:

@@ -21,6 +21,7 @@ from sfa.data import registered
 from sfa.data.batches import Steps, collate
 from sfa.data.packing import IGNORED, encode, encode_pairs, pack
 from sfa.data.tokens import Encoder
+from sfa.kinds import kind_of
 from sfa.schema import LoRA, Model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -43,7 +44,7 @@ def model(name: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     start = {"decoder_start_token_id": 0} if name == "t5" else {}
     config = kind(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=0, **start, **options)
     torch.manual_seed(0)
-    return models.kind_of(config)(config).float()
+    return kind_of(config)(config).float()
 
 
 def batch_of(steps: Steps, n: int) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from sfa import models
 from sfa.composer_model import StageModel
 from sfa.data.prepare import preparer
 from sfa.fisher import diagonal
+from sfa.kinds import is_encoder_decoder
 from sfa.schema import Config
 
 LINE = "Fisher information"
@@ -45,7 +46,7 @@ def run(setup: Setup) -> list[Row]:
 
 def _prepared(config: Config, count: int, device: str) -> tuple[StageModel, list[dict[str, Tensor]]]:
     model, processor = models.build(config.model, config.seed, config.tokenizer_tasks(), config.classes())
-    task, pairs = config.tasks[0], models.is_encoder_decoder(model.config)
+    task, pairs = config.tasks[0], is_encoder_decoder(model.config)
     settings = config.train_of(task)
     data = preparer(processor, pairs, config.model.layout, settings.seq_len, settings.long_rows)
     examples = data.examples(task, count, config.seed)

@@ -13,6 +13,7 @@ from sfa.data.images import ImageRow, Images, ImageTask
 from sfa.data.source import SourceError
 from sfa.data.task import Split, held_out, package_folder
 from sfa.store import identity
+from sfa.values import PathOrHubName
 
 IDX = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
 IDX["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -26,7 +27,7 @@ class Digits(ImageTask):
     name: str = "digits"
     evals: tuple[str, ...] = ("digits_accuracy",)
     classes: int = 10
-    source: str | None = Field(
+    source: PathOrHubName | None = Field(
         None, description="a folder of MNIST's IDX files, or a hub name; null: the embedded 5,000"
     )
 

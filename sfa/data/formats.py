@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from sfa.errors import SFAError
+
 READERS = (".parquet", ".jsonl", ".csv")
 BATCH = 256  # rows of a Parquet file that are decoded at once
 
 
-class SourceError(Exception):
+class SourceError(SFAError):
     """A data set that cannot be had, that lacks a column, or whose rows are not what they should be."""
 
 

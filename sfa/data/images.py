@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from sfa.data import pictures
 from sfa.data.decoding import content, decode
 from sfa.data.holdout import draw
 from sfa.data.source import SourcedTask, SourceError, column, local, whole_number
 from sfa.data.task import TASKS, Split, Task
+from sfa.values import Checked
 
 __all__ = ["ImageRow", "ImageTask", "Images", "LabelSplit", "decode", "place"]
 MOST_CLASSES = 1_000_000
@@ -113,7 +114,7 @@ def place(row: ImageRow, number: int) -> str:
     return f"{path} (row {number})" if path else f"row {number}"
 
 
-class LabelSplit(BaseModel):
+class LabelSplit(Checked):
     """One line of a config that stands for many tasks: ``{split: ethz/food101, classes: 101, into: 20}``. Options that
     are not here are those of each task."""
 

@@ -2,19 +2,19 @@
 
 import random
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from sfa.data.source import identity, labelled, load, shuffled, splits
 from sfa.data.task import Row, Split, Task
+from sfa.values import Checked, LocalPath
 
 LETTERS = ["A", "B", "C", "D", "E"]
 ANSWERS = ["No", "Yes"]
 
 
-class Part(BaseModel):
+class Part(Checked):
     """One of the three data sets: where it is, and how much of it is trained on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,7 +39,7 @@ class Law(Task):
     casehold: Part = Part()
     tos: Part = Part()
     overruling: Part = Part()
-    data_folder: Path | None = Field(None, exclude=True, description="set from the config's data_folder")
+    data_folder: LocalPath | None = Field(None, exclude=True, description="set from the config's data_folder")
 
     def rows(self, split: Split) -> list[Row]:
         rows: list[Row] = []

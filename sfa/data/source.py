@@ -13,6 +13,7 @@ from sfa.data.folder import split_files, unread
 from sfa.data.formats import ParquetRows, SourceError, read_text
 from sfa.data.holdout import draw
 from sfa.data.task import Row, Split, Task
+from sfa.values import REMOTE, LocalPath, at_home
 
 __all__ = [
     "SourceError",
@@ -37,7 +38,7 @@ class SourcedTask(Task):
     subset: str | None = Field(None, description="the hub's configuration name")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     limit: int | None = Field(None, ge=1, description="rows to train on, the first after a seeded shuffle; null: all")
-    data_folder: Path | None = Field(None, exclude=True, description="set from the config's data_folder")
+    data_folder: LocalPath | None = Field(None, exclude=True, description="set from the config's data_folder")
 
     def read(self, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of one of the source's splits."""
@@ -321,7 +322,13 @@ def local(source: str, data_folder: Path | None) -> Path | None:
     Raises:
         SourceError: ``source`` is a path to nothing, or to a folder with none of its files.
     """
-    places = [Path(source), *([data_folder / source, data_folder / Path(source).name] if data_folder else [])]
+    try:
+        named = Path(at_home(source))
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    if not source.strip() or REMOTE.match(source):
+        raise SourceError(f"{source!r} is neither a hub name nor a local folder; copy or mount it")
+    places = [named, *([data_folder / source, data_folder / named.name] if data_folder else [])]
     folders = [folder for folder in places if folder.is_dir()]
     for folder in folders:
         if split_files(folder):

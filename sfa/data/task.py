@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from sfa.values import Checked
 
 Split = Literal["train", "test"]
 FileName = Annotated[  # of a folder, which it cannot lead out of
@@ -34,7 +36,7 @@ class Row(TypedDict):
 TASKS: dict[str, type["Task"]] = {}
 
 
-class Task(BaseModel):
+class Task(Checked):
     """A data set to fine-tune on. A subclass whose ``name`` has a default registers itself; its fields are the options
     that a config may set, and are part of the fingerprint of everything trained on them.
 

@@ -1,0 +1,85 @@
+"""What a value of a config may be, beside its type: finite, a number where a number is asked for, a local path."""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+
+REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket, hdfs://host, also once a Path made s3:/ of it
+
+
+class Checked(BaseModel):
+    """A block of the YAML, or a task. No number of it is infinite or NaN, and true is no number."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what pydantic would turn into another value, or, in a mapping of anything, not look at."""
+        field = cls.model_fields.get(info.field_name or "")
+        kinds = set(_leaves(field.annotation)) if field else set()
+        if {int, float} & kinds and bool not in kinds:
+            for part in _parts(value, into=list):
+                if isinstance(part, bool):
+                    raise ValueError(f"must be a number, not {str(part).lower()}")
+        if Any in kinds:
+            for part in _parts(value, into=(list, dict)):
+                if isinstance(part, float) and not math.isfinite(part):
+                    raise ValueError(f"must hold finite numbers, not {part}")
+        return value
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    inner = get_args(annotation)
+    if not inner:
+        yield annotation
+    for part in inner:
+        yield from _leaves(part)
+
+
+def _parts(value: Any, into: Any) -> Iterator[Any]:
+    """``value``, or what it holds if it is one of ``into``."""
+    if not isinstance(value, into):
+        yield value
+        return
+    for part in value.values() if isinstance(value, dict) else value:
+        yield from _parts(part, into)
+
+
+def at_home(path: str) -> str:
+    """A path, or a hub's name, with a leading ``~`` or ``~user`` as the home folder that it stands for.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise ValueError(f"{path} leads to no user's home folder") from error
+
+
+def _local(path: Any) -> Any:
+    if not isinstance(path, str | Path) or not str(path).strip() or "\0" in str(path):
+        raise ValueError(f"must be a folder, not {path!r}")
+    text = str(path)
+    if REMOTE.match(text):
+        raise ValueError(f"must be a local folder, not {text}; copy or mount it, and name that folder")
+    return at_home(text)
+
+
+def _local_or_hub(name: Any) -> Any:
+    if not isinstance(name, str):
+        return name
+    if not name.strip() or "\0" in name:
+        raise ValueError(f"must be a hub name or a folder, not {name!r}")
+    if REMOTE.match(name):
+        raise ValueError(f"must be a hub name or a local folder, not {name}; copy or mount it, and name that folder")
+    return at_home(name)
+
+
+LocalPath = Annotated[Path, BeforeValidator(_local)]
+PathOrHubName = Annotated[str, BeforeValidator(_local_or_hub)]

@@ -1,0 +1,232 @@
+"""A value, a path or a model that cannot be used is told with its key and what to do; nothing is guessed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from eval import available
+from scripts import compare
+from sfa import loggers, models
+from sfa.config import ConfigError, load
+from sfa.kinds import kind_of, try_out
+from sfa.models import ModelError
+from sfa.reading import read_value, written
+from sfa.schema import Model
+from tests.test_config import GOOD, write
+
+LINE = "would be read as the number"
+
+
+def wrong(folder: Path, *overrides: str) -> str:
+    """The only error of a config."""
+    with pytest.raises(ConfigError) as caught:
+        load(write(folder, GOOD), overrides, available())
+    (error,) = caught.value.errors
+    return error
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.lr=.inf",
+        "train.lr=inf",
+        "train.lr=1e999",
+        "train.betas=[.nan,0.9]",
+        "train.max_grad_norm=.inf",
+        "train.weight_decay=.inf",
+        "tasks.0.train.lr=.nan",
+        "ties.weights=[.nan,1]",
+        "ties.scale=-.inf",
+        "sfa.beta=nan",
+        "rehearsal.fraction=.nan",
+        "ewc.strength=inf",
+        "l1.strength=.inf",
+        "model.config.rope_theta=.inf",
+        "loggers={file: {flush_interval: .inf}}",
+    ],
+)
+def test_every_number_is_finite(override: str, tmp_path: Path) -> None:
+    key = override.partition("=")[0]
+    error = wrong(tmp_path, override)
+    assert error.startswith(key.rpartition(".config")[0] or key.partition("={")[0]) and "finite number" in error
+
+
+@pytest.mark.parametrize("text", ["017", "0x11", "0b11", "1_7", "1:30", "190:20:30", "-017"])
+def test_a_number_that_reads_otherwise_than_it_looks_is_refused(text: str, tmp_path: Path) -> None:
+    assert wrong(tmp_path, f"seed={text}").startswith(f"seed: {text} {LINE}")
+    assert wrong(tmp_path, f"name={text}").startswith(f"name: {text} {LINE}")
+    assert wrong(tmp_path, f"tasks=[{{name: returns, lines: {text}}}]").startswith(f"tasks.0.lines: {text} {LINE}")
+    assert f"train.lr: {text} {LINE}" in wrong_file(tmp_path, f"name: x\ntrain: {{lr: {text}}}\n")
+    with pytest.raises(ConfigError, match=LINE):
+        load(write(tmp_path, GOOD), [str(other(tmp_path, f"seed: {text}\n"))])
+
+
+def wrong_file(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(write(folder, text))
+    (error,) = caught.value.errors
+    return error
+
+
+def other(folder: Path, text: str) -> Path:
+    file = folder / "other.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("seed=1_000", 1000), ("seed='017'", 17), ("seed=1e3", 1000), ("seed=1.0", 1), ("seed=08", 8), ("seed=+5", 5)],
+)
+def test_a_number_that_reads_as_it_looks_is_taken(override: str, value: int, tmp_path: Path) -> None:
+    assert load(write(tmp_path, GOOD), [override]).seed == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=true", "seed: must be a number, not true"),
+        ("seed=yes", "seed: must be a number, not true"),
+        ("train.lr=off", "train.lr: must be a number, not false"),
+        ("train.betas=[true,0.9]", "train.betas: must be a number, not true"),
+        ("order=[true,0]", "order: must be a number, not true"),
+        ("name=yes", "name: must be a valid string, not True; in quotes it is text"),
+        ("name=1e5", "name: must be a valid string, not 100000.0; in quotes it is text"),
+        ("sfa.p=1/4", "sfa.p: must be a valid number, unable to parse string as a number, not '1/4'"),
+        ("sfa={p: 0.5, p: 0.6}", "sfa.p: is given twice, in lines 1 and 1"),
+        ("sfa={p: 0.5", "sfa: cannot be read: line 1: "),
+        ("save_folder=s3://bucket/x", "save_folder: must be a local folder, not s3://bucket/x"),
+        ("save_folder=hdfs://host/x", "save_folder: must be a local folder, not hdfs://host/x"),
+        ("data_folder=gs://bucket/x", "data_folder: must be a local folder, not gs://bucket/x"),
+        ("save_folder=", "save_folder: must be a folder, not None"),
+        ("save_folder=''", "save_folder: must be a folder, not ''"),
+        ("save_folder=~nobody-here/x", "save_folder: ~nobody-here/x leads to no user's home folder"),
+        ("save_folder=FOLDER/file", "FOLDER/file is no folder"),
+        ("save_folder=FOLDER/file/below", "FOLDER/file is no folder"),
+        ("save_folder=FOLDER/dangling", "FOLDER/dangling is a link to nothing"),
+        ("save_folder=FOLDER/dangling/below", "FOLDER/dangling is a link to nothing"),
+        (f"save_folder=/tmp/{'x' * 300}", "save_folder: must be a folder: [Errno 36] File name too long"),
+        ("tasks=[{name: law, tos: {source: ~/none}}]", "tasks.0: ~/none is no folder of"),
+        ("tasks=[{name: law, tos: {source: 's3://b/x'}}]", "tasks.0: 's3://b/x' is neither a hub name nor a local"),
+        (
+            "loggers={wandb: {}}",
+            "loggers.wandb: needs the package wandb_absent, which is not installed: pip install '.[wandb]'",
+        ),
+        ("loggers={mlflow: {}}", "loggers.mlflow: needs the package mlflow_absent, which"),
+        ("save_folder=FOLDER/{rank}", "save_folder: must have no braces"),
+        ("loggers={tensorboard: {log_dirr: x}}", "loggers.tensorboard.log_dirr: unknown key; did you mean log_dir?"),
+        ("loggers={file: {flush_interval: often}}", "loggers.file.flush_interval: must be a valid integer"),
+    ],
+)
+def test_a_value_that_cannot_be_meant(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(loggers, "PACKAGES", {"wandb": "wandb_absent", "mlflow": "mlflow_absent"})
+    assert message.replace("FOLDER", str(tmp_path)) in wrong(tmp_path, override.replace("FOLDER", str(tmp_path)))
+
+
+def test_home_is_expanded_wherever_a_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "rows" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    mine = "{name: mine, source: SOURCE, prompt: '{q}', response: '{a}'}"
+    given = ["save_folder=~/runs", "data_folder=~/rows", f"tasks=[{mine.replace('SOURCE', '~/rows/mine')}]"]
+    config = load(write(tmp_path, GOOD), given)
+    assert (config.save_folder, config.data_folder) == (tmp_path / "runs", tmp_path / "rows")
+    there = load(write(tmp_path, GOOD), [f"tasks=[{mine.replace('SOURCE', str(folder))}]"])
+    assert config.tasks[0].data_spec() == there.tasks[0].data_spec()
+    assert Model(name="~/model").name == str(tmp_path / "model")
+    assert compare.main(["~/runs/none"]) == 2
+
+
+def test_keys_given_twice_are_named_with_their_lines(tmp_path: Path) -> None:
+    text = "name: x\ntrain:\n  lr: 0.1\n  lr: 0.2\nname: y\n"
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    assert caught.value.errors == [
+        "train.lr: is given twice, in lines 3 and 4",
+        "name: is given twice, in lines 1 and 5",
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", ["017", "plain", "a: b", "[1", "yes", "1e5", None, True, 3, 1e-5, [0.25, None], ["a"]]
+)
+def test_a_sweeps_value_comes_through_its_command_line_as_it_is(value: Any) -> None:
+    again = read_value(written(value), "key")
+    assert again == value and isinstance(again, type(value)) == (not isinstance(value, list))
+
+
+def folder_of(kind: str, folder: Path, **options: Any) -> Model:
+    """A model of which there is the configuration alone."""
+    transformers.CONFIG_MAPPING[kind](**options).save_pretrained(folder)
+    return Model(name=str(folder))
+
+
+@pytest.mark.parametrize(
+    "kind", ["gemma3", "qwen2_vl", "llava", "mllama", "paligemma", "idefics3", "llama4", "whisper", "moshi", "t5gemma2"]
+)
+def test_a_model_that_takes_more_than_text_is_refused(kind: str, tmp_path: Path) -> None:
+    (error,) = models.faults(folder_of(kind, tmp_path), None, 32)
+    assert error.startswith("model.name: ") and f"{kind} takes images or sound beside text" in error
+    assert "a text-only checkpoint is needed" in error
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm", "xlnet", "bert-generation"])
+def test_an_encoder_is_refused_for_text(kind: str, tmp_path: Path) -> None:
+    (error,) = models.faults(folder_of(kind, tmp_path), None, 32)
+    assert f"{kind} is an encoder: it reads text in both directions, and a decoder is needed" in error
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "message"),
+    [
+        ("resnet", {"image_size": 32}, "resnet has batch normalisation (resnet.embedder.embedder.normalization)"),
+        ("resnet", {}, "resnet has batch normalisation"),
+        ("poolformer", {}, "image_size is required: poolformer takes images of any size"),
+        ("vit", {"image_size": "big"}, "no model can be built: "),
+        ("gpt2", {}, "gpt2 is no image classifier, and the tasks need one"),
+        ("deit", {"image_size": 32, "num_hidden_layers": 1}, None),
+        ("poolformer", {"image_size": 32, "hidden_sizes": [8] * 4, "depths": [1] * 4}, None),
+    ],
+)
+def test_image_classifiers_of_any_architecture(architecture: str, config: dict[str, Any], message: str | None) -> None:
+    asked = Model(architecture=architecture, config=config)
+    found = models.faults(asked, 3, 32)
+    if message is not None:
+        assert len(found) == 1 and message in found[0], found
+        return
+    assert not found
+    model, processor = models.build(asked, 17, [], 3)
+    assert model.config.num_labels == 3 and processor.size["height"] == 32
+
+
+def test_what_a_new_model_cannot_do_is_told_before_it_is_trained(tmp_path: Path) -> None:
+    small = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    both = transformers.BertConfig(**small)
+    with pytest.raises(ValueError, match="bert is an encoder"):
+        kind_of(both)
+    tokenizer = models.train_tokenizer(300, [])
+    with pytest.raises(ValueError, match="bert reads text in both directions"):
+        try_out(transformers.BertLMHeadModel(both), tokenizer)
+    decoder = transformers.BertLMHeadModel(transformers.BertConfig(**small, is_decoder=True))
+    try_out(decoder, tokenizer)
+    assert decoder.training  # as it was
+    decoder.forward = lambda **_: torch.zeros(3) @ torch.zeros(4)
+    with pytest.raises(ValueError, match="bert cannot be run on what it would be trained on: inconsistent tensor size"):
+        try_out(decoder, tokenizer)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ModelError, match=r"^the model .* cannot be used: [^\n]*$"):
+        models.build(Model(name=str(tmp_path)), 17, [])
