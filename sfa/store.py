@@ -13,7 +13,9 @@ SEAL = "checksums.json"
 
 
 class DamagedStage(Exception):
-    """A finished stage whose files are not those its manifest lists."""
+    """A finished stage whose files are not those its manifest lists; ``advice`` is what can be done about it."""
+
+    advice = "Delete its folder to make it again"
 
 
 def fingerprint(spec: Any) -> str:

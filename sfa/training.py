@@ -2,7 +2,6 @@
 
 import atexit
 import math
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
+from sfa import checkpoints as saved
 from sfa import machine, methods, models, weights
 from sfa.algorithm import SFA
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
@@ -34,11 +34,9 @@ from sfa.data.packing import Packed
 from sfa.data.prepare import preparer
 from sfa.finite import Finite
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
-from sfa.pickles import foreign
 from sfa.plan import Stage
 from sfa.schedule import exact_fraction, in_steps
 from sfa.schema import Config, Rehearsal, SFABlock, Train
-from sfa.store import DamagedStage
 
 
 def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -97,7 +95,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     stopper = Stopper()
     checkpoints = folder / "checkpoints"
     saver = checkpoint_saver(str(checkpoints), in_steps(settings.save_interval, total, epoch), total, stopper)
-    trainer = Trainer(
+    trainer = saved.resumed(
         model=model,
         train_dataloader=data_spec(steps, batch, settings.workers),
         max_duration=f"{total}ba",
@@ -221,27 +219,10 @@ def newest_checkpoint(folder: Path, console: Console) -> str | None:
     """The newest whole checkpoint, to go on from. One that a process died over while writing is told and left out.
 
     Raises:
-        DamagedStage: a checkpoint's pickle would import something that no checkpoint of this suite holds; Composer
-            would run it.
+        ForeignCheckpoint: one holds something that no checkpoint of this suite does.
     """
-    found = sorted(folder.glob("ep*-ba*"), key=lambda path: int(path.stem.rpartition("ba")[2]), reverse=True)
-    for checkpoint in found:
-        if _whole(checkpoint):
-            wrong = foreign(checkpoint / ".metadata" if checkpoint.is_dir() else checkpoint)
-            if wrong is not None:
-                raise DamagedStage(f"{checkpoint} was not written here: loading it would run {wrong}")
+    for checkpoint in saved.found(folder):
+        if saved.is_whole(checkpoint):
             return str(checkpoint)
         console.print(f"{checkpoint} is torn or damaged and is not used")
     return None
-
-
-def _whole(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint is there: of a sharded one the metadata, which are written last; of a file, which is
-    a zip archive, the directory at its end and every checksum."""
-    if checkpoint.is_dir():
-        return (checkpoint / ".metadata").is_file()
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except zipfile.BadZipFile:
-        return False
