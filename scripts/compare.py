@@ -17,6 +17,7 @@ from rich.table import Table
 
 from scripts.curves import draw
 from scripts.interval import spread
+from sfa import store
 from sfa.config import flat
 from sfa.results import average_name
 
@@ -66,7 +67,7 @@ def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: s
 
 
 def _manifest(folder: Path, stage: dict[str, Any]) -> Path:
-    return folder.parent / "stages" / str(stage["fingerprint"]) / "manifest.json"
+    return store.stage_folder(folder.parent, stage["fingerprint"]) / "manifest.json"
 
 
 def _overrides(run: dict[str, Any], first: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from scripts.series import save
+from sfa import store
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"
@@ -84,7 +85,7 @@ def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], li
 
 def _rows(run: Path, stage: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
     """A stage's scores during training, ending with the final one of the run's results."""
-    kept = json.loads((run.parent / "stages" / stage["fingerprint"] / "evaluations.json").read_text())
+    kept = json.loads((store.stage_folder(run.parent, stage["fingerprint"]) / "evaluations.json").read_text())
     final = [{**r, "step": stage["steps"]} for r in results["evaluations"] if r["after"] == stage["task"]]
     names = {row["task"] for row in final}
     return [row for row in kept if not row["final"] and row["task"] in names] + final

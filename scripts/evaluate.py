@@ -82,7 +82,7 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
         from lm_eval.models.vllm_causallms import VLLM
 
         tokenizer = models.read_processor(given.model)
-        return harness.score(VLLM(pretrained=str(given.model), batch_size="auto"), tokenizer)
+        return harness.score(VLLM(pretrained=str(given.model), batch_size="auto", load_format="safetensors"), tokenizer)
     model = models.read_model(given.model).eval()
     return harness(model.cuda() if torch.cuda.is_available() else model, models.read_processor(given.model))
 

@@ -18,7 +18,7 @@ def export(run: Path, out: Path) -> None:
         DamagedStage: its files are not those that were written.
     """
     last = json.loads((run / "results.json").read_text())["stages"][-1]["fingerprint"]
-    stage = run.parent / "stages" / last
+    stage = store.stage_folder(run.parent, last)
     store.verify(stage)
     temporary = out.with_name(f".{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)

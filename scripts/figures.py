@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scripts import bars, curves, distance, tradeoff
 from scripts.series import chosen, points_of
+from sfa import store
 from sfa.config import ConfigError
 from sfa.sweep import Figure, read, read_file
 
@@ -23,7 +24,7 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
     if figure.kind in ("stream", "together"):
         first: dict[str, Path] = {}
         for run in json.loads(index.read_text())["runs"]:
-            first.setdefault(run["label"], index.parent / run["name"])
+            first.setdefault(run["label"], store.run_folder(index.parent, run["name"]))
         folders = [first[label] for label in figure.runs if label in first]
         if figure.kind == "together":
             return curves.draw_together(folders, figure.evaluation or "", out)

@@ -24,6 +24,7 @@ from scripts import curves
 from scripts.interval import half_width
 from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
+from sfa import store
 from sfa.config import flat
 
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
@@ -60,7 +61,7 @@ def _script(content: Any) -> str:
 def _sweep(index: Path) -> dict[str, Any] | None:
     """What the page shows of a sweep."""
     listed = json.loads(index.read_text())
-    found = [(run, index.parent / Path(run["name"]).name) for run in listed["runs"]]
+    found = [(run, store.run_folder(index.parent, run["name"])) for run in listed["runs"]]
     found = [(run, folder) for run, folder in found if (folder / "results.json").is_file()]
     if not found:
         return None
@@ -88,7 +89,7 @@ def _tasks(results: dict[str, Any]) -> list[str]:
 def _made(folder: Path) -> dict[str, Any]:
     """With what a run's last stage was made."""
     stage = json.loads((folder / "results.json").read_text())["stages"][-1]["fingerprint"]
-    made = json.loads((folder.parent / "stages" / stage / "manifest.json").read_text())["made"]
+    made = json.loads((store.stage_folder(folder.parent, stage) / "manifest.json").read_text())["made"]
     return {key: made[key] for key in ("hardware", "torch", "date")}
 
 

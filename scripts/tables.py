@@ -22,7 +22,7 @@ from typing import Any
 from scripts.compare import grid
 from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
-from sfa import weights
+from sfa import store, weights
 from sfa.config import ConfigError
 from sfa.sweep import SweepRun, read, read_file
 
@@ -97,8 +97,9 @@ def _distance(run: SweepRun, results: dict[str, Any], by_name: dict[str, list[Sw
     if same is None or not same.results.is_file():
         return []
     first = json.loads(same.results.read_text())["stages"][0]["fingerprint"]
-    stages, last = run.config.save_folder / "stages", results["stages"][-1]["fingerprint"]
-    return [weights.distance(stages / last / "model", stages / first / "model")]
+    last = results["stages"][-1]["fingerprint"]
+    model, start = (store.stage_folder(run.config.save_folder, name) / "model" for name in (last, first))
+    return [weights.distance(model, start)]
 
 
 def orders(table: Table) -> dict[str, tuple[int, int]]:

@@ -24,6 +24,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     ViTImageProcessor,
 )
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 import sfa.mlp  # noqa: F401  registers the architecture
 from sfa.data import Task
@@ -33,6 +35,7 @@ MOST_LAYERS = 1000
 END = "<|endoftext|>"
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run
 WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # other files of weights are pickles
+ADAPTERS = "adapter_model.safetensors"
 
 
 class ModelError(Exception):
@@ -195,13 +198,16 @@ def read_model(folder: Path | str) -> Any:
     were made for.
 
     Raises:
+        ModelError: its adapters are pickled.
         ValueError: weights are missing from the folder, or do not fit the configuration.
     """
+    refuse_pickled_adapters(folder)
     if (Path(folder) / "adapter_config.json").is_file():
         from peft import PeftConfig, PeftModel
 
         adapters = PeftConfig.from_pretrained(str(folder))
         name, revision = str(adapters.base_model_name_or_path), adapters.revision
+        refuse_pickled_adapters(name, revision)
         kind = kind_of(AutoConfig.from_pretrained(name, revision=revision, **NO_CODE))
         under = kind.from_pretrained(name, revision=revision, **WEIGHTS)
         return PeftModel.from_pretrained(under, str(folder), is_trainable=True)
@@ -211,6 +217,19 @@ def read_model(folder: Path | str) -> Any:
     if wrong:
         raise ValueError(f"the weights in {folder} do not fit its configuration: {wrong}")
     return model
+
+
+def refuse_pickled_adapters(name: Path | str, revision: str | None = None) -> None:
+    """Adapters are read from safetensors alone; peft and transformers would take a pickle where there are none.
+
+    Raises:
+        ModelError: the model in a folder, or of a hub name, has adapters that are no safetensors.
+    """
+    if find_adapter_config_file(str(name), revision=revision) is None:
+        return
+    there = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    if cached_file(str(name), ADAPTERS, revision=revision, **there) is None:
+        raise ModelError(f"{name} has adapters and no {ADAPTERS}: other files of weights are pickles, and are not read")
 
 
 def read_processor(folder: Path | str) -> Any:
@@ -273,6 +292,7 @@ def _cannot(name: str, error: Exception) -> str:
 
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:
     if model.name is not None:
+        refuse_pickled_adapters(model.name, model.revision)
         labels = {} if classes is None else {"num_labels": classes}
         return AutoConfig.from_pretrained(model.name, revision=model.revision, **NO_CODE, **labels)
     if classes is not None:
