@@ -438,7 +438,7 @@ def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> N
         lambda: report._made(folder),
     ]
     for read in readers:
-        with pytest.raises(store.DamagedStage, match="is the fingerprint of no stage: a file in .*runs was changed"):
+        with pytest.raises(store.DamagedStage, match=r"is the fingerprint of no stage: a file in .*runs was changed"):
             read()
     assert not (tmp_path / "out").exists()
 
@@ -454,7 +454,7 @@ def test_no_name_of_a_run_leads_out_of_the_runs(given: Any, tmp_path: Path) -> N
         lambda: figures.draw(Figure(name="1", kind="stream", runs=["x"]), index, tmp_path / "out.png"),
     ]
     for read in readers:
-        with pytest.raises(store.DamagedStage, match="is the name of no run: a file in .* was changed"):
+        with pytest.raises(store.DamagedStage, match=r"is the name of no run: a file in .* was changed"):
             read()
 
 
