@@ -78,7 +78,7 @@ def train(config: Config, command: str, first: bool) -> int:
         print(f"{error}. Nothing of it is kept; the last checkpoint is from before.", file=sys.stderr)
         return 1
     except DamagedStage as error:
-        print(f"{error}. Delete its folder to make it again.", file=sys.stderr)
+        print(f"{error}. {error.advice}.", file=sys.stderr)
         return 1
     except SFAError as error:
         if first or error.code == 1:  # of data and models, one rank alone may know

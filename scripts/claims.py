@@ -29,6 +29,7 @@ from eval import available
 from scripts import cells, kept
 from scripts.interval import half_width
 from scripts.sweep import sweep
+from sfa import store
 from sfa.machine import hardware
 from sfa.sweep import read
 from sfa.terminal import command, start
@@ -61,7 +62,7 @@ class Runs:
     def __init__(self, folder: Path, sweep: str):
         self.runs: dict[str, list[tuple[Any, dict[str, Any]]]] = {}
         for run in json.loads((folder / f"{sweep}.json").read_text())["runs"]:
-            results = json.loads((folder / run["name"] / "results.json").read_text())
+            results = json.loads((store.run_folder(folder, run["name"]) / "results.json").read_text())
             self.runs.setdefault(run["label"], []).append((run.get("order"), results))
 
     def of(self, label: str, order: list[int] | None = None) -> list[dict[str, Any]]:

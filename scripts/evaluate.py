@@ -119,7 +119,7 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
         from lm_eval.models.vllm_causallms import VLLM
 
         bos = False if given.template == "chat" else None  # a chat template writes it, or there is none
-        lm = VLLM(pretrained=given.model, batch_size="auto", add_bos_token=bos)
+        lm = VLLM(pretrained=given.model, batch_size="auto", add_bos_token=bos, load_format="safetensors")
         return harness.score(lm, processor)
     with models.told(given.model):
         model = models.read_model(given.model).eval()

@@ -22,7 +22,7 @@ def export(run: Path, out: Path) -> None:
     """
     last = kept.results(run)["stages"][-1]["fingerprint"]
     kept.manifest(run, last)
-    stage = run.parent / "stages" / last
+    stage = store.stage_folder(run.parent, last)
     if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} is there and is no model: name another folder")
     store.verify(stage)

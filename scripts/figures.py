@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scripts import bars, curves, distance, kept, tradeoff
 from scripts.series import chosen, points_of
+from sfa import store
 from sfa.sweep import Figure, read, read_file
 from sfa.terminal import command, start
 
@@ -22,7 +23,7 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
     if figure.kind in ("stream", "together"):
         first: dict[str, Path] = {}
         for run in kept.sweep(index)["runs"]:
-            first.setdefault(run["label"], index.parent / run["name"])
+            first.setdefault(run["label"], store.run_folder(index.parent, run["name"]))
         folders = [first[label] for label in figure.runs if label in first]
         if figure.kind == "together":
             return curves.draw_together(folders, figure.evaluation or "", out)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sfa import store
 from sfa.errors import UsageError
 from sfa.values import REMOTE, at_home
 
@@ -51,7 +52,7 @@ def manifest(run: Path, fingerprint: str) -> dict[str, Any]:
     Raises:
         UsageError: the stage is not there.
     """
-    file = run.parent / "stages" / fingerprint / "manifest.json"
+    file = store.stage_folder(run.parent, fingerprint) / "manifest.json"
     if not file.is_file():
         raise UsageError(f"{file.parent}, a stage of {run}, is not there: start the run again to make it")
     return _mapping(_read(file), ("made", "files"), str(file))
@@ -63,7 +64,7 @@ def evaluations(run: Path, fingerprint: str) -> list[dict[str, Any]]:
     Raises:
         UsageError: they are not there.
     """
-    file = run.parent / "stages" / fingerprint / "evaluations.json"
+    file = store.stage_folder(run.parent, fingerprint) / "evaluations.json"
     if not file.is_file():
         raise UsageError(f"{file} is not there: start {run} again to make it")
     return [_mapping(row, ("task", "step", "value"), str(file)) for row in _read(file)]

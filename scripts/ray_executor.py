@@ -4,18 +4,18 @@ All machines of the cluster must see the project's folder and the runs' ``save_f
 """
 
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from scripts.executor import Job, Watcher, composer, run_stage
 
 RETRIES = 3  # of a task whose worker died; a stage that fails by itself is not tried again
 POLL = 1.0  # seconds between looks at which stages have begun
 SKIPPED = -1  # in place of an exit code: a stage that it needs failed
+LOOPBACK = "127.0.0.1"
 
 
 def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) -> dict[str, str]:
@@ -24,17 +24,28 @@ def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) ->
 
     Args:
         jobs: each after those that it needs.
-        address: of a running cluster, or ``local``: one is started here, and ended.
+        address: of a running cluster, or ``local``: one is started here, and ended. It listens on the loopback
+            interface alone, and to none but those who know its token.
         ranks: processes of a stage; on a cluster with GPUs, each has one.
         watcher: is told how it goes.
 
     Returns:
         Of each job that failed, by fingerprint, why.
+
+    Raises:
+        RuntimeError: the local cluster would be open to the network.
     """
+    options: dict[str, Any] = {"address": address}
+    if address == "local":
+        _close_in()
+        options["include_dashboard"] = False
+    import ray  # reads the environment, once
+
     here = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
     ray.init(runtime_env={"env_vars": here}, log_to_driver=False, **options)
     try:
+        if address == "local" and ray.util.get_node_ip_address() != LOOPBACK:
+            raise RuntimeError(f"Ray would listen on {ray.util.get_node_ip_address()}: it was imported before")
         gpus = ranks if ray.cluster_resources().get("GPU") else 0
         task = ray.remote(_make).options(num_cpus=1 if gpus else ranks, num_gpus=gpus, max_retries=RETRIES)
         references: dict[str, Any] = {}
@@ -49,7 +60,17 @@ def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) ->
         ray.shutdown()
 
 
+def _close_in() -> None:
+    """Has a Ray that is started here listen on the loopback interface, as it does by itself on macOS and Windows, where
+    this variable opens it, and ask for a token, which its processes find in their environment."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
 def _collect(by_reference: dict[Any, Job], watcher: Watcher) -> dict[str, str]:
+    import ray
+
     failed = {}
     begun: set[str] = set()
     start = time.time()

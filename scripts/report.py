@@ -24,6 +24,7 @@ from scripts import curves, kept
 from scripts.interval import half_width
 from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
+from sfa import store
 from sfa.config import flat
 from sfa.errors import UsageError
 from sfa.terminal import command, start
@@ -71,7 +72,7 @@ def _finite(content: Any) -> Any:
 def _sweep(index: Path) -> dict[str, Any] | None:
     """What the page shows of a sweep."""
     listed = kept.sweep(index)
-    found = [(run, index.parent / Path(run["name"]).name) for run in listed["runs"]]
+    found = [(run, store.run_folder(index.parent, run["name"])) for run in listed["runs"]]
     found = [(run, folder) for run, folder in found if (folder / "results.json").is_file()]
     if not found:
         return None

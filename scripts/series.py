@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Picture
 
 from scripts import kept
 from scripts.interval import half_width
+from sfa import store
 from sfa.plan import OF_SINGLE_TASKS
 from sfa.sweep import Figure
 
@@ -56,7 +57,7 @@ def points_of(index: Path) -> Results:
     point of which a run diverged: the rest of its runs would not stand for it."""
     found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for run in kept.sweep(index)["runs"]:
-        folder = index.parent / run["name"]
+        folder = store.run_folder(index.parent, run["name"])
         if (folder / "results.json").is_file():
             found.setdefault(run["label"], (run["point"], []))[1].append(kept.results(folder))
     diverged = [label for label, (_, runs) in found.items() if not all(_finite(run) for run in runs)]

@@ -19,7 +19,7 @@ from scripts import kept
 from scripts.cells import comma_separated, latex, markdown
 from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
-from sfa import weights
+from sfa import store, weights
 from sfa.config import ConfigError
 from sfa.sweep import SweepRun, read, read_file
 from sfa.terminal import command, start
@@ -95,8 +95,9 @@ def _distance(run: SweepRun, results: dict[str, Any], by_name: dict[str, list[Sw
     if same is None or not same.results.is_file():
         return []
     first = kept.results(same.results.parent)["stages"][0]["fingerprint"]
-    stages, last = run.config.save_folder / "stages", results["stages"][-1]["fingerprint"]
-    return [weights.distance(stages / last / "model", stages / first / "model")]
+    last = results["stages"][-1]["fingerprint"]
+    model, start = (store.stage_folder(run.config.save_folder, name) / "model" for name in (last, first))
+    return [weights.distance(model, start)]
 
 
 def orders(table: Table) -> dict[str, tuple[int, int]]:

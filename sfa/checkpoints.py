@@ -4,31 +4,28 @@ FSDP2 writes folders of shards, unless it is told to write whole files as one pr
 """
 
 import shutil
-import zipfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from composer.core import State
 from composer.utils import FSDP2Config, dist
 from rich.console import Console
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from sfa.pickles import foreign
-from sfa.store import DamagedStage
+from sfa.checkpoint_files import ShardReader, found, is_whole, tensors_alone
 
 
 def newest_checkpoint(folder: Path, console: Console) -> Path | None:
-    """The newest whole checkpoint, to go on from. One that a process died over while writing is told and left out.
+    """The newest whole checkpoint, to go on from. One that a process died over while writing is left out with a line.
+    All ranks call it.
 
     Raises:
-        DamagedStage: a checkpoint's pickle would import something that no checkpoint of this suite holds; Composer
-            would run it.
+        ForeignCheckpoint: one holds something that no checkpoint of this suite does.
     """
-    found = sorted(folder.glob("ep*-ba*"), key=lambda path: int(path.stem.rpartition("ba")[2]), reverse=True)
-    for checkpoint in found:
-        if _whole(checkpoint):
-            wrong = foreign(checkpoint / ".metadata" if checkpoint.is_dir() else checkpoint)
-            if wrong is not None:
-                raise DamagedStage(f"{checkpoint} was not written here: loading it would run {wrong}")
+    for checkpoint in found(folder):
+        if is_whole(checkpoint):
             return checkpoint
         console.print(f"{checkpoint} is torn or damaged and is not used")
     return None
@@ -44,7 +41,11 @@ def for_parallelism(checkpoint: Path, parallelism: str) -> Path:
     if dist.get_global_rank() == 0:
         temporary = file.with_name(f".{file.name}.part")
         try:
-            dcp_to_torch_save(checkpoint, temporary)
+            state: dict[str, Any] = {}
+            with tensors_alone():
+                reader = ShardReader(str(checkpoint))
+                _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+            torch.save(state, temporary)
             temporary.replace(file)
         finally:
             temporary.unlink(missing_ok=True)
@@ -65,15 +66,3 @@ def write_as(state: State, wanted: str) -> None:
     loaded."""
     if isinstance(state.fsdp_config, FSDP2Config):
         state.fsdp_config.state_dict_type = wanted
-
-
-def _whole(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint is there: of a sharded one the metadata, which are written last; of a file, which is
-    a zip archive, the directory at its end and every checksum."""
-    if checkpoint.is_dir():
-        return (checkpoint / ".metadata").is_file()
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except zipfile.BadZipFile:
-        return False

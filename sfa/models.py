@@ -24,6 +24,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     ViTImageProcessor,
 )
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from sfa.data import Task
 from sfa.data.pixels import Pixels, normalised
@@ -38,6 +40,7 @@ from sfa.tensors import locations
 MOST_LAYERS = 1000
 END = "<|endoftext|>"
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run
+ADAPTERS = "adapter_model.safetensors"
 
 
 def build(
@@ -247,11 +250,13 @@ def read_model(folder: Path | str) -> Any:
         ModelError: tensors are missing from its files or do not fit the configuration, or files are damaged.
         OSError: there is no such model.
     """
+    refuse_pickled_adapters(folder)
     if (Path(folder) / "adapter_config.json").is_file():
         from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
         adapters = PeftConfig.from_pretrained(str(folder))
         name, revision = str(adapters.base_model_name_or_path), adapters.revision
+        refuse_pickled_adapters(name, revision)
         kind = kind_of(AutoConfig.from_pretrained(name, revision=revision, **NO_CODE))
         adapted = PeftModel.from_pretrained(read(kind, name, revision=revision), str(folder), is_trainable=True)
         odd = locations(Path(folder)).keys() ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
@@ -259,6 +264,19 @@ def read_model(folder: Path | str) -> Any:
             raise ModelError(f"the adapters in {folder} and their configuration differ in tensors: {sorted(odd)[:3]}")
         return adapted
     return read(kind_of(AutoConfig.from_pretrained(folder, **NO_CODE)), str(folder))
+
+
+def refuse_pickled_adapters(name: Path | str, revision: str | None = None) -> None:
+    """Adapters are read from safetensors alone; peft and transformers would take a pickle where there are none.
+
+    Raises:
+        ModelError: the model in a folder, or of a hub name, has adapters that are no safetensors.
+    """
+    if find_adapter_config_file(str(name), revision=revision) is None:
+        return
+    there = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    if cached_file(str(name), ADAPTERS, revision=revision, **there) is None:
+        raise ModelError(f"{name} has adapters and no {ADAPTERS}: other files of weights are pickles, and are not read")
 
 
 def read_processor(folder: Path | str) -> Any:
@@ -369,6 +387,7 @@ def told(name: str) -> Iterator[None]:
 
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:
     if model.name is not None:
+        refuse_pickled_adapters(model.name, model.revision)
         labels = {} if classes is None else {"num_labels": classes}
         return AutoConfig.from_pretrained(model.name, revision=model.revision, **NO_CODE, **labels)
     if classes is not None:

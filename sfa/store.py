@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,41 @@ from filelock import FileLock, Timeout
 from sfa.errors import SFAError
 
 SEAL = "checksums.json"
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a folder, which it cannot lead out of
 
 
 class DamagedStage(SFAError):
-    """A finished stage whose files are not those its manifest lists."""
+    """A finished stage whose files are not those its manifest lists; ``advice`` is what can be done about it."""
+
+    advice = "Delete its folder to make it again"
 
 
 def fingerprint(spec: Any) -> str:
     """16 hex digits of the SHA-256 of ``spec`` in canonical JSON."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_folder(save_folder: Path, fingerprint: Any) -> Path:
+    """Where the stage of a fingerprint lies that a results file gives.
+
+    Raises:
+        DamagedStage: it is no fingerprint, and could lead anywhere.
+    """
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{16}", fingerprint):
+        raise DamagedStage(f"{fingerprint!r} is the fingerprint of no stage: a file in {save_folder} was changed")
+    return save_folder / "stages" / fingerprint
+
+
+def run_folder(save_folder: Path, name: Any) -> Path:
+    """Where the run of a name lies that a sweep's file gives.
+
+    Raises:
+        DamagedStage: it is the name of no folder in ``save_folder``, and could lead anywhere.
+    """
+    if not isinstance(name, str) or not re.fullmatch(PLAIN_NAME, name) or "\n" in name:
+        raise DamagedStage(f"{name!r} is the name of no run: a file in {save_folder} was changed")
+    return save_folder / name
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -95,7 +121,7 @@ def unsealed(folder: Path) -> Path:
     """
     listed = read_json(folder / SEAL) if (folder / SEAL).is_file() else {}
     for name, checksum in listed.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != checksum:
+        if Path(name).name != name or not (folder / name).is_file() or _sha256(folder / name) != checksum:
             raise DamagedStage(f"{folder / name} is not the file that was written: its checksum differs")
     if not listed:
         raise DamagedStage(f"{folder} holds no checksums")

@@ -17,7 +17,7 @@ from composer.utils import dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
-from sfa import checkpoints, loggers, machine, methods, models, weights
+from sfa import checkpoint_files, checkpoints, loggers, machine, methods, models, weights
 from sfa.algorithm import SFA
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
@@ -109,7 +109,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     if newest is not None:
         newest = checkpoints.for_parallelism(newest, config.parallelism)
     saver = checkpoint_saver(str(kept), in_steps(settings.save_interval, total, epoch), total, stopper)
-    trainer = Trainer(
+    trainer = checkpoint_files.resumed(
         model=model,
         train_dataloader=data_spec(steps, batch, settings.workers),
         max_duration=f"{total}ba",

@@ -4,24 +4,19 @@ or has too little room, is an error that leaves what is there."""
 import collections
 import json
 import os
-import pickle
 import shutil
 import threading
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 import train
 from scripts import report, sweep
 from sfa import store
 from sfa.data.prepare import _once
 from sfa.models import build
-from sfa.pickles import foreign
 from sfa.pretrained import ModelError
 from sfa.schema import Model
 from sfa.store import DamagedStage, seal, unsealed
@@ -163,58 +158,6 @@ def test_weights_are_never_unpickled_and_code_never_run(tmp_path: Path, made: Pa
     with pytest.raises(ModelError, match="cannot be used"):
         build(Model(name=str(coded)), 1, [])
     assert not proof.exists()
-
-
-class Hostile:
-    def __init__(self, proof: Path):
-        self.proof = proof
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.proof}",)
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_foreign_pickle_in_a_checkpoint_is_refused_and_not_run(
-    protocol: int, tmp_path: Path, made: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(made, tmp_path / "runs")
-    last = of_task(tmp_path / "runs", "odd")
-    (last / "manifest.json").unlink()
-    (last / "checkpoints").mkdir()
-    content = pickle.dumps({"state": Hostile(tmp_path / "proof")}, protocol=protocol)
-    with zipfile.ZipFile(last / "checkpoints" / "ep0-ba2.pt", "w") as archive:
-        archive.writestr("archive/data.pkl", content)
-    assert train.main([MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]) == 1
-    assert "was not written here: loading it would run posix system" in capsys.readouterr().err
-    assert not (tmp_path / "proof").exists()
-
-
-def test_what_torch_saves_is_harmless_and_what_is_torn_is_an_error(tmp_path: Path) -> None:
-    content = {"w": torch.ones(2), "b": torch.ones(2, dtype=torch.bfloat16), "n": np.float64(1), "a": np.arange(3)}
-    torch.save(
-        {**content, "o": collections.OrderedDict(a=1), "p": torch.nn.Parameter(torch.ones(1))}, tmp_path / "a.pt"
-    )
-    assert foreign(tmp_path / "a.pt") is None
-    torch.save({"f": shutil.rmtree}, tmp_path / "b.pt")
-    assert foreign(tmp_path / "b.pt") == "shutil rmtree"
-    (tmp_path / "c").write_bytes(pickle.dumps(content)[:40])
-    with pytest.raises(pickle.UnpicklingError):
-        foreign(tmp_path / "c")
-
-
-@pytest.mark.parametrize(
-    ("of", "name", "found"),
-    [
-        ("torch.distributed.checkpoint.metadata _MEM_FORMAT_ENCODING", "TORCH_CONTIGUOUS_FORMAT", None),
-        ("torch.distributed.checkpoint.metadata _MEM_FORMAT_ENCODING", "__class__", "builtins getattr"),
-        ("torch Size", "__class__", "builtins getattr"),
-    ],
-)
-def test_an_attribute_is_taken_of_the_one_enum_alone(of: str, name: str, found: str | None, tmp_path: Path) -> None:
-    """As Python before 3.11.4 pickles it, whichever runs this."""
-    lines = ["cbuiltins", "getattr", f"(c{of.split()[0]}", of.split()[1], f"V{name}", "tR."]
-    (tmp_path / "a").write_bytes("\n".join(lines).encode())
-    assert foreign(tmp_path / "a") == found
 
 
 def test_no_secret_of_the_environment_is_written(

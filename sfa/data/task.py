@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
 from pydantic import ConfigDict, Field
 
+from sfa.store import PLAIN_NAME
 from sfa.values import Checked
 
 Split = Literal["train", "test"]
 FileName = Annotated[  # of a folder, which it cannot lead out of
     str,
     Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=PLAIN_NAME,
         max_length=200,
         description="letters, digits and . _ - alone, since folders are called so",
     ),
