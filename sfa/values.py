@@ -23,13 +23,13 @@ class Checked(BaseModel):
         field = cls.model_fields.get(info.field_name or "")
         kinds = set(_leaves(field.annotation)) if field else set()
         if {int, float} & kinds and bool not in kinds:
-            for part in _parts(value, into=list):
+            for _, part in _parts(value, into=list):
                 if isinstance(part, bool):
                     raise ValueError(f"must be a number, not {str(part).lower()}")
         if Any in kinds:
-            for part in _parts(value, into=(list, dict)):
+            for key, part in _parts(value, into=(list, dict)):
                 if isinstance(part, float) and not math.isfinite(part):
-                    raise ValueError(f"must hold finite numbers, not {part}")
+                    raise ValueError(f"{key} must be a finite number, not {part}")
         return value
 
 
@@ -41,13 +41,13 @@ def _leaves(annotation: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
-def _parts(value: Any, into: Any) -> Iterator[Any]:
-    """``value``, or what it holds if it is one of ``into``."""
+def _parts(value: Any, into: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """``value``, or what it holds if it is one of ``into``, with the keys that lead to it."""
     if not isinstance(value, into):
-        yield value
+        yield key, value
         return
-    for part in value.values() if isinstance(value, dict) else value:
-        yield from _parts(part, into)
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _parts(part, into, f"{key}.{name}".lstrip("."))
 
 
 def at_home(path: str) -> str:
