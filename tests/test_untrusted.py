@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 
 import train
 from scripts import claims, compare, curves, export, figures, report, series
-from sfa import callbacks, checkpoints, models, store
+from sfa import callbacks, checkpoint_files, checkpoints, models, store
+from sfa.checkpoints import newest_checkpoint
 from sfa.pickles import ForeignPickle, read_metadata
 from sfa.schema import Model
 from sfa.sweep import Figure
-from sfa.training import newest_checkpoint
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 SMALL = ["train.max_duration=4ba", "eval.limit=20", "name=run", "method=sfa"]
@@ -311,7 +311,7 @@ def test_a_checkpoint_is_a_plain_file(kind: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "ep0-ba2.pt"
     makers = {"link": lambda: checkpoint.symlink_to("elsewhere"), "fifo": lambda: os.mkfifo(checkpoint)}
     makers.get(kind, checkpoint.mkdir)()
-    with pytest.raises(checkpoints.ForeignCheckpoint, match=r"ep0-ba2\.pt is a link, or no file or folder"):
+    with pytest.raises(checkpoint_files.ForeignCheckpoint, match=r"ep0-ba2\.pt is a link, or no file or folder"):
         newest_checkpoint(tmp_path, Console(quiet=True))
 
 
@@ -359,14 +359,14 @@ def test_what_torch_saves_is_harmless(tmp_path: Path) -> None:
         "p": torch.nn.Parameter(torch.ones(1)),
     }
     torch.save(content, tmp_path / "ep0-ba1.pt")
-    assert checkpoints.is_whole(tmp_path / "ep0-ba1.pt")
-    with checkpoints.tensors_alone():
+    assert checkpoint_files.is_whole(tmp_path / "ep0-ba1.pt")
+    with checkpoint_files.tensors_alone():
         found = torch.load(tmp_path / "ep0-ba1.pt", weights_only=False)
     assert found.keys() == content.keys() and found["time"] == timedelta(1) and found["n"] == 1
     torch.save({"f": shutil.rmtree}, tmp_path / "ep0-ba1.pt")
-    with pytest.raises(checkpoints.ForeignCheckpoint, match="loading it would run shutil rmtree"):
-        checkpoints.is_whole(tmp_path / "ep0-ba1.pt")
-    with checkpoints.tensors_alone(), pytest.raises(pickle.UnpicklingError, match=r"shutil\.rmtree"):
+    with pytest.raises(checkpoint_files.ForeignCheckpoint, match="loading it would run shutil rmtree"):
+        checkpoint_files.is_whole(tmp_path / "ep0-ba1.pt")
+    with checkpoint_files.tensors_alone(), pytest.raises(pickle.UnpicklingError, match=r"shutil\.rmtree"):
         torch.load(tmp_path / "ep0-ba1.pt", weights_only=False)
 
 
