@@ -32,7 +32,8 @@ RECORD = re.compile(
 class ForeignCheckpoint(DamagedStage):
     """A checkpoint that this suite did not write."""
 
-    advice = "Delete it, and its stage starts anew"
+    def __init__(self, message: str):
+        super().__init__(message, "Delete it, and its stage starts anew")
 
 
 def found(folder: Path) -> list[Path]:

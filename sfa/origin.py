@@ -1,6 +1,5 @@
 """Where θ_o of a fit comes from, and that it is the same when the fit resumes and on all ranks."""
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sfa.anchor import Anchor, trained_shards
 from sfa.parallel import raise_together
+from sfa.store import weights_hash
 from sfa.weights import read_shards
 
 AT_START = "(weights at the start of the fit)"
@@ -136,12 +136,4 @@ def _replicas(model: nn.Module, ranks: int) -> int:
 
 
 def _folder_hash(folder: str | None) -> str | None:
-    """Hash of an anchor's files, by the checksums in its stage's manifest where it has one."""
-    if folder is None:
-        return None
-    manifest = Path(folder).parent / "manifest.json"
-    digest = hashlib.sha256()
-    for file in [manifest] if manifest.is_file() else sorted(Path(folder).glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    return None if folder is None else weights_hash(Path(folder))

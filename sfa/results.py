@@ -10,6 +10,18 @@ from sfa.callbacks import Score
 from sfa.plan import Stage
 from sfa.schema import Config
 
+# Of a stage's manifest, what is in a run's results as well.
+STAGE_KEYS = (
+    "fingerprint",
+    "steps",
+    "merge_steps",
+    "l2_from_anchor",
+    "seconds",
+    "tokens",
+    "peak_bytes",
+    "stored_examples",
+)
+
 
 def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> dict[str, float]:
     """Summary of a stream of n tasks.
@@ -49,16 +61,6 @@ def assemble(
         scores: final scores of each, in the same order.
     """
     names = [stage.label for stage in stages]
-    kept = (
-        "fingerprint",
-        "steps",
-        "merge_steps",
-        "l2_from_anchor",
-        "seconds",
-        "tokens",
-        "peak_bytes",
-        "stored_examples",
-    )
     rows = [{"after": after, **score} for after, part in zip(names, scores, strict=True) for score in part]
     task_scores = [[_of_task(part, task.evals) for task in config.tasks] for part in scores]
     return {
@@ -66,7 +68,7 @@ def assemble(
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
         "stages": [
-            {"task": stage.label, "method": stage.method, **{key: manifest[key] for key in kept}}
+            {"task": stage.label, "method": stage.method, **{key: manifest[key] for key in STAGE_KEYS}}
             for stage, manifest in zip(stages, manifests, strict=True)
             if stage.parent
         ],

@@ -17,6 +17,7 @@ from sfa.data.source import SourceError
 from sfa.fisher import diagonal
 from sfa.parallel import exclusively
 from sfa.plan import Stage, in_order, plan
+from sfa.results import STAGE_KEYS
 from sfa.schema import Config, FisherMerging
 from sfa.training import train
 
@@ -33,6 +34,7 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
     with exclusively(folder, context.console.print):
         made = store.manifest(folder)
         if made is not None:
+            _check_manifest(made, stage, folder)
             _tell_versions(made, context)
             return made
         _check_inputs(stage, context)
@@ -68,9 +70,19 @@ def _check_inputs(stage: Stage, context: Context) -> None:
         )
 
 
+def _check_manifest(made: dict[str, Any], stage: Stage, folder: Path) -> None:
+    """Raises a DamagedStage if a manifest lacks what is read of it, or is of another stage."""
+    wanted = ("fingerprint", "steps", "made", *(STAGE_KEYS if stage.parent is not None else ()))
+    missing = [key for key in dict.fromkeys(wanted) if key not in made]
+    if missing or not isinstance(made["made"], dict):
+        raise store.DamagedStage(f"{folder / 'manifest.json'} lacks {', '.join(missing or ['made'])}")
+    if made["fingerprint"] != stage.fingerprint:
+        raise store.DamagedStage(f"{folder / 'manifest.json'} is that of the stage {made['fingerprint']}")
+
+
 def _tell_versions(made: dict[str, Any], context: Context) -> None:
     """Says so if a stage was made with other versions than those that are installed."""
-    own, here = made["made"]["versions"], machine.versions()
+    own, here = made["made"].get("versions", {}), machine.versions()
     differs = [
         f"{name} {version} (here {here.get(name)})" for name, version in own.items() if here.get(name) != version
     ]
@@ -115,9 +127,23 @@ def _score(row: dict[str, Any]) -> Score:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """All scores kept with a stage: those during its training by ``step``, and the ``final`` ones."""
+    """All scores kept with a stage: those during its training by ``step``, and the ``final`` ones.
+
+    Raises:
+        DamagedStage: the file that holds them is not the one that was written.
+    """
     file = folder / "evaluations.json"
-    return list(store.read_json(file)) if file.is_file() else []
+    if not file.is_file():
+        return []
+    again = "Delete it, and the model is scored again"
+    try:
+        found = store.read_json(file)
+    except store.DamagedStage as error:
+        raise store.DamagedStage(str(error), again) from error
+    wanted = {"step", "key", "final", "task", "metric", "value", "stderr", "n"}
+    if not isinstance(found, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in found):
+        raise store.DamagedStage(f"{file} does not hold a stage's scores", again)
+    return found
 
 
 def _base(stage: Stage, context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -19,7 +19,9 @@ PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a folder, which it cannot lea
 class DamagedStage(SFAError):
     """A finished stage whose files are not those its manifest lists; ``advice`` is what can be done about it."""
 
-    advice = "Delete its folder to make it again"
+    def __init__(self, message: str, advice: str = "Delete its folder to make it again"):
+        self.advice = advice
+        super().__init__(message)
 
 
 def fingerprint(spec: Any) -> str:
@@ -75,10 +77,31 @@ def manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or ``None``.
 
     Raises:
-        DamagedStage: it is no whole JSON.
+        DamagedStage: it is no whole JSON, or does not list the stage's files.
     """
     path = folder / "manifest.json"
-    return dict(read_json(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    files = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(files, dict) or not all(_describes_file(about) for about in files.values()):
+        raise DamagedStage(f"{path} is not the manifest of a stage: it does not list the stage's files")
+    return dict(found)
+
+
+def _describes_file(about: Any) -> bool:
+    return isinstance(about, dict) and isinstance(about.get("bytes"), int) and isinstance(about.get("sha256"), str)
+
+
+def weights_hash(model: Path) -> str:
+    """Hash of the weights in a model's folder, whenever and by whomever they were made: by the checksums in its stage's
+    manifest where it has one, else by the files."""
+    made = manifest(model.parent)
+    if made is not None:
+        found = {Path(name).name: about["sha256"] for name, about in made["files"].items()}
+    else:
+        found = {file.name: identity(file) for file in model.iterdir() if file.is_file()}
+    return fingerprint({name: checksum for name, checksum in found.items() if name.endswith(".safetensors")})
 
 
 def read_json(path: Path) -> Any:

@@ -15,6 +15,7 @@ import pytest
 import train
 from scripts import report, sweep
 from sfa import store
+from sfa.callbacks import Stopper
 from sfa.data.prepare import _once
 from sfa.models import build
 from sfa.pretrained import ModelError
@@ -201,3 +202,67 @@ def test_data_that_two_processes_want_at_once_are_prepared_once(tmp_path: Path) 
     for thread in threads:
         thread.join()
     assert len(made) == 1 and found == ["whole"] * 4
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "3", '{"files": null}', '{"files": {"a": 1}}'])
+def test_a_manifest_of_something_else_is_named(
+    content: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is then done as it says, and the same command works."""
+    shutil.copytree(made, tmp_path / "runs")
+    stage = of_task(tmp_path / "runs", "even")
+    (stage / "manifest.json").write_text(content)
+    given = [MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]
+    assert train.main(given) == 1
+    told = capsys.readouterr().err
+    assert str(stage / "manifest.json") in told and "Delete its folder to make it again" in told
+    shutil.rmtree(stage)
+    assert train.main(given) == 0
+
+
+@pytest.mark.parametrize("key", ["fingerprint", "steps", "seconds", "made", "l2_from_anchor"])
+def test_a_manifest_without_a_key_is_named(
+    key: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "runs")
+    file = of_task(tmp_path / "runs", "even") / "manifest.json"
+    content = json.loads(file.read_text())
+    content.pop(key)
+    file.write_text(json.dumps(content))
+    assert train.main([MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]) == 1
+    assert f"{file} lacks {key}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["null", "{}", "[1]", '[{"step": 1}]', "[{"])
+def test_scores_of_something_else_are_named(
+    content: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "runs")
+    file = of_task(tmp_path / "runs", "even") / "evaluations.json"
+    file.write_text(content)
+    given = [MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]
+    assert train.main(given) == 1
+    told = capsys.readouterr().err
+    assert str(file) in told and "Delete it, and the model is scored again" in told
+    file.unlink()
+    assert train.main(given) == 0
+
+
+def test_a_stage_that_is_made_again_serves_the_checkpoint_of_the_next(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task one's folder is deleted while task two is half done; the hash of the anchor is that of its weights."""
+    folder = tmp_path / "runs"
+    given = [MNIST, *SMALL, "method=ewc", f"save_folder={folder}", "train.save_interval=1ba"]
+    with monkeypatch.context() as patch:
+        stop = lambda self, state, logger: setattr(  # noqa: E731
+            self, "requested", bool(list(folder.glob("stages/*/fisher-*"))) and state.timestamp.batch >= 2
+        )
+        patch.setattr(Stopper, "batch_end", stop)
+        assert train.main(given) == 130
+    assert list(folder.glob("stages/*/checkpoints/*"))
+    shutil.rmtree(of_task(folder, "even"))
+    assert train.main(given) == 0
+    for task in ("even", "odd"):
+        whole, again = (of_task(runs, task) / "model" / "model.safetensors" for runs in (made, folder))
+        assert whole.read_bytes() == again.read_bytes()
