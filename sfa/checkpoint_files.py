@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,8 +38,8 @@ class ForeignCheckpoint(DamagedStage):
 
 def found(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, the newest first."""
-    named = {path: NAME.fullmatch(path.name) for path in folder.glob("ep*")}
-    return sorted((path for path, name in named.items() if name), key=lambda path: int(named[path][1]), reverse=True)  # type: ignore[index]
+    steps = {path: int(name[1]) for path in folder.glob("ep*") if (name := NAME.fullmatch(path.name))}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -133,7 +133,7 @@ def _share_of_what_is_wrong(checkpoint: Path) -> bool:
     return False
 
 
-def _check_kind(path: Path, is_kind: Any) -> None:
+def _check_kind(path: Path, is_kind: Callable[[Path], bool]) -> None:
     if path.is_symlink() or not is_kind(path):
         raise ForeignPickle(f"{path.name} is a link, or no file or folder of the kind that is written")
 

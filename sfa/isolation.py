@@ -70,5 +70,8 @@ def _examples(model: Any, tokenizer: PreTrainedTokenizerBase, length: int) -> li
     size = min(len(tokenizer), int(model.config.get_text_config(decoder=True).vocab_size))
     special = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     ordinary = [i for i in range(size) if i not in special] or list(range(size))
-    chosen = torch.tensor([ordinary[i * len(ordinary) // (4 * length)] for i in range(4 * length)])
-    return list(chosen.to(model.device).view(length, 4).T)
+    if len(ordinary) < 4:
+        raise ValueError(f"a vocabulary of {len(ordinary)} tokens is too small to try a model with")
+    apart = len(ordinary) // 4  # so that no two examples have a token in the same place
+    chosen = [[ordinary[(3 * i + apart * k) % len(ordinary)] for i in range(length)] for k in range(4)]
+    return list(torch.tensor(chosen, device=model.device))

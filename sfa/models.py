@@ -33,7 +33,8 @@ from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
 from sfa.isolation import LENGTH, why_padded
 from sfa.kinds import channels_of, image_size, is_encoder_decoder, is_image_classifier, kind_of
-from sfa.pretrained import ModelError, check_folder, read
+from sfa.model_files import weight_files
+from sfa.pretrained import ModelError, read, refuse_adapters
 from sfa.schema import LoRA, Model
 from sfa.tensors import locations
 
@@ -158,17 +159,14 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
         Lines of a config's error, ``key: what``.
     """
     key = "model.name" if model.architecture is None else "model.config"
-    if model.name is not None:
-        try:
-            check_folder(Path(model.name))
-        except (OSError, ValueError) as error:
-            return [f"model.name: {_one_line(error)}"]
     if model.architecture is not None and model.architecture not in CONFIG_MAPPING:
         near = difflib.get_close_matches(model.architecture, list(CONFIG_MAPPING), 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         return [f"model.architecture: {model.architecture!r} is no model type of transformers{hint}"]
     vocab_size = model.tokenizer.vocab_size if model.tokenizer else None
     try:
+        if model.name is not None:
+            refuse_adapters(Path(model.name))
         config = _config(model, vocab_size, classes)
         if is_image_classifier(config) == (classes is None):
             wanted = "no language model" if classes is None else "no image classifier"
@@ -178,6 +176,11 @@ def faults(model: Model, classes: int | None, seq_len: int) -> list[str]:
             image_size(config)
     except Exception as error:  # each architecture checks its configuration in its own way
         return [f"{key}: no model can be built: {_one_line(error)}"]
+    if model.name is not None:
+        try:
+            weight_files(Path(model.name))
+        except (OSError, ValueError) as error:
+            return [f"model.name: {_one_line(error)}"]
     found = [f"model.config.{name}: {model.architecture} knows no such key" for name in _ignored(model.config, config)]
     if classes is not None:
         return found + ([] if model.architecture is None else _image_faults(config))

@@ -18,14 +18,16 @@ from torch.serialization import StorageType, _get_layout
 from torch.torch_version import TorchVersion
 
 NUMBERS = re.compile("[biufc][0-9]+")  # numpy's types that hold no objects
+MADE: Any = np.empty(0).__reduce__()[0]  # by which numpy pickles an array
+SCALAR: Any = np.float64().__reduce__()[0]  # and a number
 # What torch.load(weights_only=True) is to accept beside tensors and containers.
 SAFE_GLOBALS: list[Any] = [
     timedelta,
     TorchVersion,
     np.dtype,
     np.ndarray,
-    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    MADE,
+    SCALAR,
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
 ]
 
@@ -258,6 +260,6 @@ _KNOWN: dict[str, Any] = {
     "torch._utils _rebuild_parameter": _Function(_parameter),
     "numpy dtype": _ArrayType,
     "numpy ndarray": _Array,
-    "numpy._core.multiarray _reconstruct": _Function(_array),
-    "numpy._core.multiarray scalar": _Function(_scalar),
+    f"{MADE.__module__} {MADE.__name__}": _Function(_array),
+    f"{SCALAR.__module__} {SCALAR.__name__}": _Function(_scalar),
 }

@@ -41,7 +41,8 @@ def read(kind: Any, name: str, tell: Callable[[str], None] | None = None, **opti
     """
     if Path(name).is_dir():
         try:
-            check_folder(Path(name))
+            refuse_adapters(Path(name))
+            weight_files(Path(name))
             locations(Path(name))
         except ValueError as error:
             raise ModelError(f"the model {name} cannot be used: {error}") from error
@@ -72,16 +73,10 @@ def read(kind: Any, name: str, tell: Callable[[str], None] | None = None, **opti
     return model
 
 
-def check_folder(folder: Path) -> None:
-    """Looks whether all that a model in a folder is read from lies in it, without a look into the weights.
-
-    Raises:
-        FileNotFoundError: files of its weights are not there.
-        ValueError: its index is damaged or points elsewhere; or it holds adapters of another model.
-    """
+def refuse_adapters(folder: Path) -> None:
+    """Raises a ValueError if a folder holds adapters of another model."""
     if (folder / "adapter_config.json").is_file():
         raise ValueError(_ADAPTERS)
-    weight_files(folder)
 
 
 def _allowed(model: Any, new: set[str], unexpected: set[str]) -> tuple[set[str], set[str]]:

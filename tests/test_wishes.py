@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 
 from eval import available
 from scripts import compare
 from sfa import loggers, models
 from sfa.config import ConfigError, load
-from sfa.kinds import kind_of, try_out
+from sfa.isolation import NotCausal, why_padded
+from sfa.kinds import kind_of
 from sfa.models import ModelError
 from sfa.reading import read_value, written
 from sfa.schema import Model
@@ -187,13 +187,13 @@ def test_an_encoder_is_refused_for_text(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "config", "message"),
     [
-        ("resnet", {"image_size": 32}, "resnet has batch normalisation (resnet.embedder.embedder.normalization)"),
-        ("resnet", {}, "resnet has batch normalisation"),
+        ("resnet", {}, "image_size is required: resnet takes images of any size"),
         ("poolformer", {}, "image_size is required: poolformer takes images of any size"),
         ("vit", {"image_size": "big"}, "no model can be built: "),
         ("gpt2", {}, "gpt2 is no image classifier, and the tasks need one"),
         ("deit", {"image_size": 32, "num_hidden_layers": 1}, None),
         ("poolformer", {"image_size": 32, "hidden_sizes": [8] * 4, "depths": [1] * 4}, None),
+        ("resnet", {"image_size": 32, "embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4}, None),
     ],
 )
 def test_image_classifiers_of_any_architecture(architecture: str, config: dict[str, Any], message: str | None) -> None:
@@ -219,14 +219,11 @@ def test_what_a_new_model_cannot_do_is_told_before_it_is_trained(tmp_path: Path)
     with pytest.raises(ValueError, match="bert is an encoder"):
         kind_of(both)
     tokenizer = models.train_tokenizer(300, [])
-    with pytest.raises(ValueError, match="bert reads text in both directions"):
-        try_out(transformers.BertLMHeadModel(both), tokenizer)
+    with pytest.raises(NotCausal, match="the model sees the tokens that it is to predict"):
+        why_padded(transformers.BertLMHeadModel(both), tokenizer, 4)
     decoder = transformers.BertLMHeadModel(transformers.BertConfig(**small, is_decoder=True))
-    try_out(decoder, tokenizer)
+    why_padded(decoder, tokenizer, 4)
     assert decoder.training  # as it was
-    decoder.forward = lambda **_: torch.zeros(3) @ torch.zeros(4)
-    with pytest.raises(ValueError, match="bert cannot be run on what it would be trained on: inconsistent tensor size"):
-        try_out(decoder, tokenizer)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ModelError, match=r"^the model .* cannot be used: [^\n]*$"):
         models.build(Model(name=str(tmp_path)), 17, [])
