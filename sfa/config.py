@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from sfa import loggers
+from sfa.concealed import Concealed
 from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
 from sfa.errors import SFAError
@@ -46,7 +47,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     Raises:
         ConfigError: with every error, each with its key, what is allowed and the nearest known key.
     """
-    raw = _read(path, overrides)
+    raw, concealed = _read(path, overrides)
     errors: list[str] = []
     tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
     config = _validate(Config, {**raw, "tasks": tasks}, "", errors)
@@ -63,7 +64,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
         if config.only not in known_stages:
             errors.append(_unknown("only", config.only, known_stages, "a stage of this run"))
     if errors or config is None:
-        raise ConfigError(str(path), errors)
+        raise ConfigError(str(path), [concealed.text(error) for error in errors])
+    config._concealed = concealed
     return config
 
 
@@ -175,7 +177,9 @@ def too_often(p: float, total: int) -> str:
     )
 
 
-def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Concealed]:
+    """A config's mapping with its interpolations resolved, and what was written in the place of those of the
+    environment."""
     files = [str(path), *(o for o in overrides if _is_file(o))]
     errors = [f"{o}: an override is written key=value" for o in overrides if "=" not in o.lstrip("=")]
     errors = [error for error in errors if error.partition(":")[0] not in files]
@@ -195,18 +199,14 @@ def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
             _name_task(loaded, key)
             OmegaConf.update(loaded, key, read_value(value, key))
         raw = OmegaConf.to_container(loaded, resolve=True)
+        concealed = Concealed(OmegaConf.to_container(loaded, resolve=False), raw)
     except Unreadable as error:
         raise ConfigError(str(path), error.reasons) from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
-    return dict(_named(raw))
-
-
-def parse_value(text: str) -> Any:
-    """The value that ``text`` stands for on the right of ``key=``."""
-    return OmegaConf.from_dotlist([f"value={text}"]).value
+    return dict(_named(raw)), concealed
 
 
 def _named(content: Any) -> Any:

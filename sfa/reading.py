@@ -39,14 +39,14 @@ def read_file(path: str | Path) -> Any:
 
 
 def read_value(text: str, key: str) -> Any:
-    """The value of ``key`` in ``key=text``; ``text`` is YAML.
+    """The value of ``key`` in ``key=text``; ``text`` is YAML. Interpolations stay as they are.
 
     Raises:
         Unreadable: it is no YAML, has a key twice, or a number that reads otherwise than it looks.
     """
     try:
         _refuse(text, key)
-        return OmegaConf.from_dotlist([f"value={text}"]).value
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise Unreadable(f"{key}: cannot be read: {reason(error)}") from error
 

@@ -65,7 +65,7 @@ def assemble(
     task_scores = [[_of_task(part, task.evals) for task in config.tasks] for part in scores]
     return {
         "name": config.name,
-        "config": config.model_dump(mode="json"),
+        "config": config.conceal(config.model_dump(mode="json")),
         "seed": config.seed,
         "stages": [
             {"task": stage.label, "method": stage.method, **{key: manifest[key] for key in STAGE_KEYS}}

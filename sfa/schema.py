@@ -4,8 +4,9 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SerializeAsAny, model_validator
 
+from sfa.concealed import Concealed
 from sfa.data import FileName, ImageTask, Task, registered
 from sfa.data.template import DATE, Layout, Template
 from sfa.values import Checked, LocalPath, PathOrHubName
@@ -272,6 +273,11 @@ class Config(Section):
     )
     dry_run: bool = False
     only: str | None = Field(None, description="makes this stage of the plan alone, by its fingerprint")
+    _concealed: Concealed = PrivateAttr(default_factory=Concealed)
+
+    def conceal(self, content: Any) -> Any:
+        """``content`` as it is written down, without values from the environment."""
+        return self._concealed(content)
 
     def train_of(self, task: Task) -> Train:
         """The training settings of a task: the run's, overridden by the task's own ``train`` block."""

@@ -204,7 +204,7 @@ def _manifest(stage: Stage, record: dict[str, Any], config: Config) -> dict[str,
         "parent": stage.parent.fingerprint if stage.parent else None,
         **record,
         **asked,
-        "spec": stage.spec,
+        "spec": config.conceal(stage.spec),
         "made": {
             "date": time.strftime("%Y-%m-%d"),
             "hardware": machine.hardware(),

@@ -1,0 +1,59 @@
+"""Values that a config takes from the environment: used, and written down only as the config names them."""
+
+import os
+import re
+from typing import Any
+
+VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([A-Za-z_][A-Za-z0-9_]*)")
+SHORT = 3  # characters; a shorter value is also part of texts that have nothing to do with it
+
+
+class Concealed:
+    """What was written in the place of values that come from the environment.
+
+    Args:
+        written: the config's mappings and lists with their interpolations.
+        resolved: the same with the values they stand for.
+    """
+
+    def __init__(self, written: Any = None, resolved: Any = None):
+        texts = [text for text in _scalars(written).values() if isinstance(text, str)]
+        names = {name for text in texts for name in VARIABLE.findall(text)}
+        self.variables = {name: os.environ[name] for name in sorted(names) if os.environ.get(name)}
+        values = _scalars(resolved)
+        self.by_key = {
+            key: text
+            for key, text in _scalars(written).items()
+            if isinstance(text, str) and "${" in text and self._holds(str(values.get(key)))
+        }
+        self.by_value = {str(values[key]): text for key, text in self.by_key.items()}
+
+    def __call__(self, content: Any, key: str = "") -> Any:
+        """``content`` with what was written in the place of such values, by their key or, where keys may have moved, as
+        those of tasks that are put in another order, by themselves."""
+        if key in self.by_key and not key.startswith("tasks."):
+            return self.by_key[key]
+        if isinstance(content, dict):
+            return {name: self(value, f"{key}.{name}".lstrip(".")) for name, value in content.items()}
+        if isinstance(content, list | tuple):
+            return [self(value, f"{key}.{i}".lstrip(".")) for i, value in enumerate(content)]
+        return self.text(content) if isinstance(content, str) else content
+
+    def text(self, text: str) -> str:
+        """The same of a text that may hold such values."""
+        if text in self.by_value:
+            return self.by_value[text]
+        for name, value in self.variables.items():
+            if len(value) >= SHORT:
+                text = text.replace(value, f"${{oc.env:{name}}}")
+        return text
+
+    def _holds(self, text: str) -> bool:
+        return any(value in text for value in self.variables.values())
+
+
+def _scalars(content: Any, key: str = "") -> dict[str, Any]:
+    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
+    if parts is None:
+        return {key: content}
+    return {name: v for part, value in parts for name, v in _scalars(value, f"{key}.{part}".lstrip(".")).items()}
