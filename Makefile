@@ -21,13 +21,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 run: setup  ## the quickstart, sequential and SFA, side by side
-	$(BIN)/composer train.py $(CONFIG) method=sequential name=$(NAME)-sequential
-	$(BIN)/composer train.py $(CONFIG) method=sfa name=$(NAME)-sfa
+	$(BIN)/python train.py $(CONFIG) method=sequential name=$(NAME)-sequential
+	$(BIN)/python train.py $(CONFIG) method=sfa name=$(NAME)-sfa
 	$(BIN)/python -m scripts.compare runs/$(NAME)-sequential runs/$(NAME)-sfa --picture runs/$(NAME).png
 
 seeds: setup  ## the same over seeds 17, 18, 19
 	for seed in 17 18 19; do for method in sequential sfa; do \
-	  $(BIN)/composer train.py $(CONFIG) method=$$method seed=$$seed name=$(NAME)-$$method-$$seed || exit; done; done
+	  $(BIN)/python train.py $(CONFIG) method=$$method seed=$$seed name=$(NAME)-$$method-$$seed || exit; done; done
 	$(BIN)/python -m scripts.compare $(foreach m,sequential sfa,$(foreach s,17 18 19,runs/$(NAME)-$m-$s)) \
 	  --picture runs/$(NAME).png --markdown runs/$(NAME).md
 
@@ -79,7 +79,7 @@ bench: setup models/smollm2-135m  ## what it costs, beside what else does the sa
 	PYTHONPATH=$(VENV)/peers $(BIN)/python -m scripts.bench --device $(DEVICE) $(if $(DATA),--data-folder $(DATA)) $(if $(LINES),--only $(LINES))
 
 models/glyphs-vit: | setup  ## a small ViT that knows other glyphs
-	$(BIN)/composer train.py yamls/glyphs_pretrain.yaml
+	$(BIN)/python train.py yamls/glyphs_pretrain.yaml
 	$(BIN)/python -m scripts.export runs/glyphs-pretrain $@
 
 models/vit-small: | setup  ## ViT-S/14, from a Python package
