@@ -38,7 +38,11 @@ def save_model(model: Any, folder: Path) -> None:
 
 def write_model(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
     """:func:`save_model` in one process, of its whole model; or of ``state``, its tensors by name."""
-    if hasattr(model, "peft_config"):  # an embedding under adapters is the base model's, and still as it is there
+    if hasattr(model, "peft_config"):
+        for adapters in model.peft_config.values():  # a set, whose order is another in every process
+            if isinstance(adapters.target_modules, set):
+                adapters.target_modules = sorted(adapters.target_modules)
+        # An embedding under adapters is the base model's, and still as it is there.
         model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     elif hasattr(model, "save_pretrained"):
         model.save_pretrained(folder, state_dict=state)

@@ -146,24 +146,21 @@ def run(folder: Path, arguments: Overrides, stop: int | None = None) -> int:
 
 
 def other_parallelism(out: Path, arguments: Overrides, stop: int) -> dict[str, int]:
-    """Runs that are interrupted under one parallelism and go on under another."""
-    codes = {}
+    """Runs that were interrupted under one parallelism and go on under another. ``sharded`` is left interrupted."""
     forms = {"ddp": ["parallelism=ddp"], "sharded": ["parallelism=fsdp2"]}
     forms["full"] = ["parallelism=fsdp2", "checkpoint=full"]
-    for start, end in (("sharded", "ddp"), ("ddp", "sharded"), ("sharded", "full"), ("one", "sharded")):
-        folder = out / f"{start}-{end}"
-        if dist.get_global_rank() == 0:
-            shutil.copytree(out / ("base" if start != "one" else "one"), folder)
-        dist.barrier()
-        if start != "one":
-            codes[f"{start}-{end} stopped"] = run(folder, [*arguments, *forms[start]], stop)
-        codes[f"{start}-{end}"] = run(folder, [*arguments, *forms[end]])
-    folder = out / "sharded-one"
-    if dist.get_global_rank() == 0:
-        shutil.copytree(out / "base", folder)
-    dist.barrier()
-    codes["sharded-one stopped"] = run(folder, [*arguments, *forms["sharded"]], stop)
+    _copied(out / "base", out / "sharded")
+    codes = {"sharded": run(out / "sharded", [*arguments, *forms["sharded"]], stop)}
+    for start, end in (("sharded", "ddp"), ("sharded", "full"), ("one", "sharded")):
+        _copied(out / start, out / f"{start}-{end}")
+        codes[f"{start}-{end}"] = run(out / f"{start}-{end}", [*arguments, *forms[end]])
     return codes
+
+
+def _copied(folder: Path, out: Path) -> None:
+    if dist.get_global_rank() == 0:
+        shutil.copytree(folder, out)
+    dist.barrier()
 
 
 def main(out: Path) -> None:

@@ -1,7 +1,7 @@
 """SFA in one process, against Algorithm 1 in a plain loop and against the paper's identities."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sfa import SFA, merge_steps
+from sfa.finite import Finite
+from sfa.penalties import Penalty
 from tests.toy import BATCH, Regression, data, reference, saver_every_step, trainer, weights
 
 STEPS = 23  # divisible by no p·T of the list below
@@ -168,6 +170,44 @@ def test_resuming_with_another_anchor_is_refused(tmp_path: Path) -> None:
     save_file(weights(Regression(seed=1)), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="is another, or its files have changed"):
         fitted(Regression(), SFA(p=0.5, anchor=str(tmp_path)), 12, load_path=checkpoint)
+
+
+def test_the_checkpoint_keeps_what_composer_itself_keeps_of_an_algorithm() -> None:
+    for algorithm in (SFA(p=0.5), Penalty("l2", 0.1), Finite()):
+        assert algorithm.state_dict()["repr"] == repr(algorithm)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2"])
+def test_a_penalty_resumed_with_another_anchor_is_refused(kind: Literal["l1", "l2"], tmp_path: Path) -> None:
+    whole = Regression()
+    fit = trainer(whole, 12, [Penalty(kind, 0.1)], callbacks=[saver_every_step(tmp_path, 12)])
+    fit.fit()
+    fit.close()
+    checkpoint = str(tmp_path / "ep0-ba5.pt")
+    fit = trainer(Regression(seed=1), 12, [Penalty(kind, 0.1)], load_path=checkpoint)
+    with pytest.raises(ValueError, match="anchor of the resumed fit is not the one"):
+        fit.fit()
+    fit.close()
+    again = Regression()
+    fit = trainer(again, 12, [Penalty(kind, 0.1)], load_path=checkpoint)
+    fit.fit()
+    fit.close()
+    assert all(torch.equal(weights(again)[name], weight) for name, weight in weights(whole).items())
+
+
+def test_weights_loaded_alone_are_the_anchor_of_sfa_and_of_a_penalty(tmp_path: Path) -> None:
+    """They are those at the start of the fit."""
+    fitted(Regression(), SFA(p=0.5), 12, callbacks=[saver_every_step(tmp_path, 12)])
+    checkpoint = tmp_path / "ep0-ba5.pt"
+    start = torch.load(checkpoint, weights_only=False)["state"]["model"]
+    for algorithm in (SFA(p=1, beta=1), Penalty("l2", 0.1)):
+        model = Regression(seed=1)
+        fit = trainer(model, 12, [algorithm], load_path=str(checkpoint), load_weights_only=True)
+        fit.fit()
+        fit.close()
+        anchor = algorithm._anchor if isinstance(algorithm, SFA) else algorithm._pulls[0][0]
+        assert anchor is not None
+        assert all(torch.equal(shard, start[name]) for name, shard in anchor.shards.items())
 
 
 def test_the_checkpoint_does_not_hold_the_anchor(tmp_path: Path) -> None:
