@@ -3,7 +3,6 @@
 import functools
 import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sfa import store
-from sfa.orphans import end_with_parent
+from sfa.orphans import end_with_parent, run_with_parent
 from sfa.plan import Stage
 from sfa.sweep import SweepRun
 from sfa.terminal import prepare_streams
@@ -159,7 +158,7 @@ def composer(ranks: int, at_once: int = 1) -> list[str]:
 def run_stage(arguments: list[str], launcher: Sequence[str]) -> int:
     """Exit code of ``train.py``, under ``launcher`` or, if that is empty, in this process."""
     if launcher:
-        return subprocess.run([*launcher, "train.py", *arguments], check=False).returncode
+        return run_with_parent([*launcher, "train.py", *arguments])
     import train
 
     return train.main(arguments)

@@ -33,6 +33,7 @@ from scripts.executor import Job, alone
 from scripts.summary import finished, table
 from sfa.describe import describe_sweep
 from sfa.machine import hardware
+from sfa.orphans import interruptible
 from sfa.plan import in_order, plan
 from sfa.reading import read_value
 from sfa.store import write_json
@@ -195,7 +196,8 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         launcher = shlex.split(given.launcher)
-        failed = sweep(name, runs, console, given.jobs, given.ranks, given.ray, launcher)
+        with interruptible():
+            failed = sweep(name, runs, console, given.jobs, given.ranks, given.ray, launcher)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. To go on:\n  python -m scripts.sweep {shlex.join(arguments)}")
         return 130

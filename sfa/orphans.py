@@ -1,18 +1,26 @@
 """Processes end with the one that started them, however that ended: nothing of a run outlives it."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
+from types import FrameType
+
+import psutil
 
 POLL, PATIENCE = 1.0, 30.0  # seconds between looks at the parent; for the running step and its checkpoint
+STARTER = "SFA_STARTER"  # variable with the number of the process that started the launcher of this one
 
 
 def end_with_parent(at_once: bool = False) -> None:
-    """Watches the process that started this one. When it is gone, this one gets the SIGTERM that saves a checkpoint,
-    and is ended if that takes longer than the launcher would wait.
+    """Watches the process that started this one, and the one that started its launcher, if ``STARTER`` names it. When
+    one is gone, this one gets the SIGTERM that saves a checkpoint, and is ended if that takes longer than the launcher
+    would wait.
 
     A process of ``multiprocessing`` watches the one that asked for it, not the server that forked it.
 
@@ -20,6 +28,36 @@ def end_with_parent(at_once: bool = False) -> None:
         at_once: end without SIGTERM; for processes that have nothing to save.
     """
     threading.Thread(target=_watch, args=(os.getppid(), at_once), daemon=True, name="end with parent").start()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM raise a KeyboardInterrupt. Composer, when it is imported, makes both end the
+    process where it stands."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_with_parent(command: Sequence[str]) -> int:
+    """Exit code of a command, such as a launcher, whose ranks watch this process as well. SIGINT and SIGTERM are passed
+    on to it as SIGTERM, and it is waited for."""
+    process = subprocess.Popen(command, env={**os.environ, STARTER: str(os.getpid())})
+    before = {
+        number: signal.signal(number, lambda *_: process.terminate()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def end_worker_with_parent(_: int) -> None:
@@ -32,7 +70,8 @@ def _watch(parent: int, at_once: bool) -> None:
     if asked_by is not None:
         wait([asked_by.sentinel])
     else:
-        while os.getppid() == parent:
+        starter = int(os.environ.get(STARTER, "0"))
+        while os.getppid() == parent and (not starter or psutil.pid_exists(starter)):
             time.sleep(POLL)
     if not at_once:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -57,3 +57,27 @@ def test_composer_is_told_the_processor_without_a_process(monkeypatch: pytest.Mo
     machine.name_processor()
     assert collect_env.get_cpu_model()
     collect_env.get_cpu_model.cache_clear()
+
+
+@pytest.mark.parametrize(("number", "how"), [(signal.SIGTERM, ["--jobs", "2"]), (signal.SIGINT, ["--ranks", "2"])])
+def test_a_sweep_that_is_stopped_stops_its_stages_and_says_how_to_go_on(
+    number: int, how: list[str], tmp_path: Path
+) -> None:
+    file, runs = tmp_path / "long.yaml", tmp_path / "runs"
+    mnist = ROOT / "yamls" / "mnist.yaml"
+    file.write_text(f"config: {mnist}\nset: {{train.max_duration: 100000ba, train.save_interval: 5ba}}\n"
+                    "seeds: [1, 2]\nruns: [{method: sequential}]\n")  # fmt: skip
+    command = [sys.executable, "-m", "scripts.sweep", str(file), f"save_folder={runs}", "eval.limit=10", *how]
+    sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not list(runs.glob("stages/*/checkpoints/*")):
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    started = psutil.Process(sweep.pid).children(recursive=True)
+    assert started
+    sweep.send_signal(number)
+    told, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130
+    assert "Interrupted. To go on:\n  python -m scripts.sweep" in told
+    _, left = psutil.wait_procs([process for process in started if process.is_running()], timeout=60)
+    assert not left
+    assert list(runs.glob("stages/*/checkpoints/*"))
