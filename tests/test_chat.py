@@ -46,7 +46,10 @@ def today(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [*((name, kind) for name in CHATS for kind in ("llama", "mistral", "byte-level")), ("no control token", "bytes")],
+    [
+        *((name, kind) for name in CHATS for kind in ("llama", "mistral, legacy", "byte-level")),
+        ("no control token", "bytes"),
+    ],
 )
 def test_a_conversation_is_tokenized_as_by_its_template(name: str, kind: str, today: None) -> None:
     tok = chat_tokenizer(name, kind)

@@ -115,7 +115,7 @@ def test_an_encoder_is_given_what_the_tokenizer_adds_and_a_response_is_not(
     assert scored == pairs and started == [given for given, _ in pairs[: len(started)]]
 
 
-@pytest.mark.parametrize("name", ["mistral", "byte-level, eos appended", "word pieces", "bytes", "unigram"])
+@pytest.mark.parametrize("name", ["mistral, legacy", "byte-level, eos appended", "word pieces", "bytes", "unigram"])
 def test_what_was_learned_is_scored_as_right(name: str) -> None:
     """A model that knows the answers by heart chooses all of them."""
     tok = tokenizer(name)

@@ -59,18 +59,29 @@ def metaspace(scheme: Any, crossing: bool = False) -> Any:
     return _wrapped(tokenizer)
 
 
-def llama(kind: str) -> Any:
-    """A tokenizer of Llama's class, saved beside a configuration of model type ``kind`` and loaded again."""
+def llama(kind: str, legacy: bool = False) -> Any:
+    """A tokenizer of Llama's class, saved beside a configuration of model type ``kind`` and loaded again. ``legacy``:
+    a normalizer puts the first space, as in the files of older checkpoints, and puts it before one that is there."""
     base = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     base.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
     pieces = [*SPECIAL, *(f"<0x{i:02X}>" for i in range(256))]
     base.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=600, special_tokens=pieces, show_progress=False))
-    model = json.loads(base.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
     folder = Path(tempfile.mkdtemp())
-    LlamaTokenizer(
-        vocab=model["vocab"], merges=merges, add_bos_token=True, extra_special_tokens=SPECIAL[4:]
-    ).save_pretrained(folder)
+    if legacy:
+        base.pre_tokenizer = None
+        base.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        base.decoder = decoders.Sequence(parts)
+        single = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        base.post_processor = single
+        _wrapped(base).save_pretrained(folder)
+        file = folder / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "LlamaTokenizer"}))
+    else:
+        model = json.loads(base.to_str())["model"]
+        merges = [tuple(merge) for merge in model["merges"]]
+        made = LlamaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True, extra_special_tokens=SPECIAL[4:])
+        made.save_pretrained(folder)
     CONFIG_MAPPING[kind]().save_pretrained(folder)
     found = AutoTokenizer.from_pretrained(folder)
     found.pad_token = "<pad>"
@@ -113,6 +124,7 @@ ZOO = {
     "metaspace, across words": lambda: metaspace("always", crossing=True),
     "llama": lambda: llama("llama"),
     "mistral": lambda: llama("mistral"),
+    "mistral, legacy": lambda: llama("mistral", legacy=True),
     "unigram, a space first": lambda: unigram(True),
     "unigram": lambda: unigram(False),
     "word pieces": word_piece,
