@@ -31,26 +31,26 @@ def save_model(model: Any, folder: Path) -> None:
     state: dict[str, Any] = get_model_state_dict(model, options=options)
     if dist.get_global_rank() == 0:
         _tie(model, state)
-        with _unsharded_classes(model):
-            write_model(model, folder, state)
+        if hasattr(model, "save_pretrained"):
+            with _unsharded_classes(model):
+                write_model(model, folder, state)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            first = {id(tensor): name for name, tensor in reversed(state.items())}
+            save_file({name: state[name] for name in first.values()}, folder / "model.safetensors")
     dist.barrier()
 
 
 def write_model(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
-    """:func:`save_model` in one process, of its whole model; or of ``state``, its tensors by name."""
+    """Writes a whole ``transformers`` model, or its adapters, in one process: its own tensors, or ``state``, by name."""
     if hasattr(model, "peft_config"):
         for adapters in model.peft_config.values():  # a set, whose order is another in every process
             if isinstance(adapters.target_modules, set):
                 adapters.target_modules = sorted(adapters.target_modules)
         # An embedding under adapters is the base model's, and still as it is there.
         model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
-    elif hasattr(model, "save_pretrained"):
-        model.save_pretrained(folder, state_dict=state)
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        state = state if state is not None else model.state_dict(keep_vars=True)
-        first = {id(tensor): name for name, tensor in reversed(state.items())}
-        save_file({name: state[name] for name in first.values()}, folder / "model.safetensors")
+        model.save_pretrained(folder, state_dict=state)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,100 @@
+"""Adapters are read from safetensors alone, and no name in a file of results leads out of the folder of runs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scripts import claims, compare, curves, export, figures, report, series
+from sfa import models, store
+from sfa.schema import Model
+from sfa.sweep import Figure
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of adapters on a small model, in safetensors."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+    folder = tmp_path_factory.mktemp("adapted")
+    config = GPTNeoXConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    lora = LoraConfig(task_type="CAUSAL_LM", r=1, target_modules=["query_key_value"])
+    get_peft_model(base, lora).save_pretrained(folder / "adapters")
+    return folder
+
+
+def test_adapters_are_read_from_safetensors_alone(adapted: Path, tmp_path: Path) -> None:
+    assert models.read_model(adapted / "adapters").peft_config
+    pickled = shutil.copytree(adapted / "adapters", tmp_path / "pickled")
+    torch.save(load_file(pickled / "adapter_model.safetensors"), pickled / "adapter_model.bin")
+    (pickled / "adapter_model.safetensors").unlink()
+    with pytest.raises(models.ModelError, match=r"pickled has adapters and no adapter_model\.safetensors"):
+        models.read_model(pickled)
+    both = shutil.copytree(adapted / "base", tmp_path / "both")
+    shutil.copytree(pickled, both, dirs_exist_ok=True)
+    with pytest.raises(models.ModelError, match=r"both has adapters and no adapter_model\.safetensors"):
+        models.build(Model(name=str(both)), 1, [])
+    under = json.loads((adapted / "adapters" / "adapter_config.json").read_text())
+    on_it = shutil.copytree(adapted / "adapters", tmp_path / "on_it")
+    (on_it / "adapter_config.json").write_text(json.dumps({**under, "base_model_name_or_path": str(both)}))
+    with pytest.raises(models.ModelError, match=r"both has adapters and no adapter_model\.safetensors"):
+        models.read_model(on_it)
+
+
+OUTSIDE = ["../../outside", "/etc", "", ".", "0123456789abcdef/..", "0123456789abcdef\n", "0123456789ABCDEF", 1, None]
+
+
+@pytest.mark.parametrize("given", OUTSIDE)
+def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> None:
+    """Each would read a file of JSON there, or copy a model."""
+    folder = tmp_path / "runs" / "run"
+    stage = {"fingerprint": given, "task": "odd", "steps": 1, "merge_steps": [], "l2_from_anchor": 0.0, "method": "x"}
+    found = {"stages": [stage], "evaluations": [], "config": {"method": "x"}, "name": "run", "seed": 1}
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(found))
+    readers: list[Callable[[], Any]] = [
+        lambda: compare.markdown([folder], [found], ""),
+        lambda: curves.curves(folder),
+        lambda: export.export(folder, tmp_path / "out"),
+        lambda: report._made(folder),
+    ]
+    for read in readers:
+        with pytest.raises(store.DamagedStage, match=r"is the fingerprint of no stage: a file in .*runs was changed"):
+            read()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", ["../outside", "/etc", "", ".", "..", "a/b", "run\n", 1, None])
+def test_no_name_of_a_run_leads_out_of_the_runs(given: Any, tmp_path: Path) -> None:
+    index = tmp_path / "small.json"
+    index.write_text(json.dumps({"sweep": "small", "runs": [{"name": given, "label": "x", "point": {}, "seed": 1}]}))
+    readers: list[Callable[[], Any]] = [
+        lambda: series.points_of(index),
+        lambda: claims.Runs(tmp_path, "small"),
+        lambda: report.page([index]),
+        lambda: figures.draw(Figure(name="1", kind="stream", runs=["x"]), index, tmp_path / "out.png"),
+    ]
+    for read in readers:
+        with pytest.raises(store.DamagedStage, match=r"is the name of no run: a file in .* was changed"):
+            read()
+
+
+def test_checksums_are_of_files_in_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "outside").write_text("one")
+    (tmp_path / "kept" / "a").write_text("one")
+    store.seal(tmp_path / "kept")
+    listed = json.loads((tmp_path / "kept" / store.SEAL).read_text())
+    (tmp_path / "kept" / store.SEAL).write_text(json.dumps({"../outside": listed["a"]}))
+    with pytest.raises(store.DamagedStage, match="is not the file that was written"):
+        store.unsealed(tmp_path / "kept")
