@@ -42,7 +42,7 @@ def save_model(model: Any, folder: Path) -> None:
 
 
 def write_model(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
-    """Writes a whole ``transformers`` model, or its adapters, in one process: its own tensors, or ``state``, by name."""
+    """Writes a ``transformers`` model or its adapters in one process: its own tensors, or ``state``, by name."""
     if hasattr(model, "peft_config"):
         for adapters in model.peft_config.values():  # a set, whose order is another in every process
             if isinstance(adapters.target_modules, set):
