@@ -95,8 +95,6 @@ def test_a_response_may_leave_a_quarter_to_the_prompt(room: int) -> None:
 class Given(Task):
     """Rows of a test."""
 
-    name: str = "given"
-
     def rows(self, split: Any) -> list[Any]:
         return ROWS
 
@@ -105,14 +103,14 @@ def test_what_was_dropped_and_cut_is_counted(tmp_path: Path) -> None:
     found = encoder("plain", "llama")
     for rule, counts in (("drop", {"dropped": 2, "cut": 0}), ("cut", {"dropped": 1, "cut": 1})):
         data = TextPreparer(found, 64, rule)  # type: ignore[arg-type]
-        changed = data.training([Given()], 0, tmp_path)[1]
-        assert changed == counts and data.training([Given()], 0, tmp_path)[1] == counts
-        assert len(data.examples(Given(), 3, 0)) == 3 - counts["dropped"]
+        changed = data.training([Given(name="given")], 0, tmp_path)[1]
+        assert changed == counts and data.training([Given(name="given")], 0, tmp_path)[1] == counts
+        assert len(data.examples(Given(name="given"), 3, 0)) == 3 - counts["dropped"]
     assert len(list(tmp_path.glob("given-*"))) == 2
-    TextPreparer(found, 64, "drop", packs=False).training([Given()], 0, tmp_path)
+    TextPreparer(found, 64, "drop", packs=False).training([Given(name="given")], 0, tmp_path)
     assert len(list(tmp_path.glob("given-*"))) == 3
     with pytest.raises(SourceError, match=r"given: no row fits into train\.seq_len: 5 tokens"):
-        TextPreparer(found, 5).training([Given()], 0, tmp_path)
+        TextPreparer(found, 5).training([Given(name="given")], 0, tmp_path)
 
 
 def model(size: int, positions: int = 400) -> Any:
@@ -126,12 +124,12 @@ def test_a_held_out_loss_follows_the_rule_and_says_how_many_rows_it_is_of() -> N
     scores = []
     for rule in ("drop", "cut"):
         harness = Harness(["licences_loss"], [], Settings(seq_len=64, long_rows=rule))  # type: ignore[arg-type]
-        harness.sources["licences_loss"] = Given()
+        harness.sources["licences_loss"] = Given(name="given")
         (score,) = harness(model(len(tok)), tok)
         scores.append((score["n"], score.get("dropped", 0), score.get("cut", 0)))
     assert scores == [(1, 2, 0), (2, 1, 1)]
     harness = Harness(["licences_loss"], [], Settings(seq_len=5))
-    harness.sources["licences_loss"] = Given()
+    harness.sources["licences_loss"] = Given(name="given")
     with pytest.raises(SourceError, match="no row fits"):
         harness(model(len(tok)), tok)
 

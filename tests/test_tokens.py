@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from eval.harness import Harness, Settings
 from eval.lm import LiveLM
+from sfa.data import Task
 from sfa.data.packing import IGNORED, alone, encode
 from sfa.data.prepare import content
 from sfa.data.template import Layout
@@ -119,30 +120,27 @@ def test_an_encoder_is_given_what_the_tokenizer_adds_and_a_response_is_not(
 def test_what_was_learned_is_scored_as_right(name: str) -> None:
     """A model that knows the answers by heart chooses all of them."""
     tok = tokenizer(name)
-    rows: list[Any] = [
-        {"prompt": f"Is {n} more than 3?", "response": "Yes" if n > 3 else "No", "choices": ["Yes", "No"]}
-        for n in (1, 2, 4, 5, 45, 67)
-    ]
+    asked = {"Is it so?": "Yes", "Was it so?": "No", "Say yes or no.": "Yes", "Today Date": "No"}
+    rows: list[Any] = [{"prompt": p, "response": r, "choices": ["Yes", "No"]} for p, r in asked.items()]
     model, (examples, _) = tiny(len(tok)), encode(rows, Encoder(tok), 64)
     batch = {key: torch.from_numpy(array) for key, array in alone(examples, int(tok.pad_token_id)).items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
-    for _ in range(40):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(80):
         optimizer.zero_grad()
         model(input_ids=batch["input_ids"], labels=batch["labels"]).loss.backward()
         optimizer.step()
     harness = Harness(["licences"], [], Settings())
-    harness.sources["licences"] = _Fixed(rows)  # type: ignore[assignment]
+    harness.sources["licences"] = Fixed(name="fixed", given=rows)
     (score,) = harness(model, tok)
     assert score["value"] == 1
 
 
-class _Fixed:
+class Fixed(Task):
     """Gives an evaluation these rows."""
 
-    def __init__(self, rows: list[Any]):
-        self.given = rows
+    given: list[Any]
 
-    def eval_rows(self, _: str) -> list[Any]:
+    def rows(self, split: Any) -> list[Any]:
         return self.given
 
 
