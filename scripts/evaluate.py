@@ -58,8 +58,8 @@ def main(arguments: list[str]) -> int:
     for key, value in defaults.items():
         if getattr(given, key) is None:
             setattr(given, key, asked.get(key, value))
-    print(f"template {given.template} ({about})", file=sys.stderr)
     scores = evaluate(given)
+    print(f"template {given.template} ({about})", file=sys.stderr)
     for score in scores:
         spread = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
         majority = f", majority class {score['majority']:.4f}" if "majority" in score else ""

@@ -12,10 +12,9 @@ import pytest
 
 import train
 from eval import TASK_FILES
-from eval.harness import _task
+from eval.harness import _read_task, _task
 from scripts import compare, curves, evaluate, export, figures, merge, report, sweep, tables
 from sfa.data.source import SourceError
-from sfa.models import train_tokenizer
 from tests import COMPOSER
 from tests.test_train import QUICKSTART, ROOT, SMALL
 
@@ -27,7 +26,14 @@ def kept_run(folder: Path, **changes: Any) -> Path:
     """A finished run of a single stage, as far as the scripts read it."""
     run = folder / "runs" / "one"
     run.mkdir(parents=True, exist_ok=True)
-    stage = {"task": "a", "method": "sequential", "fingerprint": "f0", "steps": 2, "merge_steps": [], "tokens": 1}
+    stage = {
+        "task": "a",
+        "method": "sequential",
+        "fingerprint": "00000000000000f0",
+        "steps": 2,
+        "merge_steps": [],
+        "tokens": 1,
+    }
     stage |= {"l2_from_anchor": 1.0, "seconds": 1.0, "peak_bytes": 1, "stored_examples": 0}
     row = {"task": "a_loss", "metric": "loss", "value": 1.0, "stderr": None, "n": 3}
     content = {"name": "one", "config": {"method": "sequential", "tasks": [{"name": "a", "held_back": False}]}}
@@ -92,9 +98,9 @@ def test_a_report_says_what_a_sweep_lacks(
 
 def test_export_says_what_is_gone_and_replaces_only_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = kept_run(tmp_path)
-    assert "stages/f0, a stage of" in told(capsys, export.main([str(run), str(tmp_path / "out")]))
-    (tmp_path / "runs" / "stages" / "f0").mkdir(parents=True)
-    (tmp_path / "runs" / "stages" / "f0" / "manifest.json").write_text('{"made": {}, "files": {}}')
+    assert "stages/00000000000000f0, a stage of" in told(capsys, export.main([str(run), str(tmp_path / "out")]))
+    (tmp_path / "runs" / "stages" / "00000000000000f0").mkdir(parents=True)
+    (tmp_path / "runs" / "stages" / "00000000000000f0" / "manifest.json").write_text('{"made": {}, "files": {}}')
     assert "is there and is no model" in told(capsys, export.main([str(run), str(tmp_path)]))
     assert run.is_dir()
 
@@ -167,7 +173,7 @@ def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest
     """lm-eval's progress bars, and folders with signs that a terminal's markup or a shell would take for theirs."""
     folder = tmp_path / "a b [bold] é"
     given = [f"save_folder='{folder}'", "tasks=[licences]", "model.tokenizer.train_on=[arithmetic]", "trial=2ba"]
-    assert train.main([QUICKSTART, *SMALL, *given]) == 0
+    assert train.main([QUICKSTART, *SMALL, *given, "method=sequential"]) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
     assert str(folder / "quickstart" / "results.json") in printed.out
@@ -193,6 +199,7 @@ def test_a_new_tasks_file_says_what_its_rows_lack(
     file = tmp_path / "new.yaml"
     own = "\n".join(line for line in LICENCES.splitlines() if line.partition(":")[0] != text.partition(":")[0])
     file.write_text(f"{own}\n{text}\n")
+    own_rows: list[Any] = [{"prompt": "a", "response": "b", **row} for row in rows]
     with pytest.raises(SourceError) as caught:
-        _task(file, [{"prompt": "a", "response": "b", **row} for row in rows], "plain", train_tokenizer(300, []))
+        _task(file, _read_task(file), own_rows, ["a"] * len(rows), " ")
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -257,7 +257,7 @@ def test_a_checkpoint_of_this_suite_is_gone_on_from_whatever_lies_beside_it(
         (checkpoint.parent / name).write_bytes(hostile)
     if kind == "shards":
         (checkpoint / "__7_0.distcp").write_bytes(hostile)
-    assert newest_checkpoint(checkpoint.parent, Console(quiet=True)) == str(checkpoint)
+    assert newest_checkpoint(checkpoint.parent, Console(quiet=True)) == checkpoint
     assert run(folder, *(SHARDED if kind == "shards" else [])) == 0
     stages = json.loads((folder / "run" / "results.json").read_text())["stages"]
     assert [stage["steps"] for stage in stages] == [4, 4] and not (tmp_path / "proof").exists()
