@@ -311,7 +311,7 @@ def train_tokenizer(vocab_size: int, tasks: Sequence[Task]) -> PreTrainedTokeniz
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
 
 
-def _with_adapters(model: Any, lora: LoRA, revision: str | None) -> Any:
+def _with_adapters(model: Any, lora: LoRA, revision: str | None = None) -> Any:
     """``model`` with new adapters, which name the revision that it is of."""
     from peft import LoraConfig, get_peft_model
 

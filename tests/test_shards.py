@@ -42,7 +42,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two ranks filled, beginning with what a single process made: the first task's stage, the whole
     run, and the run interrupted in its second task."""
     folder = tmp_path_factory.mktemp("shards")
-    assert run(folder / "base", [*ARGUMENTS, "tasks=[arithmetic]"]) == 0
+    assert run(folder / "base", [*ARGUMENTS, "tasks=[arithmetic]", "method=sequential"]) == 0
     for name in ("whole", "one"):
         shutil.copytree(folder / "base", folder / name)
     assert run(folder / "whole", ARGUMENTS) == 0
