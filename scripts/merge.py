@@ -11,7 +11,6 @@ Of adapters, the factors are averaged. Memory: the largest tensor of each model,
 """
 
 import argparse
-import math
 import shlex
 import sys
 
@@ -95,10 +94,6 @@ def _misuse(given: argparse.Namespace, weights: list[float]) -> str | None:
         return "fisher needs as many --fishers as models"
     if len(weights) != len(given.models):
         return f"{len(given.models)} models need as many --weights, not {len(weights)}"
-    if not all(map(math.isfinite, (*weights, given.beta, given.density, given.scale))):
-        return "--weights, --beta, --density and --scale must be finite"
-    if not 0 <= given.beta <= 1 or not 0 < given.density <= 1:
-        return "--beta must be from 0 to 1, --density above 0 and at most 1"
     folders = [*given.models, *([given.base] if given.base else [])]
     for folder in (*folders, *(given.fishers or [])):
         if not list(folder.glob("*.safetensors*")):

@@ -288,7 +288,7 @@ def test_a_model_and_its_processor_are_tried_together(
 
 def test_a_classifier_whose_images_are_not_known_is_a_fault_of_the_config() -> None:
     told = faults(Model(architecture="resnet"), 5, 0)
-    assert told == ["model.architecture: resnet does not say what images it takes; use model.name with a folder"]
+    assert told == ["model.config: no model can be built: image_size is required: resnet takes images of any size"]
     assert faults(Model(architecture="vit", config={**TINY, "num_channels": 2}), 5, 0) == [
         "model.config.num_channels: must be 1 or 3, not 2"
     ]
