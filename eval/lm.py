@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from sfa.data.source import SourceError
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
-from sfa.models import position_count
+from sfa.kinds import position_count
 
 # A row joins a batch if it is at least this part of the longest one: the rest is padding, computed for nothing.
 ALIKE = 0.9

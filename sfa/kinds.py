@@ -84,3 +84,10 @@ def channels_of(config: Any) -> int | None:
     """Channels of the images that a model takes, if its configuration says so."""
     found = getattr(getattr(config, "vision_config", config), "num_channels", None)
     return None if found is None else int(found)
+
+
+def position_count(config: Any) -> int | None:
+    """How many positions a model has; ``None`` if it has no table of them."""
+    names = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len")
+    found = (getattr(config.get_text_config(decoder=True), name, None) for name in names)
+    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer as FastTokenizer
@@ -28,15 +27,14 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from sfa.data import Task
-from sfa.data.pixels import Pixels, normalised
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
-from sfa.isolation import LENGTH, why_padded
-from sfa.kinds import channels_of, image_size, is_encoder_decoder, is_image_classifier, kind_of
+from sfa.kinds import image_size, is_encoder_decoder, is_image_classifier, kind_of, position_count
 from sfa.model_files import weight_files
 from sfa.pretrained import ModelError, read, refuse_adapters
 from sfa.schema import LoRA, Model
 from sfa.tensors import locations
+from sfa.tryout import try_image, try_text
 
 MOST_LAYERS = 1000
 END = "<|endoftext|>"
@@ -83,7 +81,7 @@ def build(
                 processor = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
                 built = read(kind_of(config), model.name, revision=model.revision)
                 built = _with_adapters(built, model.lora, model.revision) if model.lora else built
-            _try_text(built, processor)
+            try_text(built, processor)
         return built, processor
 
 
@@ -226,13 +224,6 @@ def check(folder: Path, seq_len: int, layout: Layout) -> None:
         raise ModelError(f"train.seq_len: {seq_len} is longer than the {positions} positions that the model has")
 
 
-def position_count(config: Any) -> int | None:
-    """How many positions a model has; ``None`` if it has no table of them."""
-    names = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len")
-    found = (getattr(config.get_text_config(decoder=True), name, None) for name in names)
-    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
-
-
 def _ignored(options: dict[str, Any], config: Any) -> list[str]:
     """Those of ``options`` that a configuration keeps but knows nothing of."""
     known = {*inspect.signature(type(config).__init__).parameters, *inspect.signature(PreTrainedConfig).parameters}
@@ -333,48 +324,8 @@ def _build_classifier(model: Model, classes: int, tell: Callable[[str], None]) -
             half, size = [0.5] * channels, {"height": height, "width": width}
             built = kind(config).float()
             processor = ViTImageProcessor(size=size, image_mean=half, image_std=half)
-        _try_image(built, processor, classes)
+        try_image(built, processor, classes)
     return built, processor
-
-
-@torch.no_grad()
-def _try_image(model: Any, processor: Any, classes: int) -> None:
-    """Runs a new classifier on an image, so that what it cannot do is said before anything is trained.
-
-    Raises:
-        ValueError: it cannot be used with its image processor.
-    """
-    channels = channels_of(model.config) or 3
-    if channels not in (1, 3):
-        raise ValueError(f"it takes images of {channels} channels, where 1 and 3 are known")
-    image = np.arange(channels * 80 * 64, dtype=np.uint8).reshape(channels, 80, 64)
-    training = model.training
-    try:
-        pixels = torch.from_numpy(Pixels(processor, channels)(image))[None]
-        logits = model.eval()(pixel_values=normalised(pixels, processor)).logits
-    except Exception as error:  # each architecture fails in its own way
-        raise ValueError(f"it does not take what its image processor makes: {_one_line(error)}") from error
-    finally:
-        model.train(training)
-    if logits.shape != (1, classes):
-        raise ValueError(f"it makes {list(logits.shape)} of an image, where [1, {classes}] is needed")
-
-
-@torch.no_grad()
-def _try_text(model: Any, tokenizer: Any) -> None:
-    """Runs a new language model, so that what it cannot do is said before anything is trained.
-
-    Raises:
-        ValueError: it takes something else than text, or a decoder's token sees the one after it.
-    """
-    if not is_encoder_decoder(model.config):
-        why_padded(model, tokenizer, min(LENGTH, (position_count(model.config) or 2 * LENGTH) // 2))
-        return
-    pair, training = torch.tensor([[0, 1]]), model.training
-    try:
-        model.eval()(input_ids=pair, attention_mask=torch.ones_like(pair), decoder_input_ids=pair)
-    finally:
-        model.train(training)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, s
 from sfa.data.packing import Packed
 from sfa.finite import Finite
 from sfa.isolation import LENGTH, NotCausal, why_padded
-from sfa.kinds import is_encoder_decoder
+from sfa.kinds import is_encoder_decoder, position_count
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Stage, precision
 from sfa.pretrained import ModelError
@@ -164,7 +164,7 @@ def _why_padded(model: Any, tokenizer: Any) -> str | None:
     found: list[Any] = [None, None]
     if dist.get_global_rank() == 0:
         try:
-            positions = models.position_count(model.config) or 2 * LENGTH
+            positions = position_count(model.config) or 2 * LENGTH
             found[0] = why_padded(model, tokenizer, min(LENGTH, positions // 2))
         except NotCausal as error:
             found[1] = str(error)
