@@ -34,7 +34,7 @@ def read_file(path: str | Path) -> Any:
     try:
         _refuse(Path(path).read_text(encoding="utf-8"), "")
         return OmegaConf.load(path)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(f"cannot be read: {reason(error)}") from error
 
 
@@ -47,7 +47,7 @@ def read_value(text: str, key: str) -> Any:
     try:
         _refuse(text, key)
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(f"{key}: cannot be read: {reason(error)}") from error
 
 
@@ -67,6 +67,8 @@ def reason(error: Exception) -> str:
     """Why something cannot be read, on one line, with the line of the file that it lies in."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     return " ".join(str(error).split())
 
 

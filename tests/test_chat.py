@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from eval.harness import Harness, Settings
 from eval.lm import LiveLM
 from sfa import models
+from sfa.data import template
 from sfa.data.packing import encode
 from sfa.data.source import SourceError
 from sfa.data.template import DATE, Layout, Prompter, TemplateError
@@ -164,3 +165,12 @@ def test_generation_stops_at_the_end_of_a_turn(name: str, monkeypatch: pytest.Mo
     options = {"until": [], "max_gen_toks": 5, "do_sample": False}
     (text,) = lm.generate_until([Instance("generate_until", {}, (context, options), 0)])
     assert text == "ss"
+
+
+def test_a_template_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "SECONDS", 0.2)
+    tokenizer = byte_level()
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}"
+    tokenizer.chat_template = f"{loop}{{{{ '' }}}}{'{% endfor %}' * 3}{{{{ messages[0]['content'] }}}}"
+    with pytest.raises(TemplateError, match=r"the tokenizer's chat template fails: it takes longer than 0\.2 s"):
+        Prompter(Layout("chat"), tokenizer)

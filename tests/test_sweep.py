@@ -238,3 +238,12 @@ def test_runs_whose_labels_differ_have_folders_of_their_own(tmp_path: Path) -> N
     orders = [[1, 11, *(i for i in [0, *rest] if i != 11)], [11, 1, *(i for i in [0, *rest] if i != 11)]]
     runs = expand(glyphs, [{"method": "sequential"}], [17], ["dry_run=true"], None, orders)
     assert len({run.config.name for run in runs}) == 2
+
+
+def test_stages_at_once_share_fisher_information(tmp_path: Path) -> None:
+    """Two strengths of EWC take it at the same weights, at the same time."""
+    text = "runs:\n- {method: ewc, ewc.strength: [1, 2, 3, 4]}\n"
+    given = [str(written(tmp_path, text)), f"save_folder={tmp_path / 'runs'}", "ewc.examples=200", "--jobs", "4"]
+    assert sweep.main(given) == 0
+    assert len(list((tmp_path / "runs").glob("stages/*/fisher-*"))) == 1
+    assert len(list((tmp_path / "runs").glob("stages/*/manifest.json"))) == 1 + 1 + 4

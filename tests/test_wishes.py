@@ -64,6 +64,11 @@ def test_a_number_that_reads_otherwise_than_it_looks_is_refused(text: str, tmp_p
         load(write(tmp_path, GOOD), [str(other(tmp_path, f"seed: {text}\n"))])
 
 
+def test_a_file_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    assert "cannot be read: it is nested too deeply" in wrong_file(tmp_path, "name: " + "[" * 5000 + "]" * 5000 + "\n")
+    assert "cannot be read: it is nested too deeply" in wrong(tmp_path, "model.config=" + "[" * 5000 + "]" * 5000)
+
+
 def wrong_file(folder: Path, text: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load(write(folder, text))

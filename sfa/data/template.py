@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +15,7 @@ if TYPE_CHECKING:  # a config is checked without transformers
 
 Template = Literal["plain", "instruction", "chat"]
 DATE = datetime.date(2024, 7, 26)  # what Llama 3's templates write if they are given none
+SECONDS = 5.0  # that a template may take for one conversation
 PROBE, ANSWER = "What is it?", "Zq7answer7qZ"  # texts that no template alters or writes itself
 
 # A template's ``strftime_now(format)`` with the codes of a fixed date. Render variables must be plain data, so the
@@ -46,6 +51,25 @@ class Layout:
         """What a fingerprint must know besides the template; nothing where all is as by default."""
         found = {} if self.system is None else {"system": self.system}
         return found if self.date == DATE or self.template != "chat" else {**found, "date": self.date.isoformat()}
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raises a TimeoutError after ``seconds`` inside, in the main thread, which alone can be interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"it takes longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Prompter:
@@ -144,9 +168,10 @@ class Prompter:
         }
         try:
             template = STRFTIME + self.tokenizer.get_chat_template()
-            text = self.tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=generation, **given
-            )
+            with limited(SECONDS):
+                text = self.tokenizer.apply_chat_template(
+                    messages, chat_template=template, tokenize=False, add_generation_prompt=generation, **given
+                )
         except Exception as error:  # a template is a program and fails in its own way
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TemplateError(f"the tokenizer's chat template fails: {reason}") from error
