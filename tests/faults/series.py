@@ -127,7 +127,7 @@ def _disturb(start: Callable[[], runs.Process], out: Path, rng: random.Random, l
 
 def _delete(out: Path, rng: random.Random) -> str:
     part = rng.choice(list(PARTS))
-    found = sorted(out.glob(PARTS[part])) if PARTS[part] else []
+    found = sorted(path for path in out.glob(PARTS[part]) if path.is_dir()) if PARTS[part] else []
     if not found or rng.random() < 0.2:
         return "nothing deleted"
     _remove(rng.choice(found))
