@@ -10,7 +10,6 @@ from sfa.errors import SFAError
 from sfa.orphans import end_with_parent
 from sfa.schema import Config
 from sfa.terminal import quiet, start, to_nowhere
-from sfa.values import at_home
 
 USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
 
@@ -23,7 +22,7 @@ def main(arguments: list[str]) -> int:
             print(USAGE, file=sys.stderr)
         return 0 if arguments else 2
     try:
-        config = configs.load(at_home(arguments[0]), arguments[1:], available())
+        config = configs.load(arguments[0], arguments[1:], available())
     except SFAError as error:
         if first:
             print(error, file=sys.stderr)

@@ -46,6 +46,9 @@ def main(arguments: list[str]) -> int:
     if given.backend == "vllm" and any(name.endswith("_loss") for name in given.tasks):
         parser.error("losses are computed with --backend hf only")
     asked = asked_of(Path(given.model))
+    if asked:
+        store.verify(Path(given.model).parent)
+        store.verify_adapted(Path(given.model).parent)
     if not asked:
         about = "the model has no manifest of a trained stage; --template chooses another"
     elif given.template not in (None, asked["template"]):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -31,6 +32,7 @@ from scripts import executor, kept
 from scripts.cells import code
 from scripts.executor import Job, alone
 from scripts.summary import finished, table
+from sfa.data import FileName
 from sfa.describe import describe_sweep
 from sfa.machine import hardware
 from sfa.orphans import interruptible
@@ -169,8 +171,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("file", type=kept.path, help="a sweep, or a config with --over")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of all runs")
     parser.add_argument("--over", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help="a grid axis")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[17], help="beside --over")
-    parser.add_argument("--orders", nargs="+", default=[None], metavar="[0,2,1]", help="of tasks")
+    parser.add_argument("--seeds", nargs="+", type=int, help="beside --over; 17 if not given")
+    parser.add_argument("--orders", nargs="+", metavar="[0,2,1]", help="of tasks, beside --over")
     parser.add_argument("--jobs", type=int, default=1, help="stages at once; they share the cores and the GPUs")
     parser.add_argument("--ranks", type=int, default=1, help="processes of each stage, by the composer launcher")
     parser.add_argument("--launcher", default="", help="command that starts a stage's train.py, instead of --ranks")
@@ -184,13 +186,21 @@ def main(arguments: list[str]) -> int:
             parser.error(f"--{option} must be 1 or more, not {getattr(given, option)}")
     if given.over:
         axes = {key: [_value(value, key) for value in values] for key, *values in given.over}
-        orders = [None if order is None else _value(order, "--orders") for order in given.orders]
-        runs = expand(given.file, [axes], given.seeds, given.overrides, available(), orders)
+        orders = [_value(order, "--orders") for order in given.orders or []] or [None]
+        for order in orders:
+            if order is not None and not (isinstance(order, list) and all(type(place) is int for place in order)):
+                parser.error(f"--orders takes places of tasks, like [0,2,1], not {str(order)[:40]}")
+        runs = expand(given.file, [axes], given.seeds or [17], given.overrides, available(), orders)
     else:
+        for option in ("seeds", "orders"):
+            if getattr(given, option):
+                parser.error(f"--{option} needs --over; for a sweep's file, write {option}=[…]")
         runs = read(given.file, given.overrides, available())
-    name = given.name or given.file.stem
-    if Path(name).name != name:
-        parser.error(f"--name names a file in save_folder, so it cannot be {name!r}")
+    name = given.file.stem if given.name is None else given.name
+    try:
+        TypeAdapter(FileName).validate_python(name)
+    except ValidationError:
+        parser.error(f"--name names a file in save_folder, so it cannot be {name[:220]!r}")
     if runs[0].config.dry_run:
         print(describe_sweep(name, runs))
         return 0

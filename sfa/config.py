@@ -20,6 +20,7 @@ from sfa.plan import STAGES_OF_EVERY_RUN, in_order, plan, without_effect
 from sfa.reading import Unreadable, read_file, read_value, reason
 from sfa.schedule import exact_fraction
 from sfa.schema import Config, Train
+from sfa.values import at_home
 
 Block = TypeVar("Block", bound=BaseModel)
 
@@ -183,7 +184,13 @@ def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], C
     files = [str(path), *(o for o in overrides if _is_file(o))]
     errors = [f"{o}: an override is written key=value" for o in overrides if "=" not in o.lstrip("=")]
     errors = [error for error in errors if error.partition(":")[0] not in files]
-    for file in map(Path, files):
+    errors += [f"{o!r}: is not UTF-8 text" for o in overrides if re.search("[\\ud800-\\udfff]", o)]
+    for name in files:
+        try:
+            file = Path(at_home(name))
+        except ValueError as error:
+            errors.append(str(error))
+            continue
         if not file.is_file():
             near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.yaml")], 1)
             errors.append(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
@@ -204,8 +211,6 @@ def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], C
         raise ConfigError(str(path), error.reasons) from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(str(path), [f"must hold keys and values, not a {type(raw).__name__}"])
     return dict(_named(raw)), concealed
 
 

@@ -22,10 +22,12 @@ def kind_of(config: Any) -> Any:
     """The class of a configuration's model: decoder, encoder-decoder or image classifier.
 
     Raises:
-        ValueError: it is none of them, takes images or sound beside text, or reads text in both directions.
+        ValueError: it is none of them, quantized, takes images or sound beside text, or reads text in both directions.
     """
     kind, name = type(config), str(config.model_type)
     text = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if is_encoder_decoder(config) else MODEL_FOR_CAUSAL_LM_MAPPING
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError("it is quantized, and only plain weights can be trained and averaged")
     if _is_multimodal(config):
         raise ValueError(f"{name} takes images or sound beside text, and a text-only checkpoint is needed")
     if kind in text:

@@ -35,6 +35,13 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     return _unnamed(folder)
 
 
+def refuse_special_files(folder: Path) -> None:
+    """Raises a ValueError for a pipe, a socket or a device in a folder, or a link to one: reading one may never end."""
+    for file in sorted(folder.iterdir()):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise ValueError(f"{file} is no regular file")
+
+
 def other_weights(file: Path) -> bool:
     """Whether a file holds weights, or lists them: what must not lie beside a merged model unmerged."""
     kinds = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")

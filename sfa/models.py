@@ -5,6 +5,7 @@ import difflib
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from sfa.data import Task
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
 from sfa.kinds import image_size, is_encoder_decoder, is_image_classifier, kind_of, position_count
-from sfa.model_files import weight_files
+from sfa.model_files import read_settings, refuse_special_files, weight_files
 from sfa.pretrained import ModelError, read, refuse_adapters
 from sfa.schema import LoRA, Model
 from sfa.tensors import locations
@@ -120,9 +121,6 @@ def _outline(described: str, classes: int | None) -> _Outline:
     model = Model.model_validate_json(described)
     try:
         config = _config(model, model.tokenizer.vocab_size if model.tokenizer else None, classes)
-        layers = max(int(getattr(config, name, None) or 0) for name in ("num_hidden_layers", "num_decoder_layers"))
-        if layers > MOST_LAYERS:
-            raise ModelError(f"{layers} layers are too many to build: at most {MOST_LAYERS}")
         kind = kind_of(config)  # imported before the device changes: torch 2.7
         with torch.device("meta"):
             empty = kind(config)
@@ -328,6 +326,15 @@ def _build_classifier(model: Model, classes: int, tell: Callable[[str], None]) -
     return built, processor
 
 
+def _refuse_sizes(settings: dict[str, Any]) -> None:
+    """Raises a ModelError for more layers than can be built: ``transformers`` makes lists as long as that at once."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _refuse_sizes(value)
+        elif re.search(r"layer|depth|block", key) and isinstance(value, int) and value > MOST_LAYERS:
+            raise ModelError(f"{key} of {value} is more than can be built: at most {MOST_LAYERS}")
+
+
 @contextlib.contextmanager
 def told(name: str) -> Iterator[None]:
     """Turns what goes wrong inside into a :class:`ModelError`: the hub and each architecture raise in their own way."""
@@ -340,8 +347,13 @@ def told(name: str) -> Iterator[None]:
 
 
 def _config(model: Model, vocab_size: int | None, classes: int | None = None) -> Any:
+    _refuse_sizes(model.config)
     if model.name is not None:
         refuse_pickled_adapters(model.name, model.revision)
+        if Path(model.name).is_dir():
+            refuse_special_files(Path(model.name))
+            file = Path(model.name) / "config.json"
+            _refuse_sizes(read_settings(file) if file.is_file() else {})
         labels = {} if classes is None else {"num_labels": classes}
         return AutoConfig.from_pretrained(model.name, revision=model.revision, **NO_CODE, **labels)
     if classes is not None:

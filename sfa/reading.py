@@ -1,5 +1,6 @@
 """YAML as a person reads it: what YAML 1.1 would silently take for another value is told instead."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sfa.errors import UsageError
+from sfa.values import at_home
 
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 DIGITS = r"(0|[1-9]\d*|[1-9]\d{0,2}(_\d{3})+)"  # grouped by threes, if at all
@@ -32,8 +34,15 @@ def read_file(path: str | Path) -> Any:
         Unreadable: it cannot be read, is no YAML, has a key twice, or a number that reads otherwise than it looks.
     """
     try:
-        _refuse(Path(path).read_text(encoding="utf-8"), "")
-        return OmegaConf.load(path)
+        file = Path(at_home(str(path)))
+        if file.exists() and not file.is_file():
+            raise ValueError("it is no regular file")
+        text = file.read_text(encoding="utf-8")
+        _refuse(text, "")
+        loaded = OmegaConf.load(io.StringIO(text))
+        if not OmegaConf.is_dict(loaded):
+            raise ValueError("it must hold keys and values")
+        return loaded
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(f"cannot be read: {reason(error)}") from error
 

@@ -131,6 +131,31 @@ def verify(folder: Path) -> None:
             raise DamagedStage(f"{file} is not the file that was written: its size or checksum differs")
 
 
+def verify_adapted(folder: Path) -> None:
+    """Compares the folder that a finished stage's adapters lie on with what it was when the stream began.
+
+    Raises:
+        DamagedStage: a file there is missing, added or changed.
+    """
+    settings = folder / "model" / "adapter_config.json"
+    if not settings.is_file():
+        return
+    made = manifest(folder)
+    while made is not None and made.get("parent"):
+        made = manifest(stage_folder(folder.parent.parent, made["parent"]))
+    listed = (made or {}).get("spec", {}).get("files")
+    adapted = Path(read_json(settings)["base_model_name_or_path"])
+    if listed is not None and _identities(adapted) != listed:
+        raise DamagedStage(
+            f"{adapted}, which the adapters in {folder} were trained on, is not what it was",
+            "Put its files back, or train again from what is there now",
+        )
+
+
+def _identities(folder: Path) -> dict[str, str]:
+    return {file.name: identity(file) for file in folder.iterdir() if file.is_file()} if folder.is_dir() else {}
+
+
 def seal(folder: Path) -> None:
     """Writes the checksums of all files of ``folder`` into it. For what is kept beside stages: see :func:`unsealed`."""
     write_json(folder / SEAL, {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != SEAL})

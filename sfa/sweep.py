@@ -138,6 +138,8 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, lis
         for key, _, value in (override.partition("=") for override in own):
             OmegaConf.update(loaded, key, read_value(value, key))
         loaded = OmegaConf.to_container(loaded)
+        if isinstance(loaded, dict) and "runs" not in loaded and {"model", "tasks"} & loaded.keys():
+            raise ConfigError(str(path), ["is the config of one run: vary it with --over, or name a sweep's file"])
         file = SweepFile.model_validate(loaded)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]

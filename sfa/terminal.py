@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from sfa.errors import SFAError
+from sfa.store import DamagedStage
 
 Main = Callable[[list[str]], int]
 
@@ -24,6 +25,9 @@ def command(main: Main) -> Main:
             return main(arguments)
         except BrokenPipeError:
             raise
+        except DamagedStage as error:
+            print(f"{error}. {error.advice}.", file=sys.stderr)
+            return error.code
         except SFAError as error:
             print(error, file=sys.stderr)
             return error.code

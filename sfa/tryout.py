@@ -40,6 +40,7 @@ def try_text(model: Any, tokenizer: Any) -> None:
     Raises:
         ValueError: it takes something else than text, or a decoder's token sees the one after it.
     """
+    tokenizer("text")  # raises where one of its settings cannot be used
     if not is_encoder_decoder(model.config):
         why_padded(model, tokenizer, min(LENGTH, (position_count(model.config) or 2 * LENGTH) // 2))
         return

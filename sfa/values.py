@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, fie
 
 REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket, hdfs://host, also once a Path made s3:/ of it
 
+LONGEST_PATH, LONGEST_PART = 4096, 255  # bytes, Linux's own limits; the first counts a closing zero
+
 
 class Checked(BaseModel):
     """A block of the YAML, or a task. No number of it is infinite or NaN, and true is no number."""
@@ -54,8 +56,13 @@ def at_home(path: str) -> str:
     """A path, or a hub's name, with a leading ``~`` or ``~user`` as the home folder that it stands for.
 
     Raises:
-        ValueError: there is no such user.
+        ValueError: there is no such user, no path is as long, or one holds a NUL.
     """
+    if "\0" in path:
+        raise ValueError(f"must be a path, which holds no NUL, not {path!r}")
+    sizes = [len(part.encode(errors="surrogateescape")) for part in (path, *Path(path).parts)]
+    if sizes[0] >= LONGEST_PATH or max(sizes[1:], default=0) > LONGEST_PART:
+        raise ValueError(f"must be a path of at most {LONGEST_PATH - 1} bytes, {LONGEST_PART} a name, not {path[:40]}…")
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError as error:
@@ -63,8 +70,8 @@ def at_home(path: str) -> str:
 
 
 def _local(path: Any) -> Any:
-    if not isinstance(path, str | Path) or not str(path).strip() or "\0" in str(path):
-        raise ValueError(f"must be a folder, not {path!r}")
+    if not isinstance(path, str | Path) or not str(path).strip():
+        raise ValueError(f"must be a path, not {path!r}")
     text = str(path)
     if REMOTE.match(text):
         raise ValueError(f"must be a local folder, not {text}; copy or mount it, and name that folder")
@@ -74,7 +81,7 @@ def _local(path: Any) -> Any:
 def _local_or_hub(name: Any) -> Any:
     if not isinstance(name, str):
         return name
-    if not name.strip() or "\0" in name:
+    if not name.strip():
         raise ValueError(f"must be a hub name or a folder, not {name!r}")
     if REMOTE.match(name):
         raise ValueError(f"must be a hub name or a local folder, not {name}; copy or mount it, and name that folder")

@@ -1,6 +1,7 @@
 """Data and models that cannot be used are told with what is wrong with them, and nothing is trained on them."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,65 @@ def test_a_sequence_longer_than_a_pretrained_model(tmp_path: Path, capsys: pytes
     model = {"name": str(pretrained(tmp_path / "model", max_position_embeddings=16))}
     assert train.main([config(tmp_path, model=model), "dry_run=true"]) == 2
     assert "train.seq_len: 32 is longer than the 16 positions that the model has" in capsys.readouterr().err
+
+
+def settings(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def pipe(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], None], int, str]] = {  # what is done to it, exit code, message
+    "quantized": (
+        lambda folder: settings(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        2,
+        "model.name: no model can be built: it is quantized, and only plain weights can be trained and averaged",
+    ),
+    "quantized in an unknown way": (
+        lambda folder: settings(folder / "config.json", quantization_config={"quant_method": "nonsense"}),
+        2,
+        "model.name: no model can be built: it is quantized",
+    ),
+    "a thousand million layers": (
+        lambda folder: settings(folder / "config.json", num_hidden_layers=10**9),
+        2,
+        "num_hidden_layers of 1000000000 is more than can be built: at most 1000",
+    ),
+    "weights that are a pipe": (
+        lambda folder: pipe(folder / "model.safetensors"),
+        2,
+        "model.safetensors is no regular file",
+    ),
+    "a configuration that is a pipe": (
+        lambda folder: pipe(folder / "config.json"),
+        2,
+        "config.json is no regular file",
+    ),
+    "any file that has no end": (
+        lambda folder: (folder / "notes.json").symlink_to("/dev/zero"),
+        2,
+        "notes.json is no regular file",
+    ),
+    "a length that is text": (
+        lambda folder: settings(folder / "tokenizer_config.json", model_max_length="x"),
+        1,
+        "cannot be used: '>' not supported between instances of 'int' and 'str'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_models_folder_that_cannot_be_read_or_trained(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, code, message = FOLDERS[case]
+    change(pretrained(tmp_path / "model"))
+    assert train.main([config(tmp_path, model={"name": str(tmp_path / "model")})]) == code
+    assert message in (told := capsys.readouterr().err), told
+    assert "Traceback" not in told and len(told.splitlines()) == code  # a wrong config is named in a line before
 
 
 @pytest.mark.parametrize(

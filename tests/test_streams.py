@@ -65,7 +65,7 @@ def test_an_instruction_stream_on_an_encoder_decoder(data: Path, tmp_path: Path)
     assert loss["both"] < loss["alone"]
 
 
-def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path) -> None:
+def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = models.train_tokenizer(400, [registered("arithmetic")])
     tokenizer.bos_token = tokenizer.eos_token
     torch.manual_seed(0)
@@ -91,6 +91,28 @@ def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path) -> None:
     assert last["l2_after"] == pytest.approx(moved, rel=1e-4)
     assert last["l2_after"] == pytest.approx(0.75 * last["l2_before"], rel=1e-4)
     assert not list((tmp_path / "stages").glob("*/model/model.safetensors"))
+    command = [str(folders[1] / "model"), "--tasks", "arithmetic_loss", "--limit", "2"]
+    assert evaluate.main(command) == 0
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, **sizes)).save_pretrained(
+        tmp_path / "llama"
+    )
+    capsys.readouterr()
+    assert evaluate.main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'llama'}, which the adapters in {folders[1]} were trained on, is not what it was" in line
+
+
+def test_only_the_model_that_was_written_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model_block = {"architecture": "llama", "config": sizes, "tokenizer": {"vocab_size": 300}}
+    tasks = [{"name": "arithmetic"}, {"name": "returns", "lines": 1}]
+    found = run(tmp_path, {"name": "one", "model": model_block, "tasks": tasks, "eval": {"interval": None, "limit": 2}})
+    model = tmp_path / "stages" / found["stages"][-1]["fingerprint"] / "model"
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-4] + b"abcd")
+    capsys.readouterr()
+    assert evaluate.main([str(model), "--tasks", "arithmetic_loss", "--limit", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not the file that was written" in line and "Delete its folder to make it again" in line
 
 
 def test_multitask_takes_all_rows_at_once_and_shares_the_base(tmp_path: Path) -> None:

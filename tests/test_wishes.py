@@ -1,13 +1,15 @@
 """A value, a path or a model that cannot be used is told with its key and what to do; nothing is guessed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
+import train
 from eval import available
-from scripts import compare
+from scripts import compare, sweep
 from sfa import loggers, models
 from sfa.config import ConfigError, load
 from sfa.isolation import NotCausal, why_padded
@@ -106,14 +108,20 @@ def test_a_number_that_reads_as_it_looks_is_taken(override: str, value: int, tmp
         ("save_folder=s3://bucket/x", "save_folder: must be a local folder, not s3://bucket/x"),
         ("save_folder=hdfs://host/x", "save_folder: must be a local folder, not hdfs://host/x"),
         ("data_folder=gs://bucket/x", "data_folder: must be a local folder, not gs://bucket/x"),
-        ("save_folder=", "save_folder: must be a folder, not None"),
-        ("save_folder=''", "save_folder: must be a folder, not ''"),
+        ("save_folder=", "save_folder: must be a path, not None"),
+        ("save_folder=''", "save_folder: must be a path, not ''"),
         ("save_folder=~nobody-here/x", "save_folder: ~nobody-here/x leads to no user's home folder"),
         ("save_folder=FOLDER/file", "FOLDER/file is no folder"),
         ("save_folder=FOLDER/file/below", "FOLDER/file is no folder"),
         ("save_folder=FOLDER/dangling", "FOLDER/dangling is a link to nothing"),
         ("save_folder=FOLDER/dangling/below", "FOLDER/dangling is a link to nothing"),
-        (f"save_folder=/tmp/{'x' * 300}", "save_folder: must be a folder: [Errno 36] File name too long"),
+        (f"save_folder=/tmp/{'x' * 300}", "save_folder: must be a path of at most 4095 bytes, 255 a name, not /tmp/x"),
+        (f"save_folder={'x/' * 2500}", "save_folder: must be a path of at most 4095 bytes, 255 a name, not x/x/"),
+        (f"data_folder=/tmp/{'x' * 300}", "data_folder: must be a path of at most 4095 bytes"),
+        (f"tasks=[{{name: law, tos: {{source: {'x' * 5000}}}}}]", "tasks.0: must be a path of at most 4095 bytes"),
+        ('save_folder="a\\0b"', "save_folder: must be a path, which holds no NUL, not 'a\\x00b'"),
+        ("data_folder=FOLDER/loop", "data_folder: must be a folder, and FOLDER/loop is none"),
+        ("a\udc80b=1", "'a\\udc80b=1': is not UTF-8 text"),
         ("tasks=[{name: law, tos: {source: ~/none}}]", "tasks.0: ~/none is no folder of"),
         ("tasks=[{name: law, tos: {source: 's3://b/x'}}]", "tasks.0: 's3://b/x' is neither a hub name nor a local"),
         (
@@ -131,6 +139,7 @@ def test_a_value_that_cannot_be_meant(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     monkeypatch.setattr(loggers, "PACKAGES", {"wandb": "wandb_absent", "mlflow": "mlflow_absent"})
     assert message.replace("FOLDER", str(tmp_path)) in wrong(tmp_path, override.replace("FOLDER", str(tmp_path)))
 
@@ -148,6 +157,49 @@ def test_home_is_expanded_wherever_a_path_is_named(tmp_path: Path, monkeypatch: 
     assert config.tasks[0].data_spec() == there.tasks[0].data_spec()
     assert Model(name="~/model").name == str(tmp_path / "model")
     assert compare.main(["~/runs/none"]) == 2
+
+
+def exit_code(*arguments: str) -> int:
+    """Of a sweep, which argparse may end."""
+    try:
+        return sweep.main([*arguments])
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "a\0b", "loop", "pipe", "/dev/zero", "folder", "list.yaml"])
+def test_a_file_that_cannot_be_a_config_or_a_sweep(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    Path("list.yaml").write_text("[1, 2]\n")
+    assert train.main([name, "dry_run=true"]) == 2
+    assert "Traceback" not in (told := capsys.readouterr().err) and len(told.splitlines()) == 2, told
+    assert exit_code(name, "dry_run=true") == 2
+    assert "Traceback" not in (told := capsys.readouterr().err) and told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--orders", "[1,0]"], "--orders needs --over; for a sweep's file, write orders=[…]"),
+        (["--seeds", "1"], "--seeds needs --over; for a sweep's file, write seeds=[…]"),
+        ([], "is the config of one run: vary it with --over, or name a sweep's file"),
+        (["--over", "sfa.p", "1", "--orders", "x"], "--orders takes places of tasks, like [0,2,1], not x"),
+        (["--over", "sfa.p", "1", "--orders", "[a]"], "--orders takes places of tasks, like [0,2,1], not ['a']"),
+        (["--over", "sfa.p", "1", "--name", "../x"], "--name names a file in save_folder, so it cannot be '../x'"),
+        (["--over", "sfa.p", "1", "--name", ""], "--name names a file in save_folder, so it cannot be ''"),
+        (["--over", "sfa.p", "1", "--name", "x" * 5000], "--name names a file in save_folder, so it cannot be 'xxx"),
+    ],
+)
+def test_a_sweeps_command_line_that_cannot_be_meant(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(str(write(tmp_path, GOOD)), "dry_run=true", *arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_keys_given_twice_are_named_with_their_lines(tmp_path: Path) -> None:

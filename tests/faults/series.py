@@ -1,12 +1,14 @@
 """Disturbs runs and sweeps in every way of a drawn series, starts them again, and compares with undisturbed ones.
 
 python -m tests.faults.series --times 200 --seed 0
+python -m tests.faults.series --times 1 --first 38 --keep runs/lost   # one case of it again
 
 A case is a run of any method in one process or on two ranks, or a sweep over all methods, two stages at a time. It is
 killed, stopped by SIGTERM, or has its folder deleted, at a moment drawn from its whole length, or is left to its end;
 then something of it may be deleted: a finished stage, its checkpoints, prepared data, Fisher information. The same
 command is given again. A case is lost if that fails, if a weight of any stage differs by a bit from the undisturbed
 one's, or if a results.json differs in more than times and memory. Prints a line a case; exit code 1 if any was lost.
+Each case is drawn from the seed and its number alone.
 """
 
 import argparse
@@ -49,13 +51,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--kind", choices=["run", "ranks", "sweep"], help="these cases alone")
+    parser.add_argument("--keep", type=Path, help="folder for what is left of lost cases")
     given = parser.parse_args()
-    forks, rng = runs.context(), random.Random(given.seed)
+    forks = runs.context()
     lost, whole = 0, {}
     with tempfile.TemporaryDirectory() as name:
-        for number in range(given.times):
+        for number in range(given.first, given.first + given.times):
+            rng = random.Random(f"{given.seed} {number}")
             kind = rng.choices(["run", "ranks", "sweep"], [6, 1, 3])[0]
             what = {"run": rng.choice(METHODS), "ranks": rng.choice(RANKS), "sweep": "all methods"}[kind]
+            if given.kind not in (None, kind):
+                continue
             out = Path(name) / "case"
 
             def start(kind: str = kind, what: str = what, out: Path = out) -> runs.Process:
@@ -69,8 +77,10 @@ def main() -> int:
             code = start().wait()
             problem = f"exit code {code}" if code else runs.difference(expected, _content(out))
             lost += problem is not None
-            told = f"{number + 1:>4}  {kind:<6} {what:<20} {disturbed:<28} {deleted:<30}"
+            told = f"{number:>4}  {kind:<6} {what:<20} {disturbed:<28} {deleted:<30}"
             print(told, problem or "the same", flush=True)
+            if problem and given.keep:
+                shutil.copytree(out, given.keep / str(number), dirs_exist_ok=True)
             _remove(out)
     return runs.report(given.times, lost, "disturbed")
 
