@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims bench test test-slow lint types check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims bench test test-slow lint types docs check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -104,7 +104,10 @@ lint: setup  ## ruff
 types: setup  ## mypy, strict on sfa/
 	$(BIN)/mypy
 
-check: lint types test  ## what CI runs
+docs: setup  ## the documentation in site/; a broken link fails
+	$(BIN)/mkdocs build --strict
+
+check: lint types docs test  ## what CI runs
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache build site *.egg-info

@@ -29,13 +29,11 @@ def add_gradient(
 ) -> None:
     """Adds a penalty's gradient to ``gradients`` in place, bucket by bucket, without an autograd graph.
 
-    ======  ====================  =================
-    kind    penalty               its gradient
-    ======  ====================  =================
-    l1      λ·‖θ − θ_o‖₁          λ·sign(θ − θ_o)
-    l2      λ/2·‖θ − θ_o‖² (eq. 1)  λ·(θ − θ_o)
-    ewc     λ/2·Σ F_o (θ − θ_o)²  λ·F_o·(θ − θ_o)
-    ======  ====================  =================
+    | kind | penalty                  | its gradient      |
+    |------|--------------------------|-------------------|
+    | l1   | λ·‖θ − θ_o‖₁             | λ·sign(θ − θ_o)   |
+    | l2   | λ/2·‖θ − θ_o‖² (eq. 1)   | λ·(θ − θ_o)       |
+    | ewc  | λ/2·Σ F_o (θ − θ_o)²     | λ·F_o·(θ − θ_o)   |
 
     Args:
         kind: of the penalty.

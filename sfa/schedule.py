@@ -28,10 +28,11 @@ def merge_steps(T: int, p: Number) -> list[int]:
     Raises:
         ValueError: ``T`` is below 1, or ``p`` is not in (0, 1].
 
-    >>> merge_steps(20, 0.1)
-    [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
-    >>> merge_steps(10, 0.3)
-    [3, 6, 9, 10]
+    Examples:
+        >>> merge_steps(20, 0.1)
+        [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+        >>> merge_steps(10, 0.3)
+        [3, 6, 9, 10]
     """
     if T < 1:
         raise ValueError(f"T is the number of training steps and must be at least 1, not {T}")
