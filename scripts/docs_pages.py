@@ -5,6 +5,7 @@ paths, with ``docs/`` taken out of the way, so that a link works on the site and
 ``<!-- keys -->`` becomes the table of every config key and ``<!-- task options -->`` that of every task's options.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -46,29 +47,27 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _keys() -> str:
-    """A table of keys for the config itself, then one for each block of it."""
+    """A table of the config's own keys, then one of each block's."""
     from sfa.schema import Config
 
     whole = Config.model_json_schema()
     definitions: dict[str, Schema] = whole["$defs"]
-    top, tables = [], []
+    parts: list[str] = []
 
     def add(prefix: str, block: Schema) -> None:
-        rows = []
-        for key, field in block["properties"].items():
-            inner = _block(field, definitions)
-            if inner is None:
-                rows.append(_row(prefix + key, field, key in block.get("required", [])))
-            elif "properties" in inner and inner["title"] != "Task":
+        required = block.get("required", [])
+        names = {key: _block(field) for key, field in block["properties"].items()}
+        rows = [_row(prefix + key, field, key in required, names[key]) for key, field in block["properties"].items()]
+        parts.append(_table(rows))
+        for key, name in names.items():
+            if name is not None:
+                inner = definitions[name.rpartition("/")[2]]
+                summary = " ".join(inner.get("description", "").replace("``", "`").split())
+                parts.append(f"### `{prefix}{key}`\n\n{summary}")
                 add(f"{prefix}{key}.", inner)
-        if not prefix:
-            top.extend([_table(rows), ""])
-        elif rows:
-            summary = " ".join(block.get("description", "").replace("``", "`").split())
-            tables.append(f"### `{prefix.rstrip('.')}`\n\n{summary}\n\n{_table(rows)}\n")
 
     add("", whole)
-    return "\n".join([*top, *tables])
+    return "\n\n".join(parts)
 
 
 def _task_options() -> str:
@@ -94,22 +93,24 @@ def _table(rows: list[str]) -> str:
     return "\n".join(["| key | values | default | |", "|---|---|---|---|", *rows])
 
 
-def _row(key: str, field: Schema, required: bool) -> str:
+def _row(key: str, field: Schema, required: bool, below: str | None = None) -> str:
+    """One key. The defaults of a block that has a table ``below`` stand there."""
     default = "required" if required else f"`{_written(field.get('default'))}`"
+    if below is not None and isinstance(field.get("default"), dict):
+        default = "below"
     hint = field.get("description") or next((one["description"] for one in _kinds(field) if "description" in one), "")
     cells = [f"`{key}`", _values(field), default, hint]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _block(field: Schema, definitions: dict[str, Schema]) -> Schema | None:
-    """The block that a key holds, or a list of them."""
-    kinds = [*_kinds(field), *([field["items"]] if "$ref" in field.get("items", {}) else [])]
-    found = next((kind["$ref"] for kind in kinds if "$ref" in kind), None)
-    return None if found is None else definitions[found.rpartition("/")[2]]
+def _block(field: Schema) -> str | None:
+    """The block that a key holds."""
+    return next((kind["$ref"] for kind in _kinds(field) if "$ref" in kind), None)
 
 
 def _kinds(field: Schema) -> list[Schema]:
-    return field.get("anyOf", field.get("allOf", [field]))
+    kinds: list[Schema] = field.get("anyOf", [field])
+    return kinds
 
 
 def _values(field: Schema) -> str:
@@ -122,15 +123,12 @@ def _value(kind: Schema) -> str:
     if kind.get("type") == "array":
         return f"list of {_values(kind['items'])}" if "items" in kind else "list"
     bounds = [f"{sign} {_written(kind[bound])}" for bound, sign in BOUNDS.items() if bound in kind]
-    return ", ".join([{"object": "mapping"}.get(kind.get("type", ""), kind.get("type", "mapping" if "$ref" in kind else "any")), *bounds])
+    if "$ref" in kind:
+        return "task" if kind["$ref"].endswith("/Task") else "block"
+    name = str(kind.get("type", "any"))
+    return ", ".join(["mapping" if name == "object" else name, *bounds])
 
 
 def _written(value: Any) -> str:
-    """A value as a YAML has it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{', '.join(map(_written, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_written(inner)}" for key, inner in value.items()) + "}"
-    return str(value)
+    """A value as a YAML may have it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

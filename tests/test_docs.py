@@ -1,0 +1,74 @@
+"""What README and docs/ say of the code is so: methods, tasks, keys, commands and files that they name exist."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from eval import available
+from sfa.config import load
+from sfa.data import TASKS
+from sfa.schema import Method
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {page.name: page.read_text() for page in PAGES}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT[page], re.DOTALL | re.MULTILINE)
+
+
+def test_readme_is_short() -> None:
+    assert len(TEXT["README.md"].splitlines()) <= 150
+
+
+def test_every_method_has_a_section() -> None:
+    headings = re.findall(r"^### (.*)$", TEXT["methods.md"], re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(headings)) == sorted(get_args(Method), key=" ".join(headings).index)
+
+
+def test_every_task_and_evaluation_is_named() -> None:
+    named = set(re.findall(r"`(\w+)`", TEXT["tasks.md"]))
+    assert set(TASKS) <= named
+    assert {name for name in available() if name.endswith("_rouge")} <= named
+
+
+def test_every_config_is_listed() -> None:
+    listed = set(re.findall(r"`(\w+)`", TEXT["configs.md"].partition("## All keys")[0]))
+    parts = {"small", "small_t5", "glyphs_pretrain"}  # of others
+    assert {path.stem for path in (ROOT / "yamls").glob("*.yaml")} - parts <= listed
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_commands_and_files_exist(page: str) -> None:
+    targets = set(re.findall(r"^([a-z0-9/-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^\$ |`)make ([a-z][a-z0-9/-]*)", TEXT[page], re.MULTILINE)) <= targets
+    modules = re.findall(r"python -m ((?:scripts|tests)(?:\.\w+)+)", TEXT[page])
+    files = [module.replace(".", "/") for module in modules]
+    assert [name for name in files if not (ROOT / f"{name}.py").is_file() and not (ROOT / name).is_dir()] == []
+    yamls = re.findall(r"yamls/[\w/]+\.yaml", TEXT[page])
+    assert [name for name in yamls if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "guide.md"])
+def test_whole_configs_are_valid(page: str, tmp_path: Path) -> None:
+    whole = [text for text in blocks(page, "yaml") if "name" in yaml.safe_load(text)]
+    assert whole
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    for text in whole:
+        file = tmp_path / "config.yaml"
+        file.write_text(text.replace("data/next", str(tmp_path)))
+        assert load(file, [], available()).method == "sfa"
+
+
+def test_method_blocks_are_valid(tmp_path: Path) -> None:
+    base = {"name": "x", "model": {"name": "EleutherAI/pythia-160m"}, "tasks": ["arithmetic", "licences"]}
+    found = [yaml.safe_load(text) for text in blocks("methods.md", "yaml")]
+    for number, block in enumerate(found):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump({**base, **block}))
+        assert load(tmp_path / f"{number}.yaml", [], available()).method == block["method"]
+    assert len(found) >= 8
