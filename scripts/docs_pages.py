@@ -2,7 +2,8 @@
 
 The site holds the repository's own README, CONTRIBUTING, CHANGELOG, SECURITY and ``results/`` at the same relative
 paths, with ``docs/`` taken out of the way, so that a link works on the site and in the repository. In a page,
-``<!-- keys -->`` becomes the table of every config key and ``<!-- task options -->`` that of every task's options.
+``<!-- keys -->`` becomes the tables of config keys, ``<!-- task options -->`` those of every task's options, and
+``<!-- public names -->`` what the package ``sfa`` itself exports.
 """
 
 import json
@@ -34,10 +35,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Points links at where the site has the page, and fills in the tables."""
     inside = Path(str(page.file.abs_src_path)).is_relative_to(config.docs_dir)
     markdown = re.sub(r"\]\(\.\./" if inside else r"\]\(docs/", "](", markdown)
-    if "<!-- keys -->" in markdown:
-        markdown = markdown.replace("<!-- keys -->", _keys())
-    if "<!-- task options -->" in markdown:
-        markdown = markdown.replace("<!-- task options -->", _task_options())
+    for name, made in {"keys": _keys, "task options": _task_options, "public names": _public_names}.items():
+        if f"<!-- {name} -->" in markdown:
+            markdown = markdown.replace(f"<!-- {name} -->", made())
     return markdown
 
 
@@ -87,6 +87,12 @@ def _task_options() -> str:
         title = f"`{name}`" if name in TASKS else name
         parts.append(f"### {title}\n\n{summary}\n\n{_table(rows) if rows else ''}\n")
     return "\n".join(parts)
+
+
+def _public_names() -> str:
+    import sfa
+
+    return "\n\n".join(f"::: sfa.{name}" for name in sfa.__all__)
 
 
 def _table(rows: list[str]) -> str:
