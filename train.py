@@ -58,7 +58,7 @@ def train(config: Config, command: str, first: bool) -> int:
     from eval.evaluator import evaluator
     from scripts.curves import draw
     from sfa.callbacks import Interrupted
-    from sfa.finite import NotFinite
+    from sfa.errors import NotFinite
     from sfa.results import matrix_text
     from sfa.run import make_only, run
     from sfa.store import DamagedStage

@@ -21,6 +21,7 @@ from scripts import kept
 from scripts.series import save
 from sfa import terminal
 from sfa.errors import UsageError
+from sfa.methods import METHODS
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"
@@ -120,7 +121,9 @@ def _panel(ax: Axes, run: Path) -> None:
         ax.text((start + end) / 2, 1.01, task.rpartition("_")[2] if many else f"training on {task}", **place)
     average = (results["metrics"] or {}).get("average")
     method = results["config"]["method"]
-    setting = f" p={results['config']['sfa']['p']}" if method == "sfa" and results["config"]["sfa"]["p"] else ""
+    key = METHODS[method].headline if method in METHODS else ""
+    value = results["config"].get(method, {}).get(key)
+    setting = f" {key}={value}" if value else ""
     title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
     ax.set_ylabel(f"score\n{title}", fontsize=9)
     if all(value <= 1 for line in points.values() for _, value in line):

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from scripts import curves, kept
 from scripts.interval import half_width
-from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
+from scripts.series import base_scores, is_alone, label, look, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
 from sfa import store
 from sfa.config import flat
@@ -150,7 +150,7 @@ def _mean(values: Sequence[float]) -> list[float]:
 
 
 def _style(method: str) -> dict[str, Any]:
-    style = STYLES.get(method, {"color": "0.4"})
+    style = look(method).style
     colour = str(style.get("markeredgecolor", style["color"]))
     grey = f"rgb({','.join([str(round(255 * float(colour)))] * 3)})" if colour[0].isdigit() else colour
     symbol = SYMBOLS[style.get("marker", "o")] + ("-open" if style["color"] == "white" else "")

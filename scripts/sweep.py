@@ -97,8 +97,7 @@ def _missing(runs: Sequence[SweepRun], folder: Path) -> list[Job]:
     jobs: dict[str, Job] = {}
     for stage, run in stages(runs):
         if not (folder / "stages" / stage.fingerprint / "manifest.json").is_file():
-            needed = ([stage.parent] if stage.parent else []) + list(stage.sources)
-            needs = frozenset(part.fingerprint for part in needed) & jobs.keys()
+            needs = frozenset(part.fingerprint for part in stage.needs) & jobs.keys()
             jobs[stage.fingerprint] = Job(stage, run, needs, folder / "logs" / f"{stage.fingerprint}.log")
     return list(jobs.values())
 

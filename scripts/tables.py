@@ -21,6 +21,7 @@ from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
 from sfa import store, weights
 from sfa.config import ConfigError
+from sfa.methods import METHODS
 from sfa.sweep import SweepRun, read, read_file
 from sfa.terminal import command, start
 
@@ -88,7 +89,7 @@ def _final(results: dict[str, Any], after: str) -> dict[str, float]:
 
 def _distance(run: SweepRun, results: dict[str, Any], by_name: dict[str, list[SweepRun]]) -> list[float]:
     """‖θ − θ_first‖₂, where θ_first is the model after the stream's first task, as sequential training made it."""
-    if len(results["stages"]) == 2 and results["stages"][1]["method"] != "task_arithmetic":
+    if len(results["stages"]) == 2 and not METHODS[results["stages"][1]["method"]].ignores_order:
         return [float(results["stages"][1]["l2_from_anchor"])]
     plain = (other for runs in by_name.values() for other in runs if other.point == {"method": "sequential"})
     same = next((other for other in plain if other.config.seed == run.config.seed), None)

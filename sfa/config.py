@@ -16,10 +16,11 @@ from sfa.concealed import Concealed
 from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
 from sfa.errors import SFAError
-from sfa.plan import STAGES_OF_EVERY_RUN, in_order, plan, without_effect
+from sfa.methods import METHODS
+from sfa.plan import in_order, plan
 from sfa.reading import Unreadable, read_file, read_value, reason
-from sfa.schedule import exact_fraction
-from sfa.schema import Config, Train
+from sfa.schedule import Duration
+from sfa.schema import Config, Train, config_class
 from sfa.values import at_home
 
 Block = TypeVar("Block", bound=BaseModel)
@@ -51,15 +52,16 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
     raw, concealed = _read(path, overrides)
     errors: list[str] = []
     tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
-    config = _validate(Config, {**raw, "tasks": tasks}, "", errors)
+    config = _validate(config_class(), {**raw, "tasks": tasks}, "", errors)
     if config is not None and config.order is not None and not errors:
         config = _ordered(config, errors)
         tasks = config.tasks
     if config is not None:
         known = sorted(set(evaluations)) if evaluations is not None else None
         errors += _check_together(config, tasks, known)
-    if config is not None and not errors and (reason := without_effect(config)) is not None:
-        errors.append(f"method: {reason}")
+    trained = [task.name for task in tasks if not task.held_back]
+    if config is not None and not errors and (idle := config.block.idle_reason(trained)) is not None:
+        errors.append(f"method: {idle}")
     if config is not None and not errors and config.only is not None:
         known_stages = [stage.fingerprint for stage in in_order(plan(config))]
         if config.only not in known_stages:
@@ -135,11 +137,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
         errors.append("model.lora: is for language models")
     if images and any(config.train_of(task).max_duration.endswith("tok") for task in tasks):
         errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
-    trained = sum(not task.held_back for task in tasks)
-    for name in ("task_arithmetic", "ties", "fisher"):
-        weights = getattr(config, name).weights
-        if config.method == name and weights is not None and len(weights) != trained:
-            errors.append(f"{name}.weights: must hold one number for each of the {trained} tasks, not {len(weights)}")
+    trained = [task for task in tasks if not task.held_back]
+    steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
+    errors += config.block.errors([task.name for task in trained], steps)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
         errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")
@@ -147,11 +147,6 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
         batch = task.train.get("global_batch_size", config.train.global_batch_size)
         if isinstance(batch, int) and batch % ranks:
             errors.append(f"train.global_batch_size: must be a multiple of the {ranks} ranks, not {batch}")
-    if config.method == "sfa" and config.sfa.p is not None:
-        for task in tasks[1:]:
-            steps = config.train_of(task).max_duration
-            if steps.endswith("ba") and exact_fraction(config.sfa.p) * int(steps[:-2]) < 1:
-                errors.append(too_often(config.sfa.p, int(steps[:-2])))
     return list(dict.fromkeys(errors))
 
 
@@ -170,12 +165,10 @@ def _save_folder(config: Config) -> list[str]:
     return []
 
 
-def too_often(p: float, total: int) -> str:
-    """The error of a p that is less than one of a training's ``total`` steps."""
-    return (
-        f"sfa.p: {p} of {total} steps is less than one step; allowed from 1/{total} to 1, "
-        "or sfa.every=1ba sfa.p=null to merge after every step"
-    )
+def _known_steps(max_duration: str) -> int | None:
+    """Steps of a training, where they do not depend on its data."""
+    duration = Duration.parse(max_duration)
+    return int(duration.value) if duration.unit == "ba" else None
 
 
 def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Concealed]:
@@ -277,7 +270,8 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     if tasks and all(task.held_back for task in tasks):
         errors.append("tasks: every task is held back, so nothing would be trained")
     names = [task.name for task in tasks]
-    for name in sorted({*names} & {*STAGES_OF_EVERY_RUN}):
+    taken = {"base", *(label for kind in METHODS.values() for label in kind.stage_labels)}
+    for name in sorted({*names} & taken):
         errors.append(f"tasks: {name} is what results call a stage of their own; give the task another name")
     for name in sorted({name for name in names if names.count(name) > 1}):
         errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may come once in a stream")

@@ -9,7 +9,7 @@ from rich.console import Console
 from sfa.callbacks import Evaluator
 from sfa.data.prepare import Preparer, preparer
 from sfa.kinds import channels_of, is_encoder_decoder
-from sfa.plan import Stage
+from sfa.plan import Stage, Training
 from sfa.schema import Config, Train
 
 
@@ -37,9 +37,9 @@ class Context:
     def folder(self, stage: Stage) -> Path:
         return self.config.save_folder / "stages" / stage.fingerprint
 
-    def seen(self, stage: Stage) -> list[str]:
+    def evaluations_while(self, stage: Training) -> list[str]:
         """The evaluations that tell something while ``stage`` trains: not those of tasks that are still to come."""
-        now = {task.name for part in (stage, *stage.past) for task in part.tasks}
+        now = {task.name for part in (stage, *stage.past) if isinstance(part, Training) for task in part.tasks}
         ahead = {name for task in self.config.tasks if task.name not in now for name in task.evals}
         mine = {name for task in self.config.tasks if task.name in now for name in task.evals}
         return [name for name in self.evaluator.names if name in mine or name not in ahead]

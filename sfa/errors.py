@@ -17,3 +17,7 @@ class UsageError(SFAError):
     """What a command was given is not there, or is not what the command takes."""
 
     code = 2
+
+
+class NotFinite(SFAError):
+    """A loss, gradient, weight or Fisher information that is infinite or not a number."""

@@ -64,10 +64,10 @@ def soup(models: Sequence[Path], out: Path) -> list[str]:
 
 def task_arithmetic(base: Path, models: Sequence[Path], weights: Sequence[float], out: Path) -> list[str]:
     """base + Σ wᵢ(θᵢ − base) (Ilharco et al., 2023)."""
-    named = _weights(weights, models)
+    named = named_weights(weights, models)
 
     def rule(tensors: list[Tensor]) -> Tensor:
-        return _from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
+        return from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
 
     return merge([base, *models], rule, out, base=True)
 
@@ -85,7 +85,7 @@ def ties(
         density: share of each whole task vector that is kept, the entries of largest magnitude.
         scale: λ.
     """
-    named = _weights(weights, models)
+    named = named_weights(weights, models)
     if not math.isfinite(scale):
         raise ValueError(f"the scale must be finite, not {scale}")
     together = _together([base, *models], out, base=True)
@@ -99,7 +99,7 @@ def ties(
             for theta, least in zip(others, smallest, strict=True)
         ]
         parameters = {"weight": named, "density": 1.0, "normalize": True, "lambda": scale}
-        return _from_base([origin, *kept], "ties", parameters)
+        return from_base([origin, *kept], "ties", parameters)
 
     return _write(together, rule, out)
 
@@ -120,7 +120,7 @@ def fisher(
         normalize: divides each Fᵢ by its norm over the whole model, so that a task of larger gradients does not
             dominate, and raises what is less than :data:`FLOOR` to it, so that every model has some say everywhere.
     """
-    factors = list(_weights(weights, models).values())
+    factors = list(named_weights(weights, models).values())
     if len(fishers) != len(models):
         raise ValueError(f"{len(models)} models need as many Fishers, not {len(fishers)}")
     if min(factors) < 0 or max(factors) == 0:
@@ -146,7 +146,7 @@ def fisher(
     return _write(together, rule, out)
 
 
-def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False) -> list[str]:
+def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False, whole: bool = False) -> list[str]:
     """Writes a model folder like the first of ``sources``, with every tensor as ``rule`` makes it of theirs (float32).
 
     One tensor of each source is in memory, and a piece of what is made of them: a file is written as they are made.
@@ -154,9 +154,10 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False) ->
     Args:
         sources: folders of models with the same tensors.
         rule: makes a flat piece of a tensor, of the same piece of it in all ``sources``. It works on each entry for
-            itself.
+            itself, unless ``whole``.
         out: folder of the result, which is empty or not there.
         base: the first of ``sources`` is not merged itself, but what the others were trained from.
+        whole: ``rule`` is given whole tensors, flat.
 
     Returns:
         Sentences on what could not be compared.
@@ -166,7 +167,7 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False) ->
             written.
         OSError: a folder lacks files, or the result cannot be written.
     """
-    return _write(_together(sources, out, base=base), rule, out)
+    return _write(_together(sources, out, base=base), rule, out, whole)
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = (), b
     return _Together(sources[0], found, found[int(base) : len(sources)], first, notes)
 
 
-def _write(models: _Together, rule: Rule, out: Path) -> list[str]:
+def _write(models: _Together, rule: Rule, out: Path, whole_tensors: bool = False) -> list[str]:
     """Writes the merge, whole or not at all: into a folder in ``out``, whose files are then moved up."""
     there = out.is_dir()
     part = out / PART
@@ -232,7 +233,7 @@ def _write(models: _Together, rule: Rule, out: Path) -> list[str]:
                 raise ValueError(f"{name} of a source is not finite")
             yield mean
         else:
-            yield from _merged(name, models.found, rule)
+            yield from _merged(name, models.found, rule, whole_tensors)
 
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
@@ -262,9 +263,9 @@ def _lists(file: Path, own: set[Path]) -> bool:
     return file.name.endswith(".index.json") and file.parent / MODEL not in own
 
 
-def _merged(name: str, found: Sequence[Mapping[str, Path]], rule: Rule) -> Iterator[Tensor]:
-    """A merged tensor in flat pieces."""
-    for pieces in _pieces(name, found):
+def _merged(name: str, found: Sequence[Mapping[str, Path]], rule: Rule, whole: bool) -> Iterator[Tensor]:
+    """A merged tensor in flat pieces, or in one."""
+    for pieces in _pieces(name, found, whole):
         try:
             made = rule(pieces)
         except ValueError as error:
@@ -285,15 +286,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pieces(name: str, files_of: Sequence[Mapping[str, Path]]) -> Iterator[list[Tensor]]:
-    """A tensor of several models in flat pieces.
+def _pieces(name: str, files_of: Sequence[Mapping[str, Path]], whole: bool = False) -> Iterator[list[Tensor]]:
+    """A tensor of several models in flat pieces, or in one.
 
     Raises:
         ValueError: it holds an infinite value or a NaN; names its file.
     """
     flat = [read(files[name], name).reshape(-1) for files in files_of]
-    for start in range(0, len(flat[0]), PIECE):
-        pieces = [tensor[start : start + PIECE] for tensor in flat]
+    size = max(len(flat[0]), 1) if whole else PIECE
+    for start in range(0, len(flat[0]), size):
+        pieces = [tensor[start : start + size] for tensor in flat]
         for piece, files in zip(pieces, files_of, strict=True):
             if not _finite(piece):
                 raise ValueError(f"{name} in {files[name]} is not finite: it holds a NaN or an infinite value")
@@ -314,13 +316,19 @@ def _norm(files: Mapping[str, Path]) -> float:
     return math.sqrt(math.fsum(squares)) or 1.0
 
 
-def _from_base(tensors: list[Tensor], method: str, parameters: dict[str, object]) -> Tensor:
+def from_base(tensors: list[Tensor], method: str, parameters: dict[str, object]) -> Tensor:
+    """One of mergekit's merges, of a base and what was trained from it."""
     ids = ["base", *(str(i) for i in range(1, len(tensors)))]
     merged: Tensor = merge_tensors(tensors, method, parameters=parameters, ids=ids, base_index=0, dtype=torch.float32)
     return merged
 
 
-def _weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, float]:
+def named_weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, float]:
+    """One a model, by the names that :func:`from_base` gives them.
+
+    Raises:
+        ValueError: there are not as many as models, or one is not finite.
+    """
     if len(weights) != len(models):
         raise ValueError(f"{len(models)} models need as many weights, not {len(weights)}")
     if not all(math.isfinite(weight) for weight in weights):

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from composer.utils import dist, get_device
 
-from sfa import machine, methods, models, store, weights
+from sfa import machine, models, store, weights
 from sfa.callbacks import Score
 from sfa.composer_model import StageModel
 from sfa.context import Context
 from sfa.data.source import SourceError
-from sfa.fisher import diagonal
+from sfa.fisher import diagonal, fisher_folder
+from sfa.methods.base import FisherSettings, Sources
 from sfa.parallel import exclusively
-from sfa.plan import Stage, in_order, plan
+from sfa.plan import Base, Merge, Stage, Training, in_order, plan
 from sfa.results import STAGE_KEYS
-from sfa.schema import Config, FisherMerging
+from sfa.schema import Config
 from sfa.training import train
 
 
@@ -39,14 +40,9 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
             return made
         _check_inputs(stage, context)
         folder.mkdir(parents=True, exist_ok=True)
-        for source in (*([stage.parent] if stage.parent else []), *stage.sources):
-            store.verify(context.folder(source))
-        if stage.parent is None:
-            record, rows = _base(stage, context, folder)
-        elif stage.sources:
-            record, rows = _merge(stage, context), []
-        else:
-            record, rows = train(stage, context)
+        for needed in stage.needs:
+            store.verify(context.folder(needed))
+        record, rows = _make(stage, context)
         if dist.get_global_rank() == 0:
             store.write_json(
                 folder / "evaluations.json", [{**row, "final": row["step"] == record["steps"]} for row in rows]
@@ -58,6 +54,18 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
     made = store.manifest(folder)
     assert made is not None, "it was just written"
     return made
+
+
+def _make(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the manifest says of how the stage was made, and scores taken meanwhile."""
+    match stage:
+        case Base():
+            return _build(stage, context), []
+        case Merge():
+            return _merge(stage, context), []
+        case Training():
+            return train(stage, context)
+    raise TypeError(f"{type(stage).__name__} is no kind of stage")
 
 
 def _check_inputs(stage: Stage, context: Context) -> None:
@@ -146,48 +154,59 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _base(stage: Stage, context: Context, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _build(stage: Base, context: Context) -> dict[str, Any]:
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
-        config, commit = context.config, stage.spec.get("commit")
-        described = config.model.model_copy(update={"revision": commit}) if commit else config.model
+        described = stage.model.model_copy(update={"revision": stage.commit}) if stage.commit else stage.model
         model, processor = models.build(
-            described, config.seed, config.tokenizer_tasks(), config.classes(), context.console.print
+            described, stage.seed or 0, stage.tokenizer_tasks, stage.classes, context.console.print
         )
-        weights.write_model(model, folder / "model")
-        processor.save_pretrained(folder / "model")
-    return {"steps": 0}, []
+        out = context.model(stage)
+        weights.write_model(model, out)
+        processor.save_pretrained(out)
+    return {"steps": 0}
 
 
-def _merge(stage: Stage, context: Context) -> dict[str, Any]:
+def _merge(stage: Merge, context: Context) -> dict[str, Any]:
     """Merges on rank 0. The cost of a stage that merges is that of the last training it needed, and of the merge."""
-    assert stage.parent is not None
     if dist.get_global_rank() != 0:
         return {"steps": 0}
     trained = store.manifest(context.folder(stage.sources[-1]))
     assert trained is not None, "it was made before"
     start = time.perf_counter()
-    methods.merge(stage, context, lambda source, block: _fisher_of(source, block, context))
+    out, merger = context.model(stage), stage.merger
+    shutil.rmtree(out, ignore_errors=True)  # of a process that ended before the stage had a manifest
+    base = None if merger.merge_count is not None else stage.sources[0]
+    singles = stage.sources if base is None else stage.sources[1:]
+    settings = merger.fisher_settings()
+    fishers = [_fisher_of(source, settings, context) for source in singles] if settings is not None else []
+    sources = Sources(
+        models=[context.model(source) for source in singles],
+        base=context.model(base) if base is not None else None,
+        fishers=fishers,
+        seed=stage.seed or 0,
+    )
+    merger.merge(sources, out)
     record = {key: trained[key] for key in ("steps", "tokens", "peak_bytes", "stored_examples", "stored_bytes")}
     seconds = time.perf_counter() - start
     record |= {"seconds": round(trained["seconds"] + seconds, 3), "merge_seconds": round(seconds, 3), "merges": []}
-    record["merge_steps"] = [trained["steps"]] if stage.spec["method"]["name"] == "average" else []
-    record["l2_from_anchor"] = weights.distance(context.model(stage), context.model(stage.parent))
+    record["merge_steps"] = [trained["steps"]] if base is None else []
+    record["l2_from_anchor"] = weights.distance(out, context.model(stage.before))
     return record
 
 
-def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
+def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Path:
     """The Fisher information of a single-task model on its task, made if it is not there; one process, whole model."""
-    folder = methods.fisher_folder(source, block, context)
+    assert isinstance(source, Training), "single-task models are trained"
+    folder = fisher_folder(context.folder(source), settings, source.seed)
     with store.lock(folder):
         if not folder.is_dir():
             processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
             device = get_device(None)
             wrapped = device.module_to_device(StageModel(model.eval(), processor))
-            assert source.train is not None, "single-task models are trained"
             data = context.preparer(source.train, processor, model.config)
-            drawn = data.examples(source.tasks[0], block.examples, context.config.seed)
-            shards = diagonal(wrapped, map(device.batch_to_device, drawn), block.labels, context.config.seed)
+            drawn = data.examples(source.tasks[0], settings.examples, source.seed)
+            shards = diagonal(wrapped, map(device.batch_to_device, drawn), settings.labels, source.seed)
             weights.write_alone(wrapped, shards, folder)
     return store.unsealed(folder)
 
@@ -204,7 +223,7 @@ def _manifest(stage: Stage, record: dict[str, Any], config: Config) -> dict[str,
         "parent": stage.parent.fingerprint if stage.parent else None,
         **record,
         **asked,
-        "spec": config.conceal(stage.spec),
+        "spec": config.conceal(stage.spec()),
         "made": {
             "date": time.strftime("%Y-%m-%d"),
             "hardware": machine.hardware(),

@@ -2,6 +2,9 @@
 
 import atexit
 import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,23 +20,24 @@ from composer.utils import dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
-from sfa import checkpoint_files, checkpoints, loggers, machine, methods, models, weights
-from sfa.algorithm import SFA
+from sfa import checkpoint_files, checkpoints, loggers, machine, models, weights
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
-from sfa.config import ConfigError, too_often
+from sfa.config import ConfigError
 from sfa.context import Context
 from sfa.data import ImageTask
-from sfa.data.batches import Steps, Transform, data_spec, example_count, keep, step_count
+from sfa.data.batches import Steps, Transform, data_spec, example_count, keep
 from sfa.data.packing import Packed
-from sfa.finite import Finite
 from sfa.isolation import LENGTH, NotCausal, why_padded
 from sfa.kinds import is_encoder_decoder, position_count
+from sfa.methods.base import Fit, Past
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
-from sfa.plan import Stage, precision
+from sfa.plan import Stage, Training
 from sfa.pretrained import ModelError
-from sfa.schedule import exact_fraction, in_steps
-from sfa.schema import Config, Rehearsal, SFABlock, Train
+from sfa.schedule import Duration
+from sfa.schema import Config, Train
+from sfa.trainers.composer import SFA
+from sfa.trainers.finite import Finite
 
 CHANGED = {  # what is said of rows that are not used as they are
     "dropped": "rows are longer than {} tokens and were left out",
@@ -42,7 +46,7 @@ CHANGED = {  # what is said of rows that are not used as they are
 }
 
 
-def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Trains ``stage`` from its parent's model and exports the result to its folder. All ranks call it.
 
     It goes on from the newest checkpoint in the folder, if there is one.
@@ -55,9 +59,8 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         Interrupted: a signal stopped it, after a checkpoint.
         NotFinite: a loss, gradient or merged weight was infinite or not a number; checkpoints are from before.
     """
-    assert stage.train is not None and stage.parent is not None
     settings, config, console = stage.train, context.config, context.console
-    parent, folder = context.folder(stage.parent), context.folder(stage)
+    parent, folder = context.folder(stage.start), context.folder(stage)
     processor = models.read_processor(parent / "model")
     machine.name_processor()
     machine.reset_peak()
@@ -65,50 +68,55 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     text_decoder = config.classes() is None and not is_encoder_decoder(bare.config)
     padded = _why_padded(bare, processor) if text_decoder else None
     data = context.preparer(settings, processor, bare.config, packs=padded is None)
-    seed, cache = config.seed, config.save_folder / "data"
+    seed, cache = stage.seed, config.save_folder / "data"
     packed, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Packed] = []
-    if isinstance(stage.block, Rehearsal):
-        for past in stage.past:
+    replay = stage.block.replay()
+    if replay is not None:
+        for past in _trained(stage.past):
             (all_of_it,), _ = data.training(past.tasks, seed, cache)
-            buffer.append(keep(all_of_it, stage.block.buffer, seed))
+            buffer.append(keep(all_of_it, replay.buffer, seed))
     for what, count in changed.items():
         if count:
             console.print(f"{stage.label}: {count:,} {CHANGED[what].format(settings.seq_len)}")
     if padded is not None:
         console.print(f"{stage.label}: one example a sequence, padded, not packed: of the model, {padded}")
     batch, sequences = settings.global_batch_size, sum(len(part["labels"]) for part in packed)
-    total, epoch = step_count(settings.max_duration, sequences, batch, settings.seq_len), sequences / batch
+    total = Duration.parse(settings.max_duration).step_count(sequences, batch, settings.seq_len)
+    epoch = Fraction(sequences, batch)
     _check_steps(stage, total, sequences, batch)
-
-    fraction = stage.block.fraction if isinstance(stage.block, Rehearsal) else 0.0
+    fraction = replay.fraction if replay is not None else 0.0
     steps = Steps(packed, total, batch, seed, buffer, fraction, _augmentation(stage, seed))
 
-    composer_precision, cpu_bf16 = _precision(settings)
+    composer_precision, cpu_bf16 = _precision(stage.precision)
     model = StageModel(bare, processor, cpu_bf16)
     if settings.activation_checkpointing:
         bare.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def examples(past: Stage, count: int) -> list[dict[str, Tensor]]:
-        assert past.train is not None, "only stages that train have examples"
+    def examples(past: Training, count: int) -> list[dict[str, Tensor]]:
         return context.preparer(past.train, processor, bare.config).examples(past.tasks[0], count, seed)
 
-    algorithms = methods.algorithms(stage, context, total, epoch, examples)
+    past_tasks = [
+        Past(context.folder(past), context.model(past), past is stage.start, partial(examples, past))
+        for past in _trained(stage.past)
+    ]
+    algorithms = stage.block.algorithms(Fit(total, epoch, seed, context.model(stage.start), past_tasks))
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
     algorithms.append(Finite())
     if settings.max_grad_norm is not None:
         algorithms.append(GradientClipping("norm", settings.max_grad_norm))
-    merges = methods.merge_points(stage, total, epoch)
-    interval = in_steps(config.eval.interval, total, epoch) if config.eval.interval else None
-    seen = context.seen(stage)
-    evaluator = context.evaluator
-    recorder = Recorder(lambda live, names: evaluator(live, processor, names), evaluator.key, seen, interval, total)
+    clock = stage.block.clock(total, epoch)
+    interval = Duration.parse(config.eval.interval).in_steps(total, epoch) if config.eval.interval else None
+    meanwhile, evaluator = context.evaluations_while(stage), context.evaluator
+    recorder = Recorder(
+        lambda live, names: evaluator(live, processor, names), evaluator.key, meanwhile, interval, total
+    )
     stopper = Stopper()
     kept = folder / "checkpoints"
     newest = checkpoints.newest_checkpoint(kept, console)
     if newest is not None:
         newest = checkpoints.for_parallelism(newest, config.parallelism)
-    saver = checkpoint_saver(str(kept), in_steps(settings.save_interval, total, epoch), total, stopper)
+    saver = checkpoint_saver(str(kept), Duration.parse(settings.save_interval).in_steps(total, epoch), total, stopper)
     trainer = checkpoint_files.resumed(
         model=model,
         train_dataloader=data_spec(steps, batch, settings.workers),
@@ -116,9 +124,9 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
         optimizers=_optimizer(model, settings),
         schedulers=_scheduler(settings, total, epoch),
         algorithms=algorithms,
-        callbacks=[ProgressBar(_title(stage, config), total, merges, console), recorder, saver, stopper],
+        callbacks=[ProgressBar(_title(stage, config), total, clock, console), recorder, saver, stopper],
         loggers=loggers.make(config, config.save_folder / config.name / "logs" / stage.label),
-        seed=config.seed,
+        seed=seed,
         precision=composer_precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
         parallelism_config=parallelism_config(config.parallelism, checkpoints.kind(newest, config.checkpoint)),
@@ -155,6 +163,13 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     return record, recorder.rows
 
 
+def _trained(stages: Sequence[Stage]) -> Iterator[Training]:
+    """The trainings of past tasks, whose rows can be shown again."""
+    for stage in stages:
+        assert isinstance(stage, Training), "a method that looks back trains every task"
+        yield stage
+
+
 def _why_padded(model: Any, tokenizer: Any) -> str | None:
     """Why a decoder's examples cannot be packed, as rank 0 finds.
 
@@ -174,23 +189,20 @@ def _why_padded(model: Any, tokenizer: Any) -> str | None:
     return None if found[0] is None else str(found[0])
 
 
-def _check_steps(stage: Stage, total: int, sequences: int, batch: int) -> None:
+def _check_steps(stage: Training, total: int, sequences: int, batch: int) -> None:
     """What can be told only now that the data are read.
 
     Raises:
         ConfigError: the training has no step, or none between two merges.
     """
-    assert stage.train is not None
-    errors = []
+    error = stage.block.step_error(total)
     if total < 1:
-        errors.append(
+        error = (
             f"train.max_duration: {stage.train.max_duration} of {stage.label}'s {sequences} sequences is less than one "
             f"step of {batch}"
         )
-    elif isinstance(stage.block, SFABlock) and stage.block.p is not None and exact_fraction(stage.block.p) * total < 1:
-        errors.append(too_often(stage.block.p, total))
-    if errors:
-        raise ConfigError(stage.label, errors)
+    if error is not None:
+        raise ConfigError(stage.label, [error])
 
 
 def forget(trainer: Trainer) -> None:
@@ -200,7 +212,7 @@ def forget(trainer: Trainer) -> None:
     _get_fqns.cache_clear()
 
 
-def _augmentation(stage: Stage, seed: int) -> Transform | None:
+def _augmentation(stage: Training, seed: int) -> Transform | None:
     if not any(isinstance(task, ImageTask) and task.augment for task in stage.tasks):
         return None
     from sfa.data.augment import Augment
@@ -216,8 +228,8 @@ def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     return torch.optim.AdamW(trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=fused)
 
 
-def _scheduler(train: Train, total: int, epoch: float) -> ComposerScheduler:
-    warmup = f"{math.ceil(in_steps(train.warmup, total, epoch)) if train.warmup else 0}ba"
+def _scheduler(train: Train, total: int, epoch: Fraction) -> ComposerScheduler:
+    warmup = f"{math.ceil(Duration.parse(train.warmup).in_steps(total, epoch)) if train.warmup else 0}ba"
     if train.schedule == "constant":
         return ConstantWithWarmupScheduler(t_warmup=warmup)
     if train.schedule == "linear":
@@ -225,9 +237,9 @@ def _scheduler(train: Train, total: int, epoch: float) -> ComposerScheduler:
     return CosineAnnealingWithWarmupScheduler(t_warmup=warmup, alpha_f=0.0)
 
 
-def _precision(train: Train) -> tuple[str, bool]:
+def _precision(precision: str) -> tuple[str, bool]:
     """Composer's precision, and whether the model itself computes in bfloat16 on CPU, which Composer refuses."""
-    if precision(train) == "fp32":
+    if precision == "fp32":
         return "fp32", False
     return ("amp_bf16", False) if torch.cuda.is_available() else ("fp32", True)
 

@@ -431,7 +431,7 @@ def test_information_of_zeros_is_all_floor(tmp_path: Path) -> None:
 
 def test_normalizing_makes_other_stages_and_the_default_the_same_as_before() -> None:
     def ends(*overrides: str) -> dict[str, Any]:
-        return dict(plan(load(QUICKSTART, ["method=fisher", *overrides]))[-1].spec["method"])
+        return dict(plan(load(QUICKSTART, ["method=fisher", *overrides]))[-1].spec()["method"])
 
     assert ends() == ends("fisher.normalize=false") and "normalize" not in ends()
     assert ends("fisher.normalize=true") == {**ends(), "normalize": True}

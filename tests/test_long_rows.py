@@ -188,6 +188,6 @@ def test_the_rule_is_in_the_plan_where_it_is_not_the_default_and_in_the_dry_run(
         prints[rule] = plan(config)[1].fingerprint
         assert f"(train.long_rows: {rule})" in describe(config)
     assert len(set(prints.values())) == 3 and prints["drop"] == plan(configs.load(file))[1].fingerprint
-    assert "long_rows" not in plan(configs.load(file))[1].spec["train"]
+    assert "long_rows" not in plan(configs.load(file))[1].spec()["train"]
     with pytest.raises(configs.ConfigError, match=r"model\.system: is shown under model\.template: chat alone"):
         configs.load(file, ["model.system=Be kind."])

@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from sfa import machine, merging
-from sfa.algorithm import SFA
 from sfa.tensors import write
 from sfa.threshold import threshold
+from sfa.trainers.composer import SFA
 from tests.toy import Regression, trainer, weights
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -10,10 +10,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from sfa.composer_model import StageModel
 from sfa.data import registered
-from sfa.data.batches import Steps, step_count
+from sfa.data.batches import Steps
 from sfa.data.packing import IGNORED, encode, pack
 from sfa.data.tokens import Encoder
 from sfa.models import train_tokenizer
+from sfa.schedule import Duration
 
 SEQ_LEN = 96
 
@@ -95,4 +96,4 @@ def test_each_epoch_shows_every_sequence_once_in_a_new_order(packed_rows) -> Non
     [("1ep", 12), ("2ep", 25), ("300ba", 300), ("1_000ba", 1000), ("16384tok", 2), ("16385tok", 3)],
 )
 def test_durations_in_steps(duration: str, steps: int) -> None:
-    assert step_count(duration, sequences=100, batch=8, seq_len=1024) == steps
+    assert Duration.parse(duration).step_count(sequences=100, batch=8, seq_len=1024) == steps

@@ -100,14 +100,6 @@ def example_count(packed: Packed) -> int:
     return int(((packed["position_ids"] == 0) & used).sum())
 
 
-def step_count(max_duration: str, sequences: int, batch: int, seq_len: int) -> int:
-    """Steps of a duration such as ``"2ep"``, ``"300ba"`` or ``"1000000tok"``. Epochs leave out the
-    sequences that fill no batch, and are 0 steps of too few; tokens are rounded up to a batch."""
-    unit = max_duration.lstrip("0123456789_")
-    value = int(max_duration.removesuffix(unit).replace("_", ""))
-    return {"ba": value, "ep": value * sequences // batch, "tok": -(-value // (batch * seq_len))}[unit]
-
-
 def data_spec(steps: Steps, batch: int, workers: int = 0) -> DataSpec:
     """This rank's part of every global batch, for a Composer Trainer. ``workers`` are processes that read ahead; they
     are started from a server without CUDA, never forked from this process."""
