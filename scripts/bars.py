@@ -16,8 +16,8 @@ from sfa.results import is_loss
 
 
 def draw(results: Results, out: Path) -> Path:
-    """Writes the picture to ``out``: bars with 95 % intervals as whiskers; of a method that is a band, a line across them
-    for each value of its first key; of one that is a star, a mark beside them."""
+    """Writes the picture to ``out``: bars with 95 % intervals as whiskers; for a method that is a band, a line across
+    them for each value of its first key; for one that is a star, a mark beside them."""
     figure, ax = plt.subplots(figsize=(max(4.5, 1.0 + 0.62 * len(results)), 4.0))
     drawn: dict[str, Results] = {"bar": [], "band": [], "star": []}
     for part in results:

@@ -2,7 +2,6 @@
 
 import atexit
 import math
-from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -32,7 +31,7 @@ from sfa.isolation import LENGTH, NotCausal, why_padded
 from sfa.kinds import is_encoder_decoder, position_count
 from sfa.methods.base import Fit, Past
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
-from sfa.plan import Stage, Training
+from sfa.plan import Merge, Stage, Training
 from sfa.pretrained import ModelError
 from sfa.schedule import Duration
 from sfa.schema import Config, Train
@@ -73,8 +72,8 @@ def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[
     buffer: list[Packed] = []
     replay = stage.block.replay()
     if replay is not None:
-        for past in _trained(stage.past):
-            (all_of_it,), _ = data.training(past.tasks, seed, cache)
+        for past in stage.past:
+            (all_of_it,), _ = data.training(_training_of(past).tasks, seed, cache)
             buffer.append(keep(all_of_it, replay.buffer, seed))
     for what, count in changed.items():
         if count:
@@ -97,8 +96,8 @@ def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[
         return context.preparer(past.train, processor, bare.config).examples(past.tasks[0], count, seed)
 
     past_tasks = [
-        Past(context.folder(past), context.model(past), past is stage.start, partial(examples, past))
-        for past in _trained(stage.past)
+        Past(context.folder(past), context.model(past), past is stage.start, partial(examples, _training_of(past)))
+        for past in stage.past
     ]
     algorithms = stage.block.algorithms(Fit(total, epoch, seed, context.model(stage.start), past_tasks))
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
@@ -163,11 +162,12 @@ def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[
     return record, recorder.rows
 
 
-def _trained(stages: Sequence[Stage]) -> Iterator[Training]:
-    """The trainings of past tasks, whose rows can be shown again."""
-    for stage in stages:
-        assert isinstance(stage, Training), "a method that looks back trains every task"
-        yield stage
+def _training_of(stage: Stage) -> Training:
+    """The training that a past task's stage is, or is the merge of."""
+    if isinstance(stage, Merge):
+        return _training_of(stage.sources[-1])
+    assert isinstance(stage, Training), "the base is no past task"
+    return stage
 
 
 def _why_padded(model: Any, tokenizer: Any) -> str | None:
