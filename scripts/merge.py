@@ -64,8 +64,9 @@ def main(arguments: list[str]) -> int:
         sources = Sources(given.models, given.base, given.fishers or (), given.seed or 0)
         notes = method.merge(sources, given.out)
     except ValidationError as error:
-        for wrong_value in error.errors():
-            print(f"{'.'.join(map(str, wrong_value['loc']))}: {wrong_value['msg']}", file=sys.stderr)
+        for found in error.errors():
+            option, allowed = ".".join(map(str, found["loc"])), found["msg"].replace("Input should be", "must be")
+            print(f"--{option}: {allowed}, not {found['input']}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)

@@ -44,7 +44,7 @@ class Averager:
     Raises:
         ValueError: both or neither of ``p`` and ``every`` are given, or a value is out of range.
 
-    Example:
+    Examples:
         >>> averager = Averager(p=0.25)
         >>> averager.start(model, total=len(loader))
         >>> for batch in loader:

@@ -1,9 +1,10 @@
 """Fisher merging: weights averaged by their Fisher information (Matena & Raffel, 2022; the paper's equation 15)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from sfa.methods.base import FisherSettings, Look, Sources
 from sfa.methods.task_arithmetic import Weighted
@@ -22,14 +23,14 @@ class FisherMerging(Weighted):
         False, description="divides each task's Fisher information by its norm, and counts at least 1e-6 of it"
     )
 
-    @model_validator(mode="after")
-    def _has_mean(self) -> "FisherMerging":
+    def errors(self, tasks: Sequence[str], steps: Sequence[int | None]) -> list[str]:
+        found = super().errors(tasks, steps)
         if self.weights and (min(self.weights) < 0 or self.weights[0] == 0):
-            raise ValueError(
-                f"weights: must not be negative, and the first more than 0 (the first merge is of its task alone), "
-                f"not {self.weights}"
+            found.append(
+                "fisher.weights: must not be negative, and the first more than 0 (the first merge is of its task "
+                f"alone), not {self.weights}"
             )
-        return self
+        return found
 
     def weights_spec(self) -> dict[str, Any]:
         """The default of ``normalize`` leaves no trace, as before there was a choice."""

@@ -43,7 +43,7 @@ class SFA(Algorithm):
         ValueError: both or neither of ``p`` and ``every`` are given, or a value is out of range; at the start of the
             fit, a trained parameter is not float32 or float64, or θ_o does not fit the model.
 
-    Example:
+    Examples:
         >>> from composer import Trainer
         >>> from sfa import SFA
         >>> trainer = Trainer(model=model, train_dataloader=next_task, max_duration="1ep", algorithms=[SFA(p=0.25)])
