@@ -316,7 +316,7 @@ def table(decided: dict[int, list[Quantity]]) -> list[list[str]]:
     return lines
 
 
-@command
+@command("python -m scripts.claims")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all claims were decided or are undecided, 1 a run failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -331,22 +331,18 @@ def main(arguments: list[str]) -> int:
     console, start = Console(highlight=False, markup=False, soft_wrap=True), time.time()
     found: dict[str | None, Any] = {None: given.seeds}
     decided = {}
-    try:
-        for number in given.only:
-            name = CLAIMS[number].sweep
-            if name not in found:
-                assert name is not None, "claims without a sweep were answered above"
-                seeds = f"seeds=[{','.join(map(str, given.seeds))}]"
-                runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available())
-                failed = sweep(name, runs, console, given.jobs)
-                if failed:
-                    print("\n".join(failed), file=sys.stderr)
-                    return 1
-                found[name] = Runs(runs[0].config.save_folder, name)
-            decided[number] = CLAIMS[number].quantities(found[name])
-    except KeyboardInterrupt:
-        console.print(f"\nInterrupted. To go on:\n  python -m scripts.claims {shlex.join(arguments)}")
-        return 130
+    for number in given.only:
+        name = CLAIMS[number].sweep
+        if name not in found:
+            assert name is not None, "claims without a sweep were answered above"
+            seeds = f"seeds=[{','.join(map(str, given.seeds))}]"
+            runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available())
+            failed = sweep(name, runs, console, given.jobs)
+            if failed:
+                print("\n".join(failed), file=sys.stderr)
+                return 1
+            found[name] = Runs(runs[0].config.save_folder, name)
+        decided[number] = CLAIMS[number].quantities(found[name])
     lines = table(decided)
     counts = [decide(quantities) for quantities in decided.values()]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in ("holds", "does not hold", "undecided"))

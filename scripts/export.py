@@ -24,7 +24,7 @@ def export(run: Path, out: Path) -> None:
     kept.manifest(run, last)
     stage = store.stage_folder(run.parent, last)
     if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} is there and is no model: name another folder")
+        raise UsageError(f"{out} is there and is no model", "Name another folder")
     store.verify(stage)
     temporary = out.with_name(f".{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def export(run: Path, out: Path) -> None:
     print(out)
 
 
-@command
+@command("python -m scripts.export")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=kept.path, help="folder of a run, with its results.json")

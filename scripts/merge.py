@@ -12,7 +12,6 @@ Of adapters, the factors are averaged. Memory: the largest tensor of each model,
 
 import argparse
 import shlex
-import sys
 
 from scripts import kept
 from sfa.terminal import command, start
@@ -30,7 +29,7 @@ Made by `{command}`.
 {notes}"""
 
 
-@command
+@command("python -m scripts.merge")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=["average", "soup", "task_arithmetic", "ties", "fisher"])
@@ -50,21 +49,17 @@ def main(arguments: list[str]) -> int:
         parser.error(wrong)
     from sfa import merging
 
-    try:
-        if given.method == "average":
-            weights = [given.beta, 1 - given.beta]
-            notes = merging.average(given.models[0], given.models[1], given.beta, given.out)
-        elif given.method == "soup":
-            notes = merging.soup(given.models, given.out)
-        elif given.method == "task_arithmetic":
-            notes = merging.task_arithmetic(given.base, given.models, weights, given.out)
-        elif given.method == "ties":
-            notes = merging.ties(given.base, given.models, weights, given.out, given.density, given.scale)
-        else:
-            notes = merging.fisher(given.models, given.fishers, weights, given.out, given.normalize)
-    except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
+    if given.method == "average":
+        weights = [given.beta, 1 - given.beta]
+        notes = merging.average(given.models[0], given.models[1], given.beta, given.out)
+    elif given.method == "soup":
+        notes = merging.soup(given.models, given.out)
+    elif given.method == "task_arithmetic":
+        notes = merging.task_arithmetic(given.base, given.models, weights, given.out)
+    elif given.method == "ties":
+        notes = merging.ties(given.base, given.models, weights, given.out, given.density, given.scale)
+    else:
+        notes = merging.fisher(given.models, given.fishers, weights, given.out, given.normalize)
     rows = "\n".join(f"| {model} | {weight:g} |" for model, weight in zip(given.models, weights, strict=True))
     rows += f"\n| {given.base} | base |" if given.base else ""
     written = shlex.join(["python", "-m", "scripts.merge", *arguments])

@@ -146,7 +146,7 @@ def render(table: Table, form: str) -> str:
     return "\n".join([table.title, *named, *notes]) + "\n"
 
 
-@command
+@command("python -m scripts.tables")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sfa import extras
 from sfa.schedule import merge_steps
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Imports Composer only when ``SFA`` is asked for, so that a config is checked in a moment."""
     if name == "SFA":
+        extras.require("composer")
         from sfa.algorithm import SFA
 
         return SFA

@@ -13,6 +13,7 @@ from composer.loggers import Logger
 
 from sfa import finite
 from sfa.anchor import Anchor, trained_shards
+from sfa.errors import NotFinite
 from sfa.origin import Origin, bare, over_ranks
 from sfa.schedule import crosses, exact_fraction
 
@@ -177,7 +178,7 @@ class SFA(Algorithm):
         step = int(state.timestamp.batch.value)
         if not math.isfinite(before):  # on every rank, though perhaps for the shards of another
             finite.check(shards, f"merged weight, step {step},")
-            raise finite.NotFinite(f"the distance from the anchor, step {step}, is not finite")
+            raise NotFinite(f"the distance from the anchor, step {step}, is not finite")
         self.merges.append({"step": step, "l2_before": before, "l2_after": after, "seconds": seconds})
         logger.log_metrics({"sfa/l2_before": before, "sfa/l2_after": after, "sfa/seconds": seconds})
 

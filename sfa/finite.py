@@ -10,11 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sfa.anchor import local
-from sfa.errors import SFAError
-
-
-class NotFinite(SFAError):
-    """A loss, gradient, weight or Fisher information that is infinite or not a number."""
+from sfa.errors import NotFinite
 
 
 def check(tensors: Mapping[str, Tensor], what: str) -> None:

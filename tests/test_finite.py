@@ -11,7 +11,8 @@ from torch import Tensor
 
 import train
 from sfa import SFA
-from sfa.finite import Finite, NotFinite, check
+from sfa.errors import NotFinite
+from sfa.finite import Finite, check
 from sfa.fisher import diagonal
 from sfa.weights import distance
 from tests.toy import Regression, trainer
