@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from tabulate import tabulate
 
 from eval import available
 from scripts import cells, kept
@@ -347,8 +348,7 @@ def main(arguments: list[str]) -> int:
     counts = [decide(quantities) for quantities in decided.values()]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in ("holds", "does not hold", "undecided"))
     about = f"Seeds {given.seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}; {(time.time() - start) / 60:.0f} minutes."
-    for line in lines:
-        console.print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, (2, 90, 13, 88, 7), strict=False)), line[-1])
+    console.print(tabulate(lines, tablefmt="plain", disable_numparse=True))
     console.print(f"\n{summary}. {about}")
     if given.out:
         command = f"`python -m scripts.claims {shlex.join(arguments)}`"

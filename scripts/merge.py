@@ -14,6 +14,7 @@ import argparse
 import shlex
 
 from scripts import kept
+from scripts.cells import markdown
 from sfa.terminal import command, start
 
 CARD = """---
@@ -23,9 +24,7 @@ tags: [merge]
 
 Made by `{command}`.
 
-| model | weight |
-|---|---|
-{rows}
+{table}
 {notes}"""
 
 
@@ -60,11 +59,12 @@ def main(arguments: list[str]) -> int:
         notes = merging.ties(given.base, given.models, weights, given.out, given.density, given.scale)
     else:
         notes = merging.fisher(given.models, given.fishers, weights, given.out, given.normalize)
-    rows = "\n".join(f"| {model} | {weight:g} |" for model, weight in zip(given.models, weights, strict=True))
-    rows += f"\n| {given.base} | base |" if given.base else ""
+    rows = [[str(model), f"{weight:g}"] for model, weight in zip(given.models, weights, strict=True)]
+    rows += [[str(given.base), "base"]] if given.base else []
     written = shlex.join(["python", "-m", "scripts.merge", *arguments])
     told = "".join(f"\n{note}\n" for note in notes)
-    card = CARD.format(title=f"{given.method} of models", command=written, rows=rows, notes=told)
+    table = markdown([["model", "weight"], *rows])
+    card = CARD.format(title=f"{given.method} of models", command=written, table=table, notes=told)
     kept.write(given.out / "README.md", card)
     print("\n".join([*notes, str(given.out)]))
     return 0

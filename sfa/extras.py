@@ -8,28 +8,11 @@ from sfa.errors import MissingExtra
 MODULES = {
     "composer": ("composer", "torchvision"),
     "merge": ("mergekit",),
-    "suite": tuple(
-        [
-            "PIL",
-            "composer",
-            "datasets",
-            "filelock",
-            "lm_eval",
-            "matplotlib",
-            "mergekit",
-            "omegaconf",
-            "peft",
-            "psutil",
-            "pyarrow",
-            "pydantic",
-            "rich",
-            "scipy",
-            "tabulate",
-            "torchvision",
-            "transformers",
-        ]
+    "suite": (
+        "PIL", "composer", "datasets", "filelock", "lm_eval", "matplotlib", "mergekit", "omegaconf", "peft", "psutil",
+        "pyarrow", "pydantic", "rich", "scipy", "tabulate", "torchvision", "transformers",
     ),
-}
+}  # fmt: skip
 
 
 def require(extra: str) -> None:
