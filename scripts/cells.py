@@ -18,18 +18,20 @@ LATEX = {
 
 def plain(lines: Lines) -> str:
     """The first column is left-aligned, as in LaTeX, and the numbers of the others lie below each other."""
-    return tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=_alignment(lines))
+    table: str = tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=_alignment(lines))
+    return table
 
 
 def markdown(lines: Lines) -> str:
     head, *rows = [[_markdown_cell(cell) for cell in line] for line in lines]
-    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    table: str = tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    return table
 
 
 def latex(lines: Lines) -> str:
     """A ``tabular``."""
     escaped = [[_latex_cell(cell) for cell in line] for line in lines]
-    return tabulate(escaped, tablefmt="latex_raw", disable_numparse=True, colalign=_alignment(lines)) + "\n"
+    return f"{tabulate(escaped, tablefmt='latex_raw', disable_numparse=True, colalign=_alignment(lines))}\n"
 
 
 def comma_separated(lines: Lines) -> str:
