@@ -8,6 +8,7 @@ from sfa.errors import MissingExtra
 MODULES = {
     "composer": ("composer", "torchvision"),
     "merge": ("mergekit",),
+    "ray": ("ray",),
     "suite": (
         "PIL", "composer", "datasets", "filelock", "lm_eval", "matplotlib", "mergekit", "omegaconf", "peft", "psutil",
         "pyarrow", "pydantic", "rich", "scipy", "tabulate", "torchvision", "transformers",
