@@ -15,7 +15,6 @@ from eval.live import is_sharded, unsharded, untouched
 from sfa.callbacks import Score
 from sfa.composer_model import StageModel
 from sfa.data import Task
-from sfa.data.formats import CHANGED
 from sfa.data.packing import Packed
 from sfa.data.prepare import ImagePreparer
 from sfa.data.source import SourceError
@@ -70,7 +69,7 @@ class Accuracy:
             key = self.key(name)
             found, _ = preparer.split(self.tasks[name], "test", self.cache)
             if self._key(name) != key:
-                raise SourceError(f"the images of {name} were changed while the run was going", CHANGED)
+                raise SourceError(f"the images of {name} were changed while the run was going; start the command again")
             if self.limit is not None and self.limit < len(found["labels"]):
                 drawn = np.sort(np.random.default_rng(0).permutation(len(found["labels"]))[: self.limit])
                 found = {key: array[drawn] for key, array in found.items()}

@@ -27,7 +27,6 @@ from eval.lm import LiveLM
 from eval.loss import row_losses
 from sfa.callbacks import Score
 from sfa.data import Row, Task, owner
-from sfa.data.formats import CHANGED
 from sfa.data.packing import LongRows, none_fits
 from sfa.data.source import SourceError, shuffled, usable
 from sfa.data.template import DATE, Layout, Prompter, Template
@@ -112,7 +111,7 @@ class Harness:
         file = TASK_FILES / f"{name}.yaml"
         rows = self.sources[name].eval_rows(name) if file.is_file() else self.sources[name].rows("test")
         if self._key(name) != key:
-            raise SourceError(f"the rows of {name} were changed while the run was going", CHANGED)
+            raise SourceError(f"the rows of {name} were changed while the run was going; start the command again")
         self.rows[name] = shuffled(usable(rows, name), self.settings.limit)
         if file.is_file():
             config = _read_task(file)

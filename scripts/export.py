@@ -24,7 +24,7 @@ def export(run: Path, out: Path) -> None:
     kept.manifest(run, last)
     stage = store.stage_folder(run.parent, last)
     if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} is there and is no model", "Name another folder")
+        raise UsageError(f"{out} is there and is no model: name another folder")
     store.verify(stage)
     temporary = out.with_name(f".{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)

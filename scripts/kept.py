@@ -34,12 +34,12 @@ def results(run: Path) -> dict[str, Any]:
     """
     file = run / "results.json"
     if not run.is_dir():
-        raise UsageError(f"{run} is {'a file' if run.exists() else 'not there'}", "Name the folder of a run")
+        raise UsageError(f"{run} is {'a file' if run.exists() else 'not there'}: name the folder of a run")
     if not file.is_file():
-        raise UsageError(f"{run} holds no results.json", "Name the folder of a run that is finished")
+        raise UsageError(f"{run} holds no results.json: name the folder of a run that is finished")
     found = _mapping(_read(file), RESULTS, str(file))
     if not found["stages"] or not found["evaluations"]:
-        raise UsageError(f"{file} holds no stages or no evaluations", "Start its run again")
+        raise UsageError(f"{file} holds no stages or no evaluations: start its run again")
     for name, keys in (("stages", STAGE), ("evaluations", SCORE)):
         for i, part in enumerate(found[name]):
             _mapping(part, keys, f"{file}: {name}.{i}")
@@ -54,7 +54,7 @@ def manifest(run: Path, fingerprint: str) -> dict[str, Any]:
     """
     file = store.stage_folder(run.parent, fingerprint) / "manifest.json"
     if not file.is_file():
-        raise UsageError(f"{file.parent}, a stage of {run}, is not there", "Start the run again to make it")
+        raise UsageError(f"{file.parent}, a stage of {run}, is not there: start the run again to make it")
     return _mapping(_read(file), ("made", "files"), str(file))
 
 
@@ -66,7 +66,7 @@ def evaluations(run: Path, fingerprint: str) -> list[dict[str, Any]]:
     """
     file = store.stage_folder(run.parent, fingerprint) / "evaluations.json"
     if not file.is_file():
-        raise UsageError(f"{file} is not there", f"Start {run} again to make it")
+        raise UsageError(f"{file} is not there: start {run} again to make it")
     return [_mapping(row, ("task", "step", "value"), str(file)) for row in _read(file)]
 
 
@@ -78,7 +78,7 @@ def sweep(index: Path) -> dict[str, Any]:
     """
     if not index.is_file():
         what = "a folder" if index.is_dir() else "not there"
-        raise UsageError(f"{index} is {what}", "Name the JSON file that a sweep wrote, <save_folder>/<sweep>.json")
+        raise UsageError(f"{index} is {what}: name the JSON file that a sweep wrote, <save_folder>/<sweep>.json")
     found = _mapping(_read(index), ("sweep", "runs"), str(index))
     for i, run in enumerate(found["runs"]):
         _mapping(run, RUN, f"{index}: runs.{i}")
@@ -89,7 +89,7 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{file} is torn or damaged ({error})", "Start its run again") from error
+        raise UsageError(f"{file} is torn or damaged ({error}): start its run again") from error
 
 
 def _mapping(content: Any, keys: Iterable[str], place: str) -> dict[str, Any]:

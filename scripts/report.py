@@ -43,7 +43,7 @@ def page(indexes: Sequence[Path]) -> str:
     """
     sweeps = [found for index in indexes if (found := _sweep(index)) is not None]
     if not sweeps:
-        raise UsageError(f"no run of {', '.join(map(str, indexes))} has results", "Run the sweep first")
+        raise UsageError(f"no run of {', '.join(map(str, indexes))} has results: run the sweep first")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     return environment.get_template("report.html").render(
         sweeps=sweeps,

@@ -12,7 +12,6 @@ import numpy as np
 from sfa.errors import SFAError
 
 READERS = (".parquet", ".jsonl", ".csv")
-CHANGED = "Start the command again"  # what can be done where data were changed while they were read
 BATCH = 256  # rows of a Parquet file that are decoded at once
 
 

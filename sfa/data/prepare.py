@@ -21,7 +21,6 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from sfa.data.batches import collate
 from sfa.data.decoding import UnreadableImage, decode
-from sfa.data.formats import CHANGED
 from sfa.data.images import ImageRow, ImageTask, place
 from sfa.data.packing import LongRows, Packed, alone, encode, encode_pairs, none_fits, pack
 from sfa.data.pixels import Pixels
@@ -261,7 +260,7 @@ def _once(folder: Path, tasks: Sequence[Task] = (), specs: Any = None) -> Iterat
         yield temporary
         if tasks and [task.data_spec() for task in tasks] != specs:
             shutil.rmtree(temporary)
-            raise SourceError(f"the data of {_names(tasks)} were changed while they were read", CHANGED)
+            raise SourceError(f"the data of {_names(tasks)} were changed while they were read; start the command again")
         seal(temporary)
         temporary.replace(folder)
 
