@@ -53,20 +53,25 @@ def average(theta_o: Path, theta: Path, beta: float, out: Path) -> list[str]:
 
 def soup(models: Sequence[Path], out: Path) -> list[str]:
     """The mean of models (Wortsman et al., 2022a)."""
-    merge_tensors = _mergekit()
+    extras.require("merge")
+    from mergekit.merge_methods.api import merge_tensors
 
     def rule(tensors: list[Tensor]) -> Tensor:
-        return merge_tensors(tensors, "linear", parameters={"weight": 1.0, "normalize": True}, dtype=torch.float32)
+        mean: Tensor = merge_tensors(
+            tensors, "linear", parameters={"weight": 1.0, "normalize": True}, dtype=torch.float32
+        )
+        return mean
 
     return merge(models, rule, out)
 
 
 def task_arithmetic(base: Path, models: Sequence[Path], weights: Sequence[float], out: Path) -> list[str]:
     """base + Σ wᵢ(θᵢ − base) (Ilharco et al., 2023)."""
-    named, merge_tensors = _weights(weights, models), _mergekit()
+    extras.require("merge")
+    named = named_weights(weights, models)
 
     def rule(tensors: list[Tensor]) -> Tensor:
-        return _from_base(merge_tensors, tensors, "task_arithmetic", {"weight": named, "normalize": False})
+        return from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
 
     return merge([base, *models], rule, out, base=True)
 
@@ -84,7 +89,8 @@ def ties(
         density: share of each whole task vector that is kept, the entries of largest magnitude.
         scale: λ.
     """
-    named, merge_tensors = _weights(weights, models), _mergekit()
+    extras.require("merge")
+    named = named_weights(weights, models)
     if not math.isfinite(scale):
         raise MergeError(f"the scale must be finite, not {scale}")
     together = _together([base, *models], out, base=True)
@@ -98,7 +104,7 @@ def ties(
             for theta, least in zip(others, smallest, strict=True)
         ]
         parameters = {"weight": named, "density": 1.0, "normalize": True, "lambda": scale}
-        return _from_base(merge_tensors, [origin, *kept], "ties", parameters)
+        return from_base([origin, *kept], "ties", parameters)
 
     return _write(together, rule, out)
 
@@ -119,7 +125,7 @@ def fisher(
         normalize: divides each Fᵢ by its norm over the whole model, so that a task of larger gradients does not
             dominate, and raises what is less than :data:`FLOOR` to it, so that every model has some say everywhere.
     """
-    factors = list(_weights(weights, models).values())
+    factors = list(named_weights(weights, models).values())
     if len(fishers) != len(models):
         raise MergeError(f"{len(models)} models need as many Fishers, not {len(fishers)}")
     if min(factors) < 0 or max(factors) == 0:
@@ -313,23 +319,17 @@ def _norm(files: Mapping[str, Path]) -> float:
     return math.sqrt(math.fsum(squares)) or 1.0
 
 
-def _mergekit() -> Callable[..., Tensor]:
-    """mergekit's merge of tensors; from disk it needs an architecture that it knows."""
+def from_base(tensors: list[Tensor], method: str, parameters: dict[str, object]) -> Tensor:
+    """mergekit's merge of tensors, of which the first is the base's."""
     extras.require("merge")
     from mergekit.merge_methods.api import merge_tensors
 
-    found: Callable[..., Tensor] = merge_tensors
-    return found
-
-
-def _from_base(
-    merge_tensors: Callable[..., Tensor], tensors: list[Tensor], method: str, parameters: dict[str, object]
-) -> Tensor:
     ids = ["base", *(str(i) for i in range(1, len(tensors)))]
-    return merge_tensors(tensors, method, parameters=parameters, ids=ids, base_index=0, dtype=torch.float32)
+    merged: Tensor = merge_tensors(tensors, method, parameters=parameters, ids=ids, base_index=0, dtype=torch.float32)
+    return merged
 
 
-def _weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, float]:
+def named_weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, float]:
     if len(weights) != len(models):
         raise MergeError(f"{len(models)} models need as many weights, not {len(weights)}")
     if not all(math.isfinite(weight) for weight in weights):
