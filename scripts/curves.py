@@ -134,7 +134,7 @@ def _panel(ax: Axes, run: Path) -> None:
         ax.plot([], [], color="0.75", linestyle=(0, (2, 2)), label="merge")
 
 
-@terminal.command
+@terminal.command("python -m scripts.curves")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=kept.path, help="folders of runs, with their results.json")

@@ -22,7 +22,7 @@ from sfa.errors import UsageError
 from sfa.terminal import command, quiet, start
 
 
-@command
+@command("python -m scripts.evaluate")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [*available(), *(f"{name}_loss" for name in TASKS)]

@@ -12,12 +12,13 @@ Of adapters, the factors are averaged. Memory: the largest tensor of each model,
 
 import argparse
 import shlex
-import sys
 from typing import Any, get_origin
 
 from pydantic import ValidationError
 
 from scripts import kept
+from scripts.cells import markdown
+from sfa.errors import UsageError
 from sfa.methods import METHODS, Method
 from sfa.methods.base import Sources
 from sfa.terminal import command, start
@@ -29,15 +30,13 @@ tags: [merge]
 
 Made by `{command}`.
 
-| model | weight |
-|---|---|
-{rows}
+{table}
 {notes}"""
 MERGES = {kind.merge_name: kind for kind in METHODS.values() if kind.merge_name}
 OF_STREAMS = {"labels", "examples"}  # fields that say how a stage's Fisher information is taken, which is given here
 
 
-@command
+@command("python -m scripts.merge")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 the models cannot be merged, 2 wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,26 +60,23 @@ def main(arguments: list[str]) -> int:
     settings = {name: getattr(given, name) for name in _options() if getattr(given, name) is not None}
     try:
         method = MERGES[given.method](**settings)
-        sources = Sources(given.models, given.base, given.fishers or (), given.seed or 0)
-        notes = method.merge(sources, given.out)
     except ValidationError as error:
-        for found in error.errors():
-            option, allowed = ".".join(map(str, found["loc"])), found["msg"].replace("Input should be", "must be")
-            print(f"--{option}: {allowed}, not {found['input']}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    rows = "\n".join(
-        f"| {model} | {weight} |" for model, weight in zip(given.models, _shares(method, given), strict=True)
-    )
-    rows += f"\n| {given.base} | base |" if given.base else ""
+        raise UsageError("\n".join(_wrong_values(error))) from error
+    notes = method.merge(Sources(given.models, given.base, given.fishers or (), given.seed or 0), given.out)
+    rows = [[str(model), share] for model, share in zip(given.models, _shares(method, given), strict=True)]
+    rows += [[str(given.base), "base"]] if given.base else []
     written = shlex.join(["python", "-m", "scripts.merge", *arguments])
     told = "".join(f"\n{note}\n" for note in notes)
-    card = CARD.format(title=f"{given.method} of models", command=written, rows=rows, notes=told)
+    table = markdown([["model", "weight"], *rows])
+    card = CARD.format(title=f"{given.method} of models", command=written, table=table, notes=told)
     kept.write(given.out / "README.md", card)
     print("\n".join([*notes, str(given.out)]))
     return 0
+
+
+def _wrong_values(error: ValidationError) -> list[str]:
+    found = [(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors()]
+    return [f"--{option}: {text.replace('Input should be', 'must be')}, not {value}" for option, text, value in found]
 
 
 def _options() -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
     }
 
 
-@command
+@command("python -m scripts.report")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 there is nothing to report on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

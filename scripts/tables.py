@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts import kept
-from scripts.cells import comma_separated, latex, markdown
+from scripts.cells import comma_separated, latex, markdown, plain
 from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
 from sfa import store, weights
@@ -141,13 +141,10 @@ def render(table: Table, form: str) -> str:
     notes = FORMULAS if any(row.beside for row in table.rows) else []
     if form == "markdown":
         return "\n".join([f"**{table.title}**", "", markdown(lines), "", *(f"- {note}" for note in notes)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(map(str.rjust, line[1:], widths[1:])) for line in lines]
-    named = [f"{line[0]:<{widths[0]}}  {rest}".rstrip() for line, rest in zip(lines, text, strict=True)]
-    return "\n".join([table.title, *named, *notes]) + "\n"
+    return "\n".join([table.title, plain(lines), *notes]) + "\n"
 
 
-@command
+@command("python -m scripts.tables")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sfa import extras
 from sfa.schedule import merge_steps
 
 if TYPE_CHECKING:
@@ -18,5 +19,7 @@ _PLACES = {"SFA": "sfa.trainers.composer", "Averager": "sfa.averager"}
 def __getattr__(name: str) -> Any:
     """Imports torch and Composer only when they are needed, so that a config is checked in a moment."""
     if name in _PLACES:
+        if name == "SFA":
+            extras.require("composer")
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sfa.errors import Interrupted
 from sfa.schedule import Clock
 
 
@@ -56,10 +57,6 @@ class Evaluator(Protocol):
     def key(self, name: str) -> str: ...
 
     def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]: ...
-
-
-class Interrupted(Exception):
-    """Training was stopped by a signal, after a checkpoint was written."""
 
 
 class Recorder(Callback):
@@ -121,7 +118,7 @@ class Recorder(Callback):
 
 
 class Stopper(Callback):
-    """Turns Ctrl-C and SIGTERM into a checkpoint at the end of the running step, then :class:`Interrupted`.
+    """Turns Ctrl-C and SIGTERM into a checkpoint at the end of the running step, then :class:`sfa.errors.Interrupted`.
 
     All ranks stop at the same step. A second Ctrl-C ends the process at once; SIGTERM does not, because the launcher
     sends one right after the first Ctrl-C, and kills what is still there 30 s later. Goes after the checkpoint saver.
@@ -148,7 +145,8 @@ class Stopper(Callback):
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self.requested:
-            raise Interrupted(f"step {state.timestamp.batch.value}")
+            where = f"at step {state.timestamp.batch.value}, saved"
+            raise Interrupted(f"Interrupted ({where})", "To go on, run the same command again")
 
     def close(self, state: State, logger: Logger) -> None:
         if self.requested:  # the process is ending; the launcher's SIGTERM may still be on its way

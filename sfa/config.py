@@ -15,7 +15,7 @@ from sfa import loggers
 from sfa.concealed import Concealed
 from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
 from sfa.data.source import SourceError
-from sfa.errors import SFAError
+from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
 from sfa.plan import in_order, plan
 from sfa.reading import Unreadable, read_file, read_value, reason
@@ -29,7 +29,7 @@ Block = TypeVar("Block", bound=BaseModel)
 class ConfigError(SFAError):
     """A config that cannot be run. ``errors`` holds one line for each thing that is wrong."""
 
-    code = 2
+    code = WRONG
 
     def __init__(self, source: str, errors: Sequence[str]):
         self.errors = list(errors)

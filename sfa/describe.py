@@ -4,6 +4,8 @@ import errno
 import shutil
 from collections.abc import Sequence
 
+from rich import filesize
+
 from sfa import store
 from sfa.data import ImageTask
 from sfa.plan import Merge, Stage, Training, in_order, plan
@@ -11,7 +13,6 @@ from sfa.schedule import Duration
 from sfa.schema import Config
 from sfa.sweep import SweepRun, stages
 
-GIB = 2**30
 MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # a parameter: of a model, and of two checkpoints with AdamW's state
 PEAK, UTILIZATION = 989e12, 0.4  # an H100's dense bf16 rate, and what trainings reach of one
 PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
@@ -199,4 +200,5 @@ def _steps(stage: Training, unit_of_batch: str) -> str:
 
 
 def _size(count: float) -> str:
-    return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.1f} MiB"
+    unit, name = filesize.pick_unit_and_suffix(int(count), ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
+    return f"{count / unit:.1f} {name}"

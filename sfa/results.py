@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tabulate import tabulate
 
 from sfa.callbacks import Score
 from sfa.plan import Stage
@@ -132,9 +133,6 @@ def matrix_text(results: dict[str, Any]) -> str:
         [after, *(f"{values[after, name]:.3f}" for name in columns), distances.get(after, "")]
         for after in dict.fromkeys(row["after"] for row in results["evaluations"])
     ]
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
-    ]
+    table = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
     summary = {average_name(results) if k == "average" else k: v for k, v in (results["metrics"] or {}).items()}
-    return "\n".join([*(line.rstrip() for line in table), "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])
+    return "\n".join([table, "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])

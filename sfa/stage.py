@@ -73,8 +73,8 @@ def _check_inputs(stage: Stage, context: Context) -> None:
     of, or not at all."""
     if not any(stage.fingerprint == part.fingerprint for part in in_order(plan(context.config))):
         raise SourceError(
-            f"{stage.label}: its data, or the model that the stream starts from, were changed while the run was going. "
-            "Nothing of the stage is kept; the same command starts it from what is there now."
+            f"{stage.label}: its data, or the model that the stream starts from, were changed while the run was going",
+            "Nothing of the stage is kept; the same command starts it from what is there now",
         )
 
 
@@ -147,7 +147,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     try:
         found = store.read_json(file)
     except store.DamagedStage as error:
-        raise store.DamagedStage(str(error), again) from error
+        raise store.DamagedStage(error.message, again) from error
     wanted = {"step", "key", "final", "task", "metric", "value", "stderr", "n"}
     if not isinstance(found, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in found):
         raise store.DamagedStage(f"{file} does not hold a stage's scores", again)

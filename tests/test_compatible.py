@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from scripts import merge
-from sfa import merging
+from sfa import extras, merging
 from sfa.config import ConfigError, load
 from sfa.mlp import MLPConfig, MLPForImageClassification
 from sfa.plan import plan
@@ -199,9 +199,13 @@ def vocabulary(folder: Path, change: Callable[[dict[str, int]], object]) -> None
         (lambda v: v.update(beyond=200), None),  # the embedding has no row for it
     ],
 )
+@pytest.mark.parametrize("transformers", [True, False])
 def test_tokens_must_have_the_same_ids(
-    change: Callable[[dict[str, int]], object], message: str | None, models: Path, tmp_path: Path
-) -> None:
+    change: Callable[[dict[str, int]], object], message: str | None, transformers: bool, models: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With and without the package that reads tokenizers."""
+    monkeypatch.setattr(extras, "installed", lambda module: transformers or module != "transformers")
     two = shutil.copytree(models / "llama", tmp_path / "two")
     vocabulary(two, change)
     if message is None:

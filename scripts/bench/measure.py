@@ -19,6 +19,7 @@ import torch
 from torch.utils.benchmark import timer
 
 from sfa import machine
+from sfa.errors import SFAError
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Row:
         return {**vars(self), "ratios": self.ratios, "median": median, "ratio": ratio, "holds": self.holds}
 
 
-class Missing(Exception):
+class Missing(SFAError):
     """Something that a line needs is not there; the message says what, and how to get it."""
 
 
