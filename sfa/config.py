@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from sfa import loggers
 from sfa.concealed import Concealed
-from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
+from sfa.data import TASKS, Custom, Images, LabelSplit, Task
 from sfa.data.source import SourceError
 from sfa.errors import SFAError
 from sfa.methods import METHODS
@@ -87,15 +87,19 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     for wanted in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if wanted not in TASKS:
             errors.append(_unknown("model.tokenizer.train_on", wanted, TASKS, "a registered task"))
-    if evaluations is not None:
-        losses = [f"{name}_loss" for name in (*TASKS, *(task.name for task in tasks))]
-        if config.classes() is not None:
-            losses, evaluations = [], [f"{task.name}_accuracy" for task in tasks]
+    family = None
+    try:
+        family = config.family()
+        errors += family.config_errors(config)
+    except ValueError as error:
+        errors.append(f"tasks: {error}")
+    if evaluations is not None and family is not None:
+        known = family.evaluations(tasks, evaluations)
         where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
         where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
         for name, key in where.items():
-            if name not in evaluations and name not in losses:
-                errors.append(_unknown(key, name, [*evaluations, *losses], "an evaluation"))
+            if name not in known:
+                errors.append(_unknown(key, name, known, "an evaluation"))
     if "humaneval" in config.evaluations() and not config.eval.run_generated_code:
         errors.append(
             "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
@@ -118,25 +122,15 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             task.data_spec()
         except SourceError as error:
             errors.append(f"tasks.{i}: {error}")
-    images = sum(isinstance(task, ImageTask) for task in tasks)
-    if 0 < images < len(tasks):
-        errors.append("tasks: images and text cannot be in one stream")
-    if not images and config.model.architecture is not None and config.model.tokenizer is None:
-        errors.append("model.tokenizer: is required beside an architecture with random weights")
-    elif tasks and images in (0, len(tasks)) and (config.model.architecture is not None or Path(name).is_dir()):
-        from sfa.models import faults  # seconds to import
+    if family is not None and tasks and (config.model.architecture is not None or Path(name).is_dir()):
+        from sfa.models import configuration_errors  # seconds to import
 
-        errors += faults(config.model, config.classes(), max(config.train_of(task).seq_len for task in tasks))
+        longest = max(config.train_of(task).seq_len for task in tasks)
+        errors += configuration_errors(config.model, family, longest)
     if config.model.tokenizer is not None and config.model.template == "chat":
         errors.append("model.template: chat needs a tokenizer with a chat template, and one trained here has none")
     if config.model.system is not None and config.model.template != "chat":
         errors.append(f"model.system: is shown under model.template: chat alone, not under {config.model.template}")
-    if images and config.model.tokenizer is not None:
-        errors.append("model.tokenizer: a stream of images needs none")
-    if images and config.model.lora is not None:
-        errors.append("model.lora: is for language models")
-    if images and any(config.train_of(task).max_duration.endswith("tok") for task in tasks):
-        errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
     trained = [task for task in tasks if not task.held_back]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
     errors += config.block.errors([task.name for task in trained], steps)

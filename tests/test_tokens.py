@@ -11,8 +11,8 @@ from eval.harness import Harness, Settings
 from eval.lm import LiveLM
 from sfa.data import Task
 from sfa.data.packing import IGNORED, alone, encode
-from sfa.data.prepare import content
 from sfa.data.template import Layout
+from sfa.data.text_arrays import content
 from sfa.data.tokens import Encoder
 from tests.zoo import ZOO, byte_level, tokenizer
 
@@ -106,12 +106,12 @@ def test_an_encoder_is_given_what_the_tokenizer_adds_and_a_response_is_not(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tok = tokenizer(name)
-    encoder = Encoder(tok, pairs=True)
+    encoder = Encoder(tok, seq2seq=True)
     rows: list[Any] = [row for row in ROWS if row["prompt"].startswith("Is it so")]
     pairs = encoder.rows(rows, "rows")
     assert all(given == tok("Is it so?")["input_ids"] for given, _ in pairs)
     assert all(tok.eos_token_id not in response for _, response in pairs)
-    lm = LiveLM(pretrained=tiny(len(tok), pairs=True), tokenizer=tok, batch_size=64)
+    lm = LiveLM(pretrained=tiny(len(tok), seq2seq=True), tokenizer=tok, batch_size=64)
     scored, started = seen(lm, monkeypatch, rows, encoder.show(rows, "rows"))
     assert scored == pairs and started == [given for given, _ in pairs[: len(started)]]
 
