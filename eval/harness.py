@@ -26,7 +26,7 @@ from eval.live import is_sharded, unsharded, untouched
 from eval.lm import LiveLM
 from eval.loss import row_losses
 from sfa.callbacks import Score
-from sfa.data import Row, Task, owner
+from sfa.data import Row, Task, looking_in, owner
 from sfa.data.packing import LongRows, none_fits
 from sfa.data.source import SourceError, shuffled, usable
 from sfa.data.template import DATE, Layout, Prompter, Template
@@ -242,7 +242,7 @@ def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task
         return mine
     if kind is None:
         raise KeyError(f"no task has the evaluation {name}")
-    return kind(**({"data_folder": data_folder} if "data_folder" in kind.model_fields else {}))
+    return kind.model_validate({}, context=looking_in(data_folder))
 
 
 def _read_task(file: Path) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sfa import loggers
 from sfa.concealed import Concealed
-from sfa.data import TASKS, Custom, Images, LabelSplit, Task
+from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
 from sfa.data.source import SourceError
 from sfa.errors import SFAError
 from sfa.methods import METHODS
@@ -21,7 +21,7 @@ from sfa.plan import in_order, plan
 from sfa.reading import Unreadable, read_file, read_value, reason
 from sfa.schedule import Duration
 from sfa.schema import Config, Train, config_class
-from sfa.values import at_home
+from sfa.values import LocalPath, at_home
 
 Block = TypeVar("Block", bound=BaseModel)
 
@@ -226,6 +226,10 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
     tasks: list[Task] = []
+    try:
+        copies = TypeAdapter(LocalPath | None).validate_python(data_folder)
+    except ValidationError:
+        copies = None  # which is an error of the config itself
     for i, entry in enumerate(entries):
         if isinstance(entry, dict) and "split" in entry:
             split = _validate(LabelSplit, entry, f"tasks.{i}.", errors)
@@ -254,9 +258,11 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
             own = options.get("train")
             if isinstance(own, dict) and _validate(Train, own, f"tasks.{i}.train.", errors) is None:
                 options["train"] = {}  # told; the rest is checked without it
-            if "data_folder" in kind.model_fields:
-                options["data_folder"] = data_folder
-            task = _validate(kind, options, f"tasks.{i}.", errors)
+            try:
+                task = _validate(kind, options, f"tasks.{i}.", errors, looking_in(copies))
+            except SourceError as error:
+                errors.append(f"tasks.{i}: {error}")
+                break
             if task is None:
                 break
             tasks.append(task)
@@ -272,9 +278,11 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     return tasks
 
 
-def _validate(kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str]) -> Block | None:
+def _validate(
+    kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str], context: Any = None
+) -> Block | None:
     try:
-        return kind(**values)
+        return kind.model_validate(values, context=context)
     except ValidationError as error:
         errors += [_line(kind, prefix, dict(e)) for e in error.errors()]
         return None
