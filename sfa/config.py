@@ -90,9 +90,10 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     family = None
     try:
         family = config.family()
-        errors += family.config_errors(config)
     except ValueError as error:
         errors.append(f"tasks: {error}")
+    else:
+        errors += family.config_errors(config)
     if evaluations is not None and family is not None:
         known = family.evaluations(tasks, evaluations)
         where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
