@@ -21,9 +21,9 @@ RESPONSES = ["Yes", "No", "12", "\nYes", " Yes", "是", "a </s> b", "Yes, 45 of 
 ROWS: list[Any] = [{"prompt": prompt, "response": response} for prompt in PROMPTS for response in RESPONSES]
 
 
-def tiny(size: int, pairs: bool = False) -> Any:
+def tiny(size: int, seq2seq: bool = False) -> Any:
     torch.manual_seed(0)
-    if pairs:
+    if seq2seq:
         sizes = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1}
         return T5ForConditionalGeneration(T5Config(vocab_size=size, decoder_start_token_id=0, **sizes)).eval()
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
