@@ -15,10 +15,9 @@ from eval.live import is_sharded, unsharded, untouched
 from sfa.callbacks import Score
 from sfa.composer_model import StageModel
 from sfa.data import Task
-from sfa.data.packing import Packed
-from sfa.data.prepare import ImagePreparer
+from sfa.data.image_arrays import ImageArrays, channels_of
+from sfa.data.packing import Arrays
 from sfa.data.source import SourceError
-from sfa.kinds import channels_of
 from sfa.store import fingerprint
 
 
@@ -40,7 +39,7 @@ class Accuracy:
         self.names, self.cache, self.limit, self.batch_size, self.bf16 = list(names), cache, limit, batch_size, bf16
         by_name = {f"{task.name}_accuracy": task for task in stream}
         self.tasks = {name: by_name[name] for name in self.names}
-        self._images: dict[str, Packed] = {}
+        self._images: dict[str, Arrays] = {}
         self._keys: dict[str, str] = {}
 
     def key(self, name: str) -> str:
@@ -55,8 +54,8 @@ class Accuracy:
         """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. All
         ranks call it and receive the whole; each scores every n-th image with the gathered weights."""
         names = self.names if names is None else list(names)
-        preparer = ImagePreparer(processor, channels_of(model.config))
-        images = {name: self._load(name, preparer) for name in names}
+        builder = ImageArrays(processor, channels_of(model.config))
+        images = {name: self._load(name, builder) for name in names}
         rank, ranks = dist.get_global_rank(), dist.get_world_size()
         stage_model = StageModel(model, processor, cpu_bf16=self.bf16)
         with untouched(model), unsharded(model) if is_sharded(model) else contextlib.nullcontext():
@@ -64,10 +63,10 @@ class Accuracy:
         gathered = dist.all_gather_object(mine)
         return [_score(name, np.concatenate([part[name] for part in gathered])) for name in names]
 
-    def _load(self, name: str, preparer: ImagePreparer) -> Packed:
+    def _load(self, name: str, builder: ImageArrays) -> Arrays:
         if name not in self._images:
             key = self.key(name)
-            found, _ = preparer.split(self.tasks[name], "test", self.cache)
+            found, _ = builder.split(self.tasks[name], "test", self.cache)
             if self._key(name) != key:
                 raise SourceError(f"the images of {name} were changed while the run was going; start the command again")
             if self.limit is not None and self.limit < len(found["labels"]):
@@ -76,7 +75,7 @@ class Accuracy:
             self._images[name] = found
         return self._images[name]
 
-    def _right(self, model: StageModel, images: Packed, rank: int, ranks: int) -> NDArray[np.bool_]:
+    def _right(self, model: StageModel, images: Arrays, rank: int, ranks: int) -> NDArray[np.bool_]:
         """Of each of this rank's images, whether its label was the likeliest."""
         device = next(model.parameters()).device
         pixels, labels = images["pixel_values"][rank::ranks], images["labels"][rank::ranks]

@@ -10,7 +10,7 @@ def evaluator(config: Config) -> Evaluator:
     """Accuracy of images, or lm-eval and losses of text."""
     train = config.train
     bf16 = train.precision == "amp_bf16" or (train.precision == "auto" and torch.cuda.is_available())
-    if config.classes() is not None:
+    if config.family().rows == "images":
         from eval.accuracy import Accuracy
 
         cache = config.save_folder / "data"

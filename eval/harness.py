@@ -26,12 +26,13 @@ from eval.live import is_sharded, unsharded, untouched
 from eval.lm import LiveLM
 from eval.loss import row_losses
 from sfa.callbacks import Score
-from sfa.data import Row, Task, owner
+from sfa.data import Row, Task, looking_in, owner
 from sfa.data.packing import LongRows, none_fits
 from sfa.data.source import SourceError, shuffled, usable
 from sfa.data.template import DATE, Layout, Prompter, Template
+from sfa.data.text_arrays import TextArrays
 from sfa.data.tokens import Encoder
-from sfa.kinds import is_encoder_decoder
+from sfa.families import family_of
 from sfa.store import fingerprint
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -133,13 +134,14 @@ class Harness:
     ) -> dict[str, Part]:
         """Of each evaluation, row by row: its metrics, or summed loss and number of tokens."""
         settings = self.settings
-        encoder = Encoder(tokenizer, settings.layout, is_encoder_decoder(model.config))
+        builder = family_of(model.config).array_builder(
+            tokenizer, model.config, settings.layout, settings.seq_len, settings.long_rows
+        )
+        assert isinstance(builder, TextArrays), "only models of text are evaluated here"
         values = {}
         for name in rows.keys() - self.tasks.keys():
             part = [self.rows[name][i] for i in rows[name]]
-            losses, cut = row_losses(
-                model, encoder, part, settings.seq_len, settings.long_rows, settings.batch_size, settings.bf16, name
-            )
+            losses, cut = row_losses(model, builder, part, settings.batch_size, settings.bf16, name)
             values[name] = Part(losses, len(part) - len(losses), cut)
         wanted = {name: found for name, found in rows.items() if name in self.tasks}
         if wanted:
@@ -240,7 +242,7 @@ def _source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task
         return mine
     if kind is None:
         raise KeyError(f"no task has the evaluation {name}")
-    return kind(**({"data_folder": data_folder} if "data_folder" in kind.model_fields else {}))
+    return kind.model_validate({}, context=looking_in(data_folder))
 
 
 def _read_task(file: Path) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
 
     from eval.harness import Harness, Settings
     from sfa import models
+    from sfa.pretrained import model_errors
 
     settings = Settings(
         given.template,
@@ -114,7 +115,7 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
         long_rows=given.long_rows,
     )
     harness = Harness(given.tasks, [], settings)
-    with models.told(given.model):
+    with model_errors(given.model):
         processor = models.read_processor(given.model)
     if not isinstance(processor, PreTrainedTokenizerBase):
         raise UsageError(f"{given.model} is an image classifier, and these evaluations are of text")
@@ -124,7 +125,7 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
         bos = False if given.template == "chat" else None  # a chat template writes it, or there is none
         lm = VLLM(pretrained=given.model, batch_size="auto", add_bos_token=bos, load_format="safetensors")
         return harness.score(lm, processor)
-    with models.told(given.model):
+    with model_errors(given.model):
         model = models.read_model(given.model).eval()
     return harness(model.cuda() if torch.cuda.is_available() else model, processor)
 

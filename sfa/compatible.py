@@ -108,8 +108,9 @@ def _with_defaults(folder: Path, settings: Settings) -> Settings:
         return settings
     import transformers
 
-    import sfa.mlp  # noqa: F401  registers the architecture
+    from sfa.families import register_architectures
 
+    register_architectures()
     if settings.get("model_type") not in transformers.CONFIG_MAPPING:
         return settings
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)

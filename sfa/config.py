@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sfa import loggers
 from sfa.concealed import Concealed
-from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
+from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
@@ -21,7 +21,7 @@ from sfa.plan import in_order, plan
 from sfa.reading import Unreadable, read_file, read_value, reason
 from sfa.schedule import Duration
 from sfa.schema import Config, Train, config_class
-from sfa.values import at_home
+from sfa.values import LocalPath, at_home
 
 Block = TypeVar("Block", bound=BaseModel)
 
@@ -87,15 +87,20 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     for wanted in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if wanted not in TASKS:
             errors.append(_unknown("model.tokenizer.train_on", wanted, TASKS, "a registered task"))
-    if evaluations is not None:
-        losses = [f"{name}_loss" for name in (*TASKS, *(task.name for task in tasks))]
-        if config.classes() is not None:
-            losses, evaluations = [], [f"{task.name}_accuracy" for task in tasks]
+    family = None
+    try:
+        family = config.family()
+    except ValueError as error:
+        errors.append(f"tasks: {error}")
+    else:
+        errors += family.config_errors(config)
+    if evaluations is not None and family is not None:
+        known = family.evaluations(tasks, evaluations)
         where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
         where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
         for name, key in where.items():
-            if name not in evaluations and name not in losses:
-                errors.append(_unknown(key, name, [*evaluations, *losses], "an evaluation"))
+            if name not in known:
+                errors.append(_unknown(key, name, known, "an evaluation"))
     if "humaneval" in config.evaluations() and not config.eval.run_generated_code:
         errors.append(
             "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
@@ -118,25 +123,15 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
             task.data_spec()
         except SourceError as error:
             errors.append(f"tasks.{i}: {error}")
-    images = sum(isinstance(task, ImageTask) for task in tasks)
-    if 0 < images < len(tasks):
-        errors.append("tasks: images and text cannot be in one stream")
-    if not images and config.model.architecture is not None and config.model.tokenizer is None:
-        errors.append("model.tokenizer: is required beside an architecture with random weights")
-    elif tasks and images in (0, len(tasks)) and (config.model.architecture is not None or Path(name).is_dir()):
-        from sfa.models import faults  # seconds to import
+    if family is not None and tasks and (config.model.architecture is not None or Path(name).is_dir()):
+        from sfa.models import configuration_errors  # seconds to import
 
-        errors += faults(config.model, config.classes(), max(config.train_of(task).seq_len for task in tasks))
+        longest = max(config.train_of(task).seq_len for task in tasks)
+        errors += configuration_errors(config.model, family, longest)
     if config.model.tokenizer is not None and config.model.template == "chat":
         errors.append("model.template: chat needs a tokenizer with a chat template, and one trained here has none")
     if config.model.system is not None and config.model.template != "chat":
         errors.append(f"model.system: is shown under model.template: chat alone, not under {config.model.template}")
-    if images and config.model.tokenizer is not None:
-        errors.append("model.tokenizer: a stream of images needs none")
-    if images and config.model.lora is not None:
-        errors.append("model.lora: is for language models")
-    if images and any(config.train_of(task).max_duration.endswith("tok") for task in tasks):
-        errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
     trained = [task for task in tasks if not task.held_back]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
     errors += config.block.errors([task.name for task in trained], steps)
@@ -232,6 +227,10 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
     tasks: list[Task] = []
+    try:
+        copies = TypeAdapter(LocalPath | None).validate_python(data_folder)
+    except ValidationError:
+        copies = None  # which is an error of the config itself
     for i, entry in enumerate(entries):
         if isinstance(entry, dict) and "split" in entry:
             split = _validate(LabelSplit, entry, f"tasks.{i}.", errors)
@@ -260,9 +259,11 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
             own = options.get("train")
             if isinstance(own, dict) and _validate(Train, own, f"tasks.{i}.train.", errors) is None:
                 options["train"] = {}  # told; the rest is checked without it
-            if "data_folder" in kind.model_fields:
-                options["data_folder"] = data_folder
-            task = _validate(kind, options, f"tasks.{i}.", errors)
+            try:
+                task = _validate(kind, options, f"tasks.{i}.", errors, looking_in(copies))
+            except SourceError as error:
+                errors.append(f"tasks.{i}: {error}")
+                break
             if task is None:
                 break
             tasks.append(task)
@@ -278,9 +279,11 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     return tasks
 
 
-def _validate(kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str]) -> Block | None:
+def _validate(
+    kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str], context: Any = None
+) -> Block | None:
     try:
-        return kind(**values)
+        return kind.model_validate(values, context=context)
     except ValidationError as error:
         errors += [_line(kind, prefix, dict(e)) for e in error.errors()]
         return None

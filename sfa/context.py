@@ -7,8 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from sfa.callbacks import Evaluator
-from sfa.data.prepare import Preparer, preparer
-from sfa.kinds import channels_of, is_encoder_decoder
+from sfa.families import ArrayBuilder, family_of
 from sfa.plan import Stage, Training
 from sfa.schema import Config, Train
 
@@ -28,11 +27,11 @@ class Context:
             self.told.add(line)
             self.console.print(line)
 
-    def preparer(self, train: Train, processor: Any, model_config: Any, packs: bool = True) -> Preparer:
-        """Makes sequences or images of tasks' rows as ``train`` asks, for a model with this configuration."""
-        pairs, channels = is_encoder_decoder(model_config), channels_of(model_config)
+    def array_builder(self, train: Train, processor: Any, configuration: Any, packs: bool = True) -> ArrayBuilder:
+        """Builds arrays of tasks' rows as ``train`` asks, for a model with this configuration."""
         layout = self.config.model.layout
-        return preparer(processor, pairs, layout, train.seq_len, train.long_rows, channels, packs)
+        family = family_of(configuration)
+        return family.array_builder(processor, configuration, layout, train.seq_len, train.long_rows, packs)
 
     def folder(self, stage: Stage) -> Path:
         return self.config.save_folder / "stages" / stage.fingerprint

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import filesize
 
 from sfa import store
-from sfa.data import ImageTask
+from sfa.families import Family, family_of_tasks
 from sfa.plan import Merge, Stage, Training, in_order, plan
 from sfa.schedule import Duration
 from sfa.schema import Config
@@ -23,17 +23,13 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
     "bigscience/T0pp": 11_135_332_352,
     "google/vit-base-patch16-224-in21k": 85_798_656,  # without a head
 }
-LONG_ROWS = {
-    "drop": "are left out and counted",
-    "cut": "lose the middle of their prompt and are counted, or are left out if their response is too long",
-    "error": "stop the run",
-}
 
 
 def describe(config: Config) -> str:
     """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
     needed = in_order(plan(config))
     parameters, why = _parameters(config)
+    family = config.family()
     lines = [
         f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(needed)} stages "
         f"in {config.save_folder / 'stages'}",
@@ -44,17 +40,13 @@ def describe(config: Config) -> str:
         head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
         lines.append(head)
         if isinstance(stage, Training):
-            unit = "images" if config.classes() is not None else f"x {stage.train.seq_len} tokens"
-            lines.append(f"     {_steps(stage, unit)}")
+            lines.append(f"     {_steps(stage, family)}")
         elif isinstance(stage, Merge):
             settings = ", ".join(f"{key} {value}" for key, value in stage.merger.weights_spec().items())
             lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
     setting = config.block.neutral_setting()
     lines += ["", f"{setting} leaves the weights as method=sequential makes them"] if setting is not None else []
-    if config.classes() is None:
-        trainings = [stage.train for stage in needed if isinstance(stage, Training)]
-        rules = {train.long_rows: LONG_ROWS[train.long_rows] for train in trainings}
-        lines += [f"     rows longer than a sequence {what} (train.long_rows: {rule})" for rule, what in rules.items()]
+    lines += family.plan_notes(stage.train for stage in needed if isinstance(stage, Training))
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])
@@ -166,13 +158,7 @@ def _work(stage: Training, run: SweepRun) -> str:
 
 def _tokens(stage: Training) -> float | None:
     """Tokens that a stage trains on, roughly."""
-    train, duration = stage.train, Duration.parse(stage.train.max_duration)
-    if any(isinstance(task, ImageTask) for task in stage.tasks):
-        return None
-    if duration.unit != "ep":
-        return float(duration.value * (1 if duration.unit == "tok" else train.global_batch_size * train.seq_len))
-    epochs = [task.epoch_tokens for task in stage.tasks]
-    return None if None in epochs else float(duration.value) * sum(epoch for epoch in epochs if epoch is not None)
+    return family_of_tasks(stage.tasks).token_count(stage.train, stage.tasks)
 
 
 def _parameters(config: Config) -> tuple[int | None, str]:
@@ -181,21 +167,19 @@ def _parameters(config: Config) -> tuple[int | None, str]:
     from sfa.models import parameter_count
 
     try:
-        return parameter_count(config.model, config.classes()), ""
+        return parameter_count(config.model, config.family()), ""
     except OSError as error:
         return None, f"the model's configuration cannot be had: {str(error).splitlines()[0]}"
 
 
-def _steps(stage: Training, unit_of_batch: str) -> str:
+def _steps(stage: Training, family: Family) -> str:
     """Steps, tokens and merges of a stage, as far as they are known before its data are read."""
     train, duration = stage.train, Duration.parse(stage.train.max_duration)
-    images = unit_of_batch == "images"
     if duration.unit == "ep":
-        text = f"{train.max_duration} of {train.global_batch_size} {unit_of_batch} a step"
+        text = f"{train.max_duration} of {family.batch_text(train)} a step"
         return f"{text}, {stage.block.describe_merges(None)}"
-    total = duration.step_count(0, train.global_batch_size, 1 if images else train.seq_len)
-    size = total * train.global_batch_size * (1 if images else train.seq_len)
-    text = f"{total:,} steps, " + (f"{size:,} images" if images else f"at most {size:,} tokens")
+    total = duration.step_count(0, train.global_batch_size, train.seq_len)
+    text = f"{total:,} steps, {family.amount_text(train, total)}"
     return f"{text}, {stage.block.describe_merges(total)}"
 
 

@@ -16,6 +16,7 @@ from sfa.schedule import Duration
 from sfa.store import fingerprint, identity
 
 if TYPE_CHECKING:
+    from sfa.families import Family
     from sfa.methods import Method
     from sfa.schema import Config, Model, Train
 
@@ -69,7 +70,7 @@ class Base(Stage):
         commit: of a model on the hub; ``None``: the hub is off, or the model is not from there.
         tokenizer_tasks: that a tokenizer of its own is trained on.
         tokenizer_data: what determines their rows.
-        classes: labels of the head that classifies images; ``None`` for a language model.
+        family: that the stream is for.
         seed: of random weights, adapters or a new head; ``None``: nothing is drawn.
     """
 
@@ -80,7 +81,7 @@ class Base(Stage):
     commit: str | None = None
     tokenizer_tasks: Sequence[Task] = ()
     tokenizer_data: Sequence[Any] | None = None
-    classes: int | None = None
+    family: "Family"
     seed: int | None = None
 
     def spec(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class Base(Stage):
         elif self.model.name is not None:
             # Without a commit nothing can be had, so this is of dry runs alone.
             found |= {"commit": self.commit} if self.commit else {"revision": self.model.revision}
-        optional = {"tokenizer": self.tokenizer_data, "classes": self.classes, "seed": self.seed}
+        optional = {"tokenizer": self.tokenizer_data, **self.family.base_spec(), "seed": self.seed}
         return found | {key: value for key, value in optional.items() if value is not None}
 
 
@@ -253,15 +254,15 @@ def _base(config: "Config") -> Base:
     elif model.name is not None:
         commit = hub.commit(model.name, model.revision)
     tokenizer_tasks = config.tokenizer_tasks()
-    draws = model.name is None or model.lora is not None or config.classes() is not None
+    family = config.family()
     return Base(
         model=model,
         files=files,
         commit=commit,
         tokenizer_tasks=tokenizer_tasks,
         tokenizer_data=[task.data_spec() for task in tokenizer_tasks] if model.tokenizer is not None else None,
-        classes=config.classes(),
-        seed=config.seed if draws else None,
+        family=family,
+        seed=config.seed if family.has_random_weights(model) else None,
     )
 
 
@@ -283,7 +284,7 @@ def splits_matter(config: "Config") -> bool:
         return False
     from sfa.models import has_noise  # seconds to import
 
-    return has_noise(config.model, config.classes())
+    return has_noise(config.model, config.family())
 
 
 def _split(train: "Train") -> dict[str, int]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, SerializeAsAny, create_model, model_validator
 
 from sfa.concealed import Concealed
-from sfa.data import FileName, ImageTask, Task, registered
+from sfa.data import FileName, Task, registered
 from sfa.data.template import DATE, Layout, Template
+from sfa.families import Family, family_of_tasks
 from sfa.methods import METHODS, Method
 from sfa.values import Interval, LocalPath, PathOrHubName, Section
 
@@ -149,10 +150,9 @@ class Config(Section):
         trial = {"max_duration": self.trial} if self.trial else {}
         return Train(**{**self.train.model_dump(), **task.train, **trial})
 
-    def classes(self) -> int | None:
-        """Labels of the head that classifies images; ``None`` where the stream is of text."""
-        found = [task.classes for task in self.tasks if isinstance(task, ImageTask)]
-        return max(found) if found else None
+    def family(self) -> Family:
+        """The family that the stream is for, see :func:`sfa.families.family_of_tasks`."""
+        return family_of_tasks(self.tasks)
 
     def tokenizer_tasks(self) -> list[Task]:
         """The tasks whose training rows the model's own tokenizer is trained on."""

@@ -159,7 +159,7 @@ def _build(stage: Base, context: Context) -> dict[str, Any]:
     if dist.get_global_rank() == 0:
         described = stage.model.model_copy(update={"revision": stage.commit}) if stage.commit else stage.model
         model, processor = models.build(
-            described, stage.seed or 0, stage.tokenizer_tasks, stage.classes, context.console.print
+            described, stage.seed or 0, stage.family, stage.tokenizer_tasks, context.console.print
         )
         out = context.model(stage)
         weights.write_model(model, out)
@@ -204,7 +204,7 @@ def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Pat
             processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
             device = get_device(None)
             wrapped = device.module_to_device(StageModel(model.eval(), processor))
-            data = context.preparer(source.train, processor, model.config)
+            data = context.array_builder(source.train, processor, model.config)
             drawn = data.examples(source.tasks[0], settings.examples, source.seed)
             shards = diagonal(wrapped, map(device.batch_to_device, drawn), settings.labels, source.seed)
             weights.write_alone(wrapped, shards, folder)

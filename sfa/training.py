@@ -24,25 +24,16 @@ from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint
 from sfa.composer_model import StageModel
 from sfa.config import ConfigError
 from sfa.context import Context
-from sfa.data import ImageTask
-from sfa.data.batches import Steps, Transform, data_spec, example_count, keep
-from sfa.data.packing import Packed
-from sfa.isolation import LENGTH, NotCausal, why_padded
-from sfa.kinds import is_encoder_decoder, position_count
+from sfa.data.batches import BatchSchedule, data_spec, example_count, sample_rows
+from sfa.data.packing import Arrays
+from sfa.families import family_of
 from sfa.methods.base import Fit, Past
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Merge, Stage, Training
-from sfa.pretrained import ModelError
 from sfa.schedule import Duration
 from sfa.schema import Config, Train
 from sfa.trainers.composer import SFA
 from sfa.trainers.finite import Finite
-
-CHANGED = {  # what is said of rows that are not used as they are
-    "dropped": "rows are longer than {} tokens and were left out",
-    "cut": "rows are longer than {} tokens and lost the middle of their prompt",
-    "unreadable": "images could not be read and were left out",
-}
 
 
 def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -64,28 +55,28 @@ def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[
     machine.name_processor()
     machine.reset_peak()
     bare = models.read_model(parent / "model")
-    text_decoder = config.classes() is None and not is_encoder_decoder(bare.config)
-    padded = _why_padded(bare, processor) if text_decoder else None
-    data = context.preparer(settings, processor, bare.config, packs=padded is None)
+    family = family_of(bare.config)
+    padded = family.why_padded(bare, processor)
+    data = context.array_builder(settings, processor, bare.config, packs=padded is None)
     seed, cache = stage.seed, config.save_folder / "data"
-    packed, changed = data.training(stage.tasks, seed, cache)
-    buffer: list[Packed] = []
+    arrays, changed = data.training(stage.tasks, seed, cache)
+    buffer: list[Arrays] = []
     replay = stage.block.replay()
     if replay is not None:
         for past in stage.past:
             (all_of_it,), _ = data.training(_training_of(past).tasks, seed, cache)
-            buffer.append(keep(all_of_it, replay.buffer, seed))
+            buffer.append(sample_rows(all_of_it, replay.buffer, seed))
     for what, count in changed.items():
         if count:
-            console.print(f"{stage.label}: {count:,} {CHANGED[what].format(settings.seq_len)}")
+            console.print(f"{stage.label}: {count:,} {family.changes[what].format(settings.seq_len)}")
     if padded is not None:
         console.print(f"{stage.label}: one example a sequence, padded, not packed: of the model, {padded}")
-    batch, sequences = settings.global_batch_size, sum(len(part["labels"]) for part in packed)
+    batch, sequences = settings.global_batch_size, sum(len(part["labels"]) for part in arrays)
     total = Duration.parse(settings.max_duration).step_count(sequences, batch, settings.seq_len)
     epoch = Fraction(sequences, batch)
     _check_steps(stage, total, sequences, batch)
     fraction = replay.fraction if replay is not None else 0.0
-    steps = Steps(packed, total, batch, seed, buffer, fraction, _augmentation(stage, seed))
+    schedule = BatchSchedule(arrays, total, batch, seed, buffer, fraction, family.transform(stage.tasks, seed))
 
     composer_precision, cpu_bf16 = _precision(stage.precision)
     model = StageModel(bare, processor, cpu_bf16)
@@ -93,7 +84,7 @@ def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[
         bare.gradient_checkpointing_enable({"use_reentrant": False})
 
     def examples(past: Training, count: int) -> list[dict[str, Tensor]]:
-        return context.preparer(past.train, processor, bare.config).examples(past.tasks[0], count, seed)
+        return context.array_builder(past.train, processor, bare.config).examples(past.tasks[0], count, seed)
 
     past_tasks = [
         Past(context.folder(past), context.model(past), past is stage.start, partial(examples, _training_of(past)))
@@ -118,7 +109,7 @@ def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[
     saver = checkpoint_saver(str(kept), Duration.parse(settings.save_interval).in_steps(total, epoch), total, stopper)
     trainer = checkpoint_files.resumed(
         model=model,
-        train_dataloader=data_spec(steps, batch, settings.workers),
+        train_dataloader=data_spec(schedule, batch, settings.workers),
         max_duration=f"{total}ba",
         optimizers=_optimizer(model, settings),
         schedulers=_scheduler(settings, total, epoch),
@@ -170,25 +161,6 @@ def _training_of(stage: Stage) -> Training:
     return stage
 
 
-def _why_padded(model: Any, tokenizer: Any) -> str | None:
-    """Why a decoder's examples cannot be packed, as rank 0 finds.
-
-    Raises:
-        ModelError: the model is no decoder.
-    """
-    found: list[Any] = [None, None]
-    if dist.get_global_rank() == 0:
-        try:
-            positions = position_count(model.config) or 2 * LENGTH
-            found[0] = why_padded(model, tokenizer, min(LENGTH, positions // 2))
-        except NotCausal as error:
-            found[1] = str(error)
-    dist.broadcast_object_list(found)
-    if found[1] is not None:
-        raise ModelError(found[1])
-    return None if found[0] is None else str(found[0])
-
-
 def _check_steps(stage: Training, total: int, sequences: int, batch: int) -> None:
     """What can be told only now that the data are read.
 
@@ -210,14 +182,6 @@ def forget(trainer: Trainer) -> None:
     Composer 0.32 keeps what it would close at exit, torch 2.7 every model whose state it named."""
     atexit.unregister(trainer.engine._close)
     _get_fqns.cache_clear()
-
-
-def _augmentation(stage: Training, seed: int) -> Transform | None:
-    if not any(isinstance(task, ImageTask) and task.augment for task in stage.tasks):
-        return None
-    from sfa.data.augment import Augment
-
-    return Augment(seed)
 
 
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
