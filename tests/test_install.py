@@ -23,7 +23,7 @@ from tests.test_compatible import bare
 
 ROOT = Path(train.__file__).parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CORE = ["sfa", "sfa.schedule", "sfa.anchor", "sfa.merging"]
+CORE = ["sfa", "sfa.schedule", "sfa.anchor", "sfa.averager", "sfa.merging"]
 ALLOWED = {"torch", "safetensors", "sfa", *sys.stdlib_module_names}
 ASKED_FOR = {"mergekit", "transformers", "peft"}  # in functions, where sfa.extras says that they are there
 
