@@ -186,7 +186,7 @@ def test_a_branch_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch:
             update={"model": Model(name="owner/name", revision=(overrides or (None,))[0])}
         )
         monkeypatch.setattr(plan, "splits_matter", lambda config: False)
-        return plan.base_stage(asked).fingerprint
+        return plan.Stream(asked).base.fingerprint
 
     cached(tmp_path, "a" * 40)
     first = base()
