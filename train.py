@@ -61,6 +61,7 @@ def train(config: Config, command: str, first: bool) -> int:
     from sfa.finite import NotFinite
     from sfa.results import matrix_text
     from sfa.run import make_only, run
+    from sfa.runs import results_file, run_folder
     from sfa.store import DamagedStage
 
     console = Console(quiet=not first, highlight=False, markup=False, soft_wrap=True)
@@ -88,10 +89,10 @@ def train(config: Config, command: str, first: bool) -> int:
     except (OSError, SafetensorError) as error:
         print(f"{error}. What is finished, and the last whole checkpoint, are as they were.", file=sys.stderr)
         return 1
-    folder = config.save_folder / config.name
+    folder = run_folder(config.save_folder, config.name)
     if first:
         picture = draw([folder], folder / "curves.png")
-        console.print(f"\n{matrix_text(results)}\n\n{folder / 'results.json'}  {picture}")
+        console.print(f"\n{matrix_text(results)}\n\n{results_file(folder)}  {picture}")
     return 0
 
 

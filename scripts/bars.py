@@ -1,8 +1,9 @@
 """The average over all tasks at the end of a stream, a bar a method (the paper's Figure 1)."""
 
+import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -10,13 +11,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from scripts.interval import half_width
-from scripts.series import Results, label, save
+from scripts.series import Swept, label, save
+from sfa.records import Overrides, Results
 from sfa.results import is_loss
 
 COLOURS = {"sequential": "#C44E52", "task_arithmetic": "#0072B2", "wise_ft": "#E69F00", "sfa": "#009E73"}
 
 
-def draw(results: Results, out: Path) -> Path:
+def draw(results: Swept, out: Path) -> Path:
     """Writes the picture to ``out``. Rehearsal is a band, multitask training a star; whiskers are 95 % intervals."""
     figure, ax = plt.subplots(figsize=(max(4.5, 1.0 + 0.62 * len(results)), 4.0))
     bars = [part for part in results if part[0]["method"] not in ("rehearsal", "multitask")]
@@ -48,12 +50,12 @@ def draw(results: Results, out: Path) -> Path:
     return out
 
 
-def _average(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    values = [run["metrics"]["average"] for run in runs]
+def _average(runs: Sequence[Results]) -> tuple[float, float]:
+    values = [run["metrics"]["average"] if run["metrics"] else math.nan for run in runs]
     return statistics.fmean(values), half_width(values) if len(values) > 1 else 0.0
 
 
-def _name(point: dict[str, Any]) -> str:
+def _name(point: Overrides) -> str:
     method = str(point["method"])
     settings = [f"{key.rpartition('.')[2]}={value}" for key, value in point.items() if key != "method"]
     return " ".join([label(method), *settings])

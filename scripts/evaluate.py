@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from eval import available
-from scripts import kept
-from sfa import store
 from sfa.data import TASKS
 from sfa.data.packing import LongRows
 from sfa.data.template import DATE, Template
@@ -31,7 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--template", choices=get_args(Template), help="unless given: the stage's own, or else plain")
     parser.add_argument("--system", help="under chat, the system message")
     parser.add_argument("--date", type=date.fromisoformat, help=f"that a chat template is told it is; else {DATE}")
-    parser.add_argument("--data-folder", type=kept.path, help="local copies of hub data sets")
+    parser.add_argument("--data-folder", type=files.path, help="local copies of hub data sets")
     parser.add_argument("--limit", type=int, help="rows of each evaluation; all unless given")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seq-len", type=int, help="of the longest row of which a loss is taken; else 1024")
@@ -39,7 +37,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
     parser.add_argument("--run-generated-code", action="store_true", help="lets humaneval run code, in a sandbox")
-    parser.add_argument("--out", type=kept.path, help="also write the scores to this JSON file")
+    parser.add_argument("--out", type=files.path, help="also write the scores to this JSON file")
     given = parser.parse_args(arguments)
     if "humaneval" in given.tasks and not given.run_generated_code:
         parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
@@ -47,8 +45,8 @@ def main(arguments: list[str]) -> int:
         parser.error("losses are computed with --backend hf only")
     asked = asked_of(Path(given.model))
     if asked:
-        store.verify(Path(given.model).parent)
-        store.verify_adapted(Path(given.model).parent)
+        verify(Path(given.model).parent)
+        verify_adapted(Path(given.model).parent)
     if not asked:
         about = "the model has no manifest of a trained stage; --template chooses another"
     elif given.template not in (None, asked["template"]):
@@ -71,13 +69,13 @@ def main(arguments: list[str]) -> int:
             f"{score['task']:<20} {score['metric']:<12} {score['value']:.4f}{spread} (n={score['n']}{majority}{also})"
         )
     if given.out:
-        kept.write(given.out, json.dumps(scores, indent=2) + "\n")
+        files.write(given.out, json.dumps(scores, indent=2) + "\n")
     return 0
 
 
 def asked_of(model: Path) -> dict[str, Any]:
     """How the run of a stage's model showed prompts and what it did with long rows; nothing of any other model."""
-    made = store.manifest(model.parent) if model.name == "model" else None
+    made = read_manifest(model.parent) if model.name == "model" else None
     return made if made and "template" in made else {}
 
 
@@ -87,7 +85,7 @@ def _model(name: str) -> str:
     Raises:
         argparse.ArgumentTypeError: it looks like a path, and there is no such folder.
     """
-    folder = kept.path(name)
+    folder = files.path(name)
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise argparse.ArgumentTypeError(f"must be a folder or a hub name, and {name} is neither")
     return str(folder)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sfa import store
 from sfa.orphans import end_with_parent, run_with_parent
 from sfa.plan import Stage
+from sfa.runs import is_made, stage_folder
 from sfa.sweep import SweepRun
 from sfa.terminal import prepare_streams
 
@@ -37,7 +38,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.run.config.save_folder / "stages" / self.stage.fingerprint
+        return stage_folder(self.run.config.save_folder, self.stage.fingerprint)
 
     @property
     def title(self) -> str:
@@ -85,7 +86,7 @@ def make_all(jobs: Sequence[Job], at_once: int, launcher: Sequence[str], watcher
             for name, job in list(waiting.items()):
                 if job.needs & failed.keys():
                     end(waiting.pop(name), "a stage that it needs failed")
-                elif job.needs <= done and (job.folder / "manifest.json").is_file():
+                elif job.needs <= done and is_made(job.folder):
                     end(waiting.pop(name), None)
                 elif job.needs <= done and store.is_locked(job.folder):
                     elsewhere = True

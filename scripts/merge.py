@@ -14,7 +14,7 @@ import argparse
 import shlex
 import sys
 
-from scripts import kept
+from scripts import files
 from sfa.terminal import command, start
 
 CARD = """---
@@ -34,14 +34,14 @@ Made by `{command}`.
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=["average", "soup", "task_arithmetic", "ties", "fisher"])
-    parser.add_argument("models", nargs="+", type=kept.path)
-    parser.add_argument("--out", type=kept.path, required=True)
-    parser.add_argument("--base", type=kept.path, help="that all were trained from, for task_arithmetic and ties")
+    parser.add_argument("models", nargs="+", type=files.path)
+    parser.add_argument("--out", type=files.path, required=True)
+    parser.add_argument("--base", type=files.path, help="that all were trained from, for task_arithmetic and ties")
     parser.add_argument("--weights", nargs="+", type=float, help="one a model; 1/n each unless given")
     parser.add_argument("--beta", type=float, default=0.5, help="of average, the weight of the first model")
     parser.add_argument("--density", type=float, default=0.2, help="of ties, the share of a task vector that is kept")
     parser.add_argument("--scale", type=float, default=1.0, help="λ of ties")
-    parser.add_argument("--fishers", nargs="+", type=kept.path, help="of fisher, one folder a model")
+    parser.add_argument("--fishers", nargs="+", type=files.path, help="of fisher, one folder a model")
     parser.add_argument("--normalize", action="store_true", help="of fisher: each by its norm, and at least 1e-6")
     given = parser.parse_args(arguments)
     weights = given.weights or [1 / len(given.models)] * len(given.models)
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     written = shlex.join(["python", "-m", "scripts.merge", *arguments])
     told = "".join(f"\n{note}\n" for note in notes)
     card = CARD.format(title=f"{given.method} of models", command=written, rows=rows, notes=told)
-    kept.write(given.out / "README.md", card)
+    files.write(given.out / "README.md", card)
     print("\n".join([*notes, str(given.out)]))
     return 0
 

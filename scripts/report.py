@@ -20,13 +20,14 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from scripts import curves, kept
+from scripts import curves, files
 from scripts.interval import half_width
 from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
-from sfa import store
 from sfa.config import flat
 from sfa.errors import UsageError
+from sfa.records import Overrides, Results, SweptRun
+from sfa.runs import has_results, read_manifest_of, read_results, read_sweep, run_folder
 from sfa.terminal import command, start
 
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
@@ -71,12 +72,12 @@ def _finite(content: Any) -> Any:
 
 def _sweep(index: Path) -> dict[str, Any] | None:
     """What the page shows of a sweep."""
-    listed = kept.sweep(index)
-    found = [(run, store.run_folder(index.parent, run["name"])) for run in listed["runs"]]
-    found = [(run, folder) for run, folder in found if (folder / "results.json").is_file()]
+    listed = read_sweep(index)
+    found = [(run, run_folder(index.parent, run["name"])) for run in listed["runs"]]
+    found = [(run, folder) for run, folder in found if has_results(folder)]
     if not found:
         return None
-    every = [kept.results(folder) for _, folder in found]
+    every = [read_results(folder) for _, folder in found]
     labelled = [(run["label"], run["point"], results) for (run, _), results in zip(found, every, strict=True)]
     first = {run["label"]: (run, folder) for run, folder in reversed(found)}
     made = {json.dumps(_made(folder), sort_keys=True) for _, folder in found}
@@ -93,20 +94,20 @@ def _sweep(index: Path) -> dict[str, Any] | None:
     }
 
 
-def _tasks(results: dict[str, Any]) -> list[str]:
+def _tasks(results: Results) -> list[str]:
     return [str(task["name"]) for task in results["config"]["tasks"]]
 
 
 def _made(folder: Path) -> dict[str, Any]:
     """With what a run's last stage was made."""
-    stage = kept.results(folder)["stages"][-1]["fingerprint"]
-    made = kept.manifest(folder, stage)["made"]
+    stage = read_results(folder)["stages"][-1]["fingerprint"]
+    made = read_manifest_of(folder, stage)["made"]
     return {key: made[key] for key in ("hardware", "torch", "date")}
 
 
-def _plane(labelled: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> dict[str, Any]:
     """A point a label, with its score on every task; methods' points in order, so that lines can join them."""
-    grouped: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    grouped: dict[str, tuple[Overrides, list[Results]]] = {}
     for name, point, results in labelled:
         grouped.setdefault(name, (point, []))[1].append(results)
     tasks = _tasks(labelled[0][2])
@@ -135,7 +136,7 @@ def _plane(labelled: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> di
     return {"tasks": tasks, "points": sorted(points, key=lambda p: (p["method"], p["order"])), "base": base}
 
 
-def _by_task(run: dict[str, Any], found: dict[str, float]) -> dict[str, float]:
+def _by_task(run: Results, found: dict[str, float]) -> dict[str, float]:
     """Of every task the mean over those of its evaluations that were scored."""
     means = {}
     for task in run["config"]["tasks"]:
@@ -162,8 +163,8 @@ def _curves(name: str, folder: Path) -> dict[str, Any]:
     return {"label": name, "lines": points, "merges": merges, "stages": starts}
 
 
-def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
-    config = kept.results(folder)["config"]
+def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
+    config = read_results(folder)["config"]
     told = {key: value for key, value in flat(config).items() if value is not None}
     return {
         "label": name,
@@ -176,10 +177,10 @@ def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 there is nothing to report on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", nargs="+", type=kept.path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
-    parser.add_argument("--out", type=kept.path, default=Path("runs/report.html"))
+    parser.add_argument("sweeps", nargs="+", type=files.path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
+    parser.add_argument("--out", type=files.path, default=Path("runs/report.html"))
     given = parser.parse_args(arguments)
-    print(kept.write(given.out, page(given.sweeps)))
+    print(files.write(given.out, page(given.sweeps)))
     return 0
 
 

@@ -14,7 +14,7 @@ from scripts.series import (
     STYLES,
     Axis,
     Point,
-    Results,
+    Swept,
     before_last,
     bounds,
     has_losses,
@@ -29,7 +29,7 @@ from scripts.series import (
 TITLES = {"sfa.beta": "SFA over β", "sfa.every": "SFA over batches between merges", "sfa.p": "SFA over p"}
 
 
-def draw(results: Results, x: Axis, y: Axis, out: Path) -> Path:
+def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
     """Writes the picture to ``out``, a panel for each key of SFA that is varied. Dashed lines are the base's scores
     and, where tasks were trained alone, those of single-task models; whiskers are 95 % intervals."""
     keys = [key for key, count in varied(results, "sfa").items() if count > 1] or [""]
@@ -49,7 +49,7 @@ def draw(results: Results, x: Axis, y: Axis, out: Path) -> Path:
     return out
 
 
-def _panel(ax: Axes, results: Results, key: str, x: Axis, y: Axis) -> None:
+def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
     first = before_last(results, x, y)
     if first is not None:
         _plot(ax, "before", [first])

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sfa import runs
 from sfa.callbacks import Evaluator
 from sfa.data.prepare import Preparer, preparer
 from sfa.kinds import channels_of, is_encoder_decoder
@@ -35,7 +36,7 @@ class Context:
         return preparer(processor, pairs, layout, train.seq_len, train.long_rows, channels, packs)
 
     def folder(self, stage: Stage) -> Path:
-        return self.config.save_folder / "stages" / stage.fingerprint
+        return runs.stage_folder(self.config.save_folder, stage.fingerprint)
 
     def seen(self, stage: Stage) -> list[str]:
         """The evaluations that tell something while ``stage`` trains: not those of tasks that are still to come."""

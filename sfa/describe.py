@@ -9,6 +9,7 @@ from fractions import Fraction
 from sfa import store
 from sfa.data import ImageTask
 from sfa.plan import Stage, in_order, neutral_setting, plan
+from sfa.runs import is_made, read_manifest, stage_folder
 from sfa.schedule import exact_fraction, in_steps, interval_steps
 from sfa.schema import Config, PenaltyBlock, SFABlock, Train
 from sfa.sweep import SweepRun, stages
@@ -41,7 +42,7 @@ def describe(config: Config) -> str:
         "",
     ]
     for number, stage in enumerate(needed):
-        done = (config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        done = is_made(stage_folder(config.save_folder, stage.fingerprint))
         head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
         lines.append(head)
         if stage.train is not None:
@@ -84,9 +85,7 @@ def check_disk(config: Config) -> None:
         OSError: there is too little.
     """
     missing = [
-        stage
-        for stage in in_order(plan(config))
-        if not (config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        stage for stage in in_order(plan(config)) if not is_made(stage_folder(config.save_folder, stage.fingerprint))
     ]
     parameters, _ = _parameters(config)
     if parameters is None or config.model.lora:
@@ -109,7 +108,7 @@ def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
     lines, done, trainings = [], 0, 0
     found = stages(runs)
     for stage, run in found:
-        ready = (run.config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        ready = is_made(stage_folder(run.config.save_folder, stage.fingerprint))
         kind = "trains" if stage.train is not None else "merges" if stage.sources else "builds"
         needed = stage.sources or ([stage.parent] if stage.parent else [])
         origin = f"from {' '.join(part.fingerprint[:8] for part in needed)}" if needed else ""
@@ -140,7 +139,7 @@ def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int | N
     measured: dict[str, float] = {}
     waiting = []
     for (stage, run), size in zip(found, parameters, strict=True):
-        made = store.manifest(run.config.save_folder / "stages" / stage.fingerprint)
+        made = read_manifest(stage_folder(run.config.save_folder, stage.fingerprint))
         if stage.train is not None and made is not None:
             measured[_work(stage, run)] = made["seconds"] * made["made"].get("ranks", 1) / 3600
         elif stage.train is not None:

@@ -17,6 +17,7 @@ from sfa.config import ConfigError
 from sfa.plan import Stage, in_order, plan
 from sfa.reading import Unreadable, read_value, reason, written
 from sfa.reading import read_file as read_yaml
+from sfa.runs import run_folder
 from sfa.schema import Config, Section
 from sfa.store import fingerprint
 from sfa.values import LocalPath
@@ -95,8 +96,9 @@ class SweepRun:
     row: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def results(self) -> Path:
-        return self.config.save_folder / self.config.name / "results.json"
+    def folder(self) -> Path:
+        """Of the run's results."""
+        return run_folder(self.config.save_folder, self.config.name)
 
 
 def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> list[SweepRun]:

@@ -32,6 +32,7 @@ from sfa.kinds import is_encoder_decoder, position_count
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Stage, precision
 from sfa.pretrained import ModelError
+from sfa.records import Cost, TimedScore
 from sfa.schedule import exact_fraction, in_steps
 from sfa.schema import Config, Rehearsal, SFABlock, Train
 
@@ -42,7 +43,7 @@ CHANGED = {  # what is said of rows that are not used as they are
 }
 
 
-def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def train(stage: Stage, context: Context) -> tuple[Cost, list[TimedScore]]:
     """Trains ``stage`` from its parent's model and exports the result to its folder. All ranks call it.
 
     It goes on from the newest checkpoint in the folder, if there is one.
@@ -137,7 +138,7 @@ def train(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str
     finally:
         trainer.close()
         forget(trainer)
-    record: dict[str, Any] = {
+    record: Cost = {
         "steps": total,
         "merge_steps": [int(merge["step"]) for merge in sfa.merges] if sfa else [],
         "merges": sfa.merges if sfa else [],
