@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
             print(USAGE, file=sys.stderr)
         return 0 if arguments else 2
     try:
-        config = configs.load(arguments[0], arguments[1:], available())
+        config = configs.load(arguments[0], arguments[1:], available)
     except SFAError as error:
         if first:
             print(error, file=sys.stderr)

@@ -338,7 +338,7 @@ def main(arguments: list[str]) -> int:
             if name not in found:
                 assert name is not None, "claims without a sweep were answered above"
                 seeds = f"seeds=[{','.join(map(str, given.seeds))}]"
-                runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available())
+                runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available)
                 failed = sweep(name, runs, console, given.jobs)
                 if failed:
                     print("\n".join(failed), file=sys.stderr)

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from eval import all_kinds
 from sfa import store
 from sfa.orphans import end_with_parent, run_with_parent
 from sfa.plan import Stage
@@ -122,7 +123,8 @@ def _start(work: Callable[[Any], int], given: Any, log: Path, slot: int, at_once
     """The process is a fork of one that has imported everything and done nothing: it starts in no time, and the memory
     that it measures is its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "eval.accuracy", "eval.harness", "sfa.run"])
+    used = [module for kind in all_kinds() for module in kind.modules]
+    context.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.run"])
     log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_logged, args=(work, given, str(log), slot, at_once))
     process.start()

@@ -25,6 +25,7 @@ from scripts.interval import half_width
 from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
 from sfa.config import flat
+from sfa.data import Task
 from sfa.errors import UsageError
 from sfa.records import Overrides, Results, SweptRun
 from sfa.runs import has_results, read_manifest_of, read_results, read_sweep, run_folder
@@ -140,7 +141,8 @@ def _by_task(run: Results, found: dict[str, float]) -> dict[str, float]:
     """Of every task the mean over those of its evaluations that were scored."""
     means = {}
     for task in run["config"]["tasks"]:
-        own = [value for name, value in found.items() if name in task["evals"] or name == f"{task['name']}_loss"]
+        names = {*task["evals"], *Task.declares(task["name"])}
+        own = [value for name, value in found.items() if name in names]
         if own:
             means[str(task["name"])] = sum(own) / len(own)
     return means

@@ -196,12 +196,12 @@ def main(arguments: list[str]) -> int:
         for order in orders:
             if order is not None and not (isinstance(order, list) and all(type(place) is int for place in order)):
                 parser.error(f"--orders takes places of tasks, like [0,2,1], not {str(order)[:40]}")
-        runs = expand(given.file, [axes], given.seeds or [17], given.overrides, available(), orders)
+        runs = expand(given.file, [axes], given.seeds or [17], given.overrides, available, orders)
     else:
         for option in ("seeds", "orders"):
             if getattr(given, option):
                 parser.error(f"--{option} needs --over; for a sweep's file, write {option}=[…]")
-        runs = read(given.file, given.overrides, available())
+        runs = read(given.file, given.overrides, available)
     name = given.file.stem if given.name is None else given.name
     try:
         TypeAdapter(FileName).validate_python(name)

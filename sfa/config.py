@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from sfa.schema import Config, Train
 from sfa.values import at_home
 
 Block = TypeVar("Block", bound=BaseModel)
+Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 
 
 class ConfigError(SFAError):
@@ -36,14 +37,14 @@ class ConfigError(SFAError):
         super().__init__("\n".join([f"{source}: {len(self.errors)} {noun}", *(f"  {e}" for e in self.errors)]))
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> Config:
     """Reads a run's YAML with ``key=value`` overrides.
 
     Args:
         path: the YAML file; OmegaConf interpolations are resolved.
         overrides: like ``["method=sfa", "sfa.p=0.5"]``, values parsed as YAML, or further files, like
             ``"yamls/small.yaml"``; each wins over what is before it.
-        evaluations: the names an evaluation may have, besides ``<task>_loss``; ``None`` skips that check.
+        evaluations: the names that evaluations of a stream may have; ``None`` skips that check.
 
     Raises:
         ConfigError: with every error, each with its key, what is allowed and the nearest known key.
@@ -56,8 +57,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
         config = _ordered(config, errors)
         tasks = config.tasks
     if config is not None:
-        known = sorted(set(evaluations)) if evaluations is not None else None
-        errors += _check_together(config, tasks, known)
+        errors += _check_together(config, tasks, evaluations)
     if config is not None and not errors and (reason := without_effect(config)) is not None:
         errors.append(f"method: {reason}")
     if config is not None and not errors and config.only is not None:
@@ -79,21 +79,19 @@ def _ordered(config: Config, errors: list[str]) -> Config:
     return config.model_copy(update={"tasks": [config.tasks[i] for i in config.order], "order": None})
 
 
-def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | None) -> list[str]:
+def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations | None) -> list[str]:
     """What no single key can tell."""
     errors = []
     for wanted in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if wanted not in TASKS:
             errors.append(_unknown("model.tokenizer.train_on", wanted, TASKS, "a registered task"))
     if evaluations is not None:
-        losses = [f"{name}_loss" for name in (*TASKS, *(task.name for task in tasks))]
-        if config.classes() is not None:
-            losses, evaluations = [], [f"{task.name}_accuracy" for task in tasks]
+        known = evaluations(tasks)
         where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
         where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
         for name, key in where.items():
-            if name not in evaluations and name not in losses:
-                errors.append(_unknown(key, name, [*evaluations, *losses], "an evaluation"))
+            if name not in known:
+                errors.append(_unknown(key, name, known, "an evaluation"))
     if "humaneval" in config.evaluations() and not config.eval.run_generated_code:
         errors.append(
             "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "

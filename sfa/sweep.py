@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from sfa import config as configs
-from sfa.config import ConfigError
+from sfa.config import ConfigError, Evaluations
 from sfa.plan import Stage, in_order, plan
 from sfa.reading import Unreadable, read_value, reason, written
 from sfa.reading import read_file as read_yaml
@@ -101,7 +101,7 @@ class SweepRun:
         return run_folder(self.config.save_folder, self.config.name)
 
 
-def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> list[SweepRun]:
+def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> list[SweepRun]:
     """The runs of a sweep's YAML, seed after seed.
 
     Args:
@@ -113,14 +113,13 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
         ConfigError: with every error of the sweep or of one of its runs.
     """
     file, others = read_file(path, overrides)
-    known = list(evaluations) if evaluations is not None else None
     runs: list[SweepRun] = []
     repeats = itertools.product(file.seeds, [*file.orders] if file.orders else [None])
     for (seed, order), given in itertools.product(list(repeats), file.runs):
         row = {key: given[key] for key in ROW_KEYS if key in given}
         grid = {key: value for key, value in given.items() if key not in ROW_KEYS}
         config = path.parent / row.get("config", file.config)
-        found = expand(config, [grid], [seed], [*_written(file.set), *others], known, [order])
+        found = expand(config, [grid], [seed], [*_written(file.set), *others], evaluations, [order])
         own = f" ({config.stem})" if "config" in row else ""
         runs += [replace(run, label=run.label + own, row=row) for run in found]
     _check_names(runs)
@@ -164,7 +163,7 @@ def expand(
     grids: Sequence[dict[str, Any]],
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
-    evaluations: Iterable[str] | None = None,
+    evaluations: Evaluations | None = None,
     orders: Sequence[Sequence[int] | None] = (None,),
 ) -> list[SweepRun]:
     """All combinations of every grid, for every seed and order.
@@ -180,11 +179,10 @@ def expand(
     Raises:
         ConfigError: with the errors of the first run that has any.
     """
-    known = list(evaluations) if evaluations is not None else None
     empty = [key for grid in grids for key, values in grid.items() if values == []]
     if empty:
         raise ConfigError(str(config), [f"{key}: is varied over no value" for key in empty])
-    stem = configs.load(config, overrides, known).name
+    stem = configs.load(config, overrides, evaluations).name
     points = [
         dict(zip(grid, values, strict=True))
         for grid in map(_dotted, grids)
@@ -197,7 +195,7 @@ def expand(
         name = "-".join([stem, _folder_name(label), *places, str(seed)])
         own = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
         given = (str(config), *overrides, *_written(own))
-        loaded = configs.load(config, given[1:], known)
+        loaded = configs.load(config, given[1:], evaluations)
         runs.append(SweepRun(label, point, given, loaded, None if order is None else tuple(order)))
     _check_names(runs)
     return runs
