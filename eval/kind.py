@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfa.data import Task
-from sfa.data.packing import LongRows
 from sfa.data.template import DATE, Layout, Template
 from sfa.records import Score
+
+if TYPE_CHECKING:
+    from sfa.data.packing import LongRows  # seconds to import
 
 KINDS: dict[str, type["Kind"]] = {}
 
@@ -45,7 +47,7 @@ class Settings:
     data_folder: Path | None = None
     system: str | None = None
     date: date = DATE
-    long_rows: LongRows = "drop"
+    long_rows: "LongRows" = "drop"
     cache: Path = Path("runs/data")
 
     @property

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jinja2
 import yaml
@@ -35,6 +35,58 @@ PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergeki
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",
            "*": "star", "X": "x"}  # fmt: skip
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot", "none": "none"}
+
+
+class Style(TypedDict):
+    """How Plotly draws a method."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+class PlanePoint(TypedDict):
+    """A label in the trade-off plane; ``scores`` are by task a mean and half its 95 % interval."""
+
+    label: str
+    method: str
+    joined: bool
+    order: float
+    settings: str
+    runs: int
+    scores: dict[str, list[float]]
+    style: Style
+
+
+class Plane(TypedDict):
+    """Scores on every two tasks against each other; ``base`` are those of the model before the stream."""
+
+    tasks: list[str]
+    points: list[PlanePoint]
+    base: dict[str, float]
+
+
+class Curves(TypedDict):
+    """A run's scores over its steps, by evaluation, with its merges and the starts of its stages."""
+
+    label: str
+    lines: dict[str, list[tuple[int, float]]]
+    merges: list[int]
+    stages: list[tuple[int, str]]
+
+
+class SweepSection(TypedDict):
+    """What the page shows of a sweep."""
+
+    name: str
+    seeds: list[int]
+    streams: list[str]
+    head: list[str]
+    rows: list[list[str]]
+    plane: Plane
+    curves: list[Curves]
+    runs: list[dict[str, str]]
+    made: list[dict[str, str]]
 
 
 def page(indexes: Sequence[Path]) -> str:
@@ -71,7 +123,7 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _sweep(index: Path) -> dict[str, Any] | None:
+def _sweep(index: Path) -> SweepSection | None:
     """What the page shows of a sweep."""
     listed = read_sweep(index)
     found = [(run, run_folder(index.parent, run["name"])) for run in listed["runs"]]
@@ -99,20 +151,20 @@ def _tasks(results: Results) -> list[str]:
     return [str(task["name"]) for task in results["config"]["tasks"]]
 
 
-def _made(folder: Path) -> dict[str, Any]:
+def _made(folder: Path) -> dict[str, str]:
     """With what a run's last stage was made."""
     stage = read_results(folder)["stages"][-1]["fingerprint"]
     made = read_manifest_of(folder, stage)["made"]
-    return {key: made[key] for key in ("hardware", "torch", "date")}
+    return {"hardware": made["hardware"], "torch": made["torch"], "date": made["date"]}
 
 
-def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> dict[str, Any]:
+def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
     """A point a label, with its score on every task; methods' points in order, so that lines can join them."""
     grouped: dict[str, tuple[Overrides, list[Results]]] = {}
     for name, point, results in labelled:
         grouped.setdefault(name, (point, []))[1].append(results)
     tasks = _tasks(labelled[0][2])
-    points = []
+    points: list[PlanePoint] = []
     for name, (point, runs) in grouped.items():
         finals = [_by_task(run, scores(run, -1)) for run in runs]
         if not all(math.isfinite(final.get(task, math.nan)) for final in finals for task in tasks):
@@ -152,7 +204,7 @@ def _mean(values: Sequence[float]) -> list[float]:
     return [sum(values) / len(values), half_width(values) if len(values) > 1 else 0.0]
 
 
-def _style(method: str) -> dict[str, Any]:
+def _style(method: str) -> Style:
     style = STYLES.get(method, {"color": "0.4"})
     colour = str(style.get("markeredgecolor", style["color"]))
     grey = f"rgb({','.join([str(round(255 * float(colour)))] * 3)})" if colour[0].isdigit() else colour
@@ -160,7 +212,7 @@ def _style(method: str) -> dict[str, Any]:
     return {"colour": grey, "symbol": symbol, "dash": DASHES[style.get("linestyle", "-")]}
 
 
-def _curves(name: str, folder: Path) -> dict[str, Any]:
+def _curves(name: str, folder: Path) -> Curves:
     points, merges, starts = curves.curves(folder)
     return {"label": name, "lines": points, "merges": merges, "stages": starts}
 
