@@ -23,10 +23,8 @@ class Loss(TextKind):
         own = [name for task in stream for name, kind in task.declared().items() if kind == cls.name]
         if stream and not own:  # of images
             return []
-        registered = [
-            name for title, kind in TASKS.items() for name, k in kind.declares(title).items() if k == cls.name
-        ]
-        return list(dict.fromkeys([*registered, *own]))
+        declared = {name: kind for title, task in TASKS.items() for name, kind in task.declares(title).items()}
+        return list(dict.fromkeys([*(name for name, kind in declared.items() if kind == cls.name), *own]))
 
     def key(self, name: str) -> str:
         return self.key_of(f"loss {self.settings.seq_len} {self.settings.long_rows}", name)
