@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import ViTImageProcessor
 
 import train
+from eval import available
 from eval.evaluator import Evaluations
 from eval.kind import Settings
 from scripts.export import export
@@ -85,7 +86,7 @@ def test_grouping_and_order_are_seeded_or_listed() -> None:
 )
 def test_a_wrong_split_is_told(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(YAMLS / "food101_vit.yaml", [override], ["gsm8k"])
+        load(YAMLS / "food101_vit.yaml", [override], available)
     assert message in str(caught.value)
 
 
