@@ -17,7 +17,7 @@ setup: $(VENV)/.ready  ## build .venv from pyproject.toml and constraints.txt, i
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[suite,dev]'
 	@touch $@
 
 run: setup  ## the quickstart, sequential and SFA, side by side
@@ -101,7 +101,7 @@ lint: setup  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup  ## mypy, strict on sfa/
+types: setup  ## mypy, strict
 	$(BIN)/mypy
 
 docs: setup  ## the documentation in site/; a broken link fails

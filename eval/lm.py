@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from sfa.data.source import SourceError
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
-from sfa.kinds import position_count
+from sfa.families.text import position_count
 
 # A row joins a batch if it is at least this part of the longest one: the rest is padding, computed for nothing.
 ALIKE = 0.9
@@ -82,7 +82,7 @@ class LiveLM(HFLM):
         for request, (context, continuation) in zip(requests, pairs, strict=True):
             if not continuation:
                 raise SourceError(f"{request.task_name}: the choice {request.args[1]!r} has no token to score")
-            room = self.max_length + (0 if self.encoder.pairs else 1 - len(continuation))
+            room = self.max_length + (0 if self.encoder.seq2seq else 1 - len(continuation))
             if len(context) > room:
                 self.cut.add((request.task_name, request.doc_id))
             encoded.append((request.args, self.encoder.cut(context, room), continuation))
@@ -138,7 +138,7 @@ class LiveLM(HFLM):
         cache = self._cache()
         if cache is None or options.get("do_sample") or options.get("num_beams", 1) > 1:
             written: Tensor = super()._model_generate(context, max_length, stop, **options)
-            return self._without_rest(written, 1 if self.encoder.pairs else context.shape[1], ends)
+            return self._without_rest(written, 1 if self.encoder.seq2seq else context.shape[1], ends)
         options.pop("temperature", None)
         mask = options.pop("attention_mask")
         ended = self._ended(stop, context.shape[1], ends)

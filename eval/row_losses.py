@@ -9,20 +9,13 @@ from numpy.typing import NDArray
 
 from sfa.composer_model import StageModel
 from sfa.data.batches import collate
-from sfa.data.packing import IGNORED, LongRows, alone, encode, encode_pairs
+from sfa.data.packing import IGNORED
 from sfa.data.task import Row
-from sfa.data.tokens import Encoder
+from sfa.data.text_arrays import TextArrays
 
 
 def row_losses(
-    model: Any,
-    encoder: Encoder,
-    rows: Sequence[Row],
-    seq_len: int,
-    long_rows: LongRows,
-    batch_size: int,
-    bf16: bool,
-    name: str,
+    model: Any, builder: TextArrays[Any], rows: Sequence[Row], batch_size: int, bf16: bool, name: str
 ) -> tuple[NDArray[np.float64], int]:
     """Summed loss and number of learned tokens of each row, ``[n, 2]``, and how many rows were cut. Rows that are too
     long are left out or cut as in training.
@@ -31,13 +24,9 @@ def row_losses(
         SourceError: a row is too long, and that is to be an error.
     """
     device = next(model.parameters()).device
-    stage_model = StageModel(model, encoder.tokenizer, cpu_bf16=bf16)
-    if encoder.pairs:
-        sequences, cut = encode_pairs(rows, encoder, seq_len, long_rows, name)
-    else:
-        examples, cut = encode(rows, encoder, seq_len, long_rows, name)
-        sequences = alone(examples, int(encoder.tokenizer.pad_token_id))
-    count = len(sequences["labels"])
+    stage_model = StageModel(model, builder.encoder.tokenizer, cpu_bf16=bf16)
+    encoded, count, cut = builder.encode(rows, name)
+    sequences = builder.separate(encoded)
     found = [torch.zeros(0, 2)]
     for start in range(0, count, batch_size):
         part = range(start, min(start + batch_size, count))

@@ -22,11 +22,12 @@ import time
 from eval.confinement import NOBODY as NOBODY
 from eval.confinement import START, Confined, NotStarted, Python, confined, pipe, pythons
 from eval.evidence import waits
+from sfa.errors import SFAError
 
 LONGEST = 2**20  # characters of a text; bytes of a whole program
 
 
-class NoSandbox(Exception):
+class NoSandbox(SFAError):
     """No sandbox works on this machine."""
 
 

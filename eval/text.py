@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.kind import Kind, Settings
-from sfa.data import Row, Task, owner
+from sfa.data import Row, Task, looking_in, owner
 from sfa.data.source import shuffled, usable
 from sfa.store import fingerprint
 
@@ -49,4 +49,4 @@ def source(name: str, stream: Sequence[Task], data_folder: Path | None) -> Task:
         return mine
     if kind is None:
         raise KeyError(f"no task has the evaluation {name}")
-    return kind(**({"data_folder": data_folder} if "data_folder" in kind.model_fields else {}))
+    return kind.model_validate({}, context=looking_in(data_folder))

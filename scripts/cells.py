@@ -1,9 +1,11 @@
-"""Cells of text as a table in Markdown, LaTeX or CSV, in which no cell means anything but its text."""
+"""Cells of text as a table for a terminal, in Markdown, LaTeX or CSV, in which no cell is anything but its text."""
 
 import csv
 import io
 import re
 from collections.abc import Sequence
+
+from tabulate import tabulate
 
 Lines = Sequence[Sequence[str]]  # the first is the head
 
@@ -14,15 +16,22 @@ LATEX = {
 }  # fmt: skip
 
 
+def plain(lines: Lines) -> str:
+    """The first column is left-aligned, as in LaTeX, and the numbers of the others lie below each other."""
+    table: str = tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=_alignment(lines))
+    return table
+
+
 def markdown(lines: Lines) -> str:
-    rows = [f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines]
-    return "\n".join([rows[0], f"|{'---|' * len(lines[0])}", *rows[1:]])
+    head, *rows = [[_markdown_cell(cell) for cell in line] for line in lines]
+    table: str = tabulate(rows, head, tablefmt="github", disable_numparse=True)
+    return table
 
 
 def latex(lines: Lines) -> str:
-    """A ``tabular`` whose first column is left-aligned."""
-    body = "\n".join(" & ".join(map(_latex_cell, line)) + r" \\" for line in lines)
-    return f"\\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}\n{body}\n\\end{{tabular}}\n"
+    """A ``tabular``."""
+    escaped = [[_latex_cell(cell) for cell in line] for line in lines]
+    return f"{tabulate(escaped, tablefmt='latex_raw', disable_numparse=True, colalign=_alignment(lines))}\n"
 
 
 def comma_separated(lines: Lines) -> str:
@@ -37,6 +46,10 @@ def code(text: str) -> str:
     """``text`` as Markdown's inline code, between more backticks than it holds."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
+
+
+def _alignment(lines: Lines) -> list[str]:
+    return ["left", *["right"] * (len(lines[0]) - 1)]
 
 
 def _markdown_cell(cell: str) -> str:

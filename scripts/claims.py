@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from tabulate import tabulate
 
 from eval import available
 from scripts import cells, files
@@ -317,7 +318,7 @@ def table(decided: dict[int, list[Quantity]]) -> list[list[str]]:
     return lines
 
 
-@command
+@command("python -m scripts.claims")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 all claims were decided or are undecided, 1 a run failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -332,28 +333,23 @@ def main(arguments: list[str]) -> int:
     console, start = Console(highlight=False, markup=False, soft_wrap=True), time.time()
     found: dict[str | None, Any] = {None: given.seeds}
     decided = {}
-    try:
-        for number in given.only:
-            name = CLAIMS[number].sweep
-            if name not in found:
-                assert name is not None, "claims without a sweep were answered above"
-                seeds = f"seeds=[{','.join(map(str, given.seeds))}]"
-                runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available)
-                failed = sweep(name, runs, console, given.jobs)
-                if failed:
-                    print("\n".join(failed), file=sys.stderr)
-                    return 1
-                found[name] = Runs(runs[0].config.save_folder, name)
-            decided[number] = CLAIMS[number].quantities(found[name])
-    except KeyboardInterrupt:
-        console.print(f"\nInterrupted. To go on:\n  python -m scripts.claims {shlex.join(arguments)}")
-        return 130
+    for number in given.only:
+        name = CLAIMS[number].sweep
+        if name not in found:
+            assert name is not None, "claims without a sweep were answered above"
+            seeds = f"seeds=[{','.join(map(str, given.seeds))}]"
+            runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available)
+            failed = sweep(name, runs, console, given.jobs)
+            if failed:
+                print("\n".join(failed), file=sys.stderr)
+                return 1
+            found[name] = Runs(runs[0].config.save_folder, name)
+        decided[number] = CLAIMS[number].quantities(found[name])
     lines = table(decided)
     counts = [decide(quantities) for quantities in decided.values()]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in ("holds", "does not hold", "undecided"))
     about = f"Seeds {given.seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}; {(time.time() - start) / 60:.0f} minutes."
-    for line in lines:
-        console.print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, (2, 90, 13, 88, 7), strict=False)), line[-1])
+    console.print(tabulate(lines, tablefmt="plain", disable_numparse=True))
     console.print(f"\n{summary}. {about}")
     if given.out:
         command = f"`python -m scripts.claims {shlex.join(arguments)}`"

@@ -119,7 +119,7 @@ def _title(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{common.rstrip('-_0123456789')}, {len(names)} seeds"
 
 
-@command
+@command("python -m scripts.compare")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=files.path, help="folders of runs, with their results.json")

@@ -20,7 +20,9 @@ from matplotlib.axes import Axes
 from scripts import files
 from scripts.series import save
 from sfa import terminal
+from sfa.config import flat
 from sfa.errors import UsageError
+from sfa.methods import METHODS
 from sfa.records import Results, StageRecord
 from sfa.runs import read_results, read_scores_of
 
@@ -126,7 +128,9 @@ def _panel(ax: Axes, run: Path) -> None:
         ax.text((start + end) / 2, 1.01, task.rpartition("_")[2] if many else f"training on {task}", **place)
     average = results["metrics"]["average"] if results["metrics"] else None
     method = results["config"]["method"]
-    setting = f" p={results['config']['sfa']['p']}" if method == "sfa" and results["config"]["sfa"]["p"] else ""
+    key = METHODS[method].headline if method in METHODS else ""
+    value = flat(results["config"]).get(f"{method}.{key}")
+    setting = f" {key}={value}" if value else ""
     title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
     ax.set_ylabel(f"score\n{title}", fontsize=9)
     if all(value <= 1 for line in points.values() for _, value in line):
@@ -137,7 +141,7 @@ def _panel(ax: Axes, run: Path) -> None:
         ax.plot([], [], color="0.75", linestyle=(0, (2, 2)), label="merge")
 
 
-@terminal.command
+@terminal.command("python -m scripts.curves")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=files.path, help="folders of runs, with their results.json")

@@ -67,7 +67,7 @@ def _positions(graph: Any, found: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([found[name] for name in parts], 1)
 
 
-@command
+@command("python -m scripts.dinov2")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=files.path)

@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from scripts.series import STYLES, Axis, Swept, label, on_axis, save, scores
+from scripts.series import Axis, Swept, label, look, on_axis, save, scores
 
 
 def draw(results: Swept, y: Axis, out: Path) -> Path:
@@ -18,7 +18,7 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
     means = []
     for method in ("sfa", "sequential"):
         own = {name: found for name, found in points.items() if name.split()[0] == method}
-        style = {**STYLES[method], "linestyle": "none", "alpha": 0.55, "markersize": 5}
+        style = {**look(method).style, "linestyle": "none", "alpha": 0.55, "markersize": 5}
         every = [pair for found in own.values() for pair in found]
         ax.plot(*zip(*every, strict=True), label=f"{label(method)}, a run a mark", **style)
         for name, found in own.items():
@@ -27,7 +27,7 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
                 means.append(middle)
             text = name.removeprefix("sfa ")
             ax.annotate(text, middle, textcoords="offset points", xytext=(6, 6), fontsize=8, color="0.25")
-    ax.plot(*zip(*sorted(map(tuple, means)), strict=True), color=STYLES["sfa"]["color"], label="mean over seeds")
+    ax.plot(*zip(*sorted(map(tuple, means)), strict=True), color=look("sfa").style["color"], label="mean over seeds")
     r = correlation(results, y)
     ax.set_title(f"correlation {r:.2f}", fontsize=10)
     ax.set_xlabel("L2 distance from the model before the last task")

@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE", "constraints.txt"]
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-COMMON = {"name", "evals", "train", "held_back", "data_folder"}  # of every task
+COMMON = {"name", "evals", "train", "held_back"}  # of every task
 
 Schema = dict[str, Any]
 
@@ -48,9 +48,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def _keys() -> str:
     """A table of the config's own keys, then one of each block's."""
-    from sfa.schema import Config
+    from sfa.schema import config_class
 
-    whole = Config.model_json_schema()
+    whole = config_class().model_json_schema()
     definitions: dict[str, Schema] = whole["$defs"]
     parts: list[str] = []
 

@@ -22,7 +22,7 @@ from sfa.runs import read_manifest, verify, verify_adapted
 from sfa.terminal import command, quiet, start
 
 
-@command
+@command("python -m scripts.evaluate")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = available()
@@ -104,6 +104,7 @@ def evaluate(given: argparse.Namespace) -> list[Score]:
     from eval.evaluator import Evaluations
     from eval.kind import Settings
     from sfa import models
+    from sfa.pretrained import model_errors
 
     settings = Settings(
         given.template,
@@ -117,7 +118,7 @@ def evaluate(given: argparse.Namespace) -> list[Score]:
         long_rows=given.long_rows,
     )
     evaluations = Evaluations(given.tasks, [], settings)
-    with models.told(given.model):
+    with model_errors(given.model):
         processor = models.read_processor(given.model)
     if not isinstance(processor, PreTrainedTokenizerBase):
         raise UsageError(f"{given.model} is an image classifier, and these evaluations are of text")
@@ -127,7 +128,7 @@ def evaluate(given: argparse.Namespace) -> list[Score]:
         bos = False if given.template == "chat" else None  # a chat template writes it, or there is none
         lm = VLLM(pretrained=given.model, batch_size="auto", add_bos_token=bos, load_format="safetensors")
         return evaluations.drive(lm, processor)
-    with models.told(given.model):
+    with model_errors(given.model):
         model = models.read_model(given.model).eval()
     return evaluations(model.cuda() if torch.cuda.is_available() else model, processor)
 

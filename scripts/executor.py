@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from eval import all_kinds
 from sfa import store
+from sfa.errors import INTERRUPTED
 from sfa.orphans import end_with_parent, run_with_parent
 from sfa.plan import Stage
 from sfa.runs import is_made, stage_folder
@@ -20,7 +21,6 @@ from sfa.sweep import SweepRun
 from sfa.terminal import prepare_streams
 
 POLL = 2.0  # seconds between looks at what another process is making
-INTERRUPTED = 130  # exit code of a stage that a signal stopped, after a checkpoint
 
 
 @dataclass(frozen=True)

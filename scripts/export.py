@@ -35,7 +35,7 @@ def export(run: Path, out: Path) -> None:
     print(out)
 
 
-@command
+@command("python -m scripts.export")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=files.path, help="folder of a run, with its results.json")

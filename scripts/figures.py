@@ -36,7 +36,7 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
     return tradeoff.draw(results, figure.x, figure.y, out)
 
 
-@command
+@command("python -m scripts.figures")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 there was nothing to draw, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -4,7 +4,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import numpy as np
 from scipy import stats
 
 
@@ -12,8 +11,7 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float:
     """Half the width of the interval for the mean, from Student's t with n−1 degrees of freedom; ``nan`` for n < 2."""
     if len(values) < 2:
         return math.nan
-    quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
-    return quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
 
 
 def spread(values: Sequence[float], digits: int) -> str:

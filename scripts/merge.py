@@ -12,9 +12,15 @@ Of adapters, the factors are averaged. Memory: the largest tensor of each model,
 
 import argparse
 import shlex
-import sys
+from typing import Any, get_origin
+
+from pydantic import ValidationError
 
 from scripts import files
+from scripts.cells import markdown
+from sfa.errors import UsageError
+from sfa.methods import METHODS, Method
+from sfa.methods.base import Sources
 from sfa.terminal import command, start
 
 CARD = """---
@@ -24,76 +30,95 @@ tags: [merge]
 
 Made by `{command}`.
 
-| model | weight |
-|---|---|
-{rows}
+{table}
 {notes}"""
+MERGES = {kind.merge_name: kind for kind in METHODS.values() if kind.merge_name}
+OF_STREAMS = {"labels", "examples"}  # fields that say how a stage's Fisher information is taken, which is given here
 
 
-@command
+@command("python -m scripts.merge")
 def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 1 the models cannot be merged, 2 wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=["average", "soup", "task_arithmetic", "ties", "fisher"])
+    parser.add_argument("method", choices=sorted(MERGES))
     parser.add_argument("models", nargs="+", type=files.path)
     parser.add_argument("--out", type=files.path, required=True)
-    parser.add_argument("--base", type=files.path, help="that all were trained from, for task_arithmetic and ties")
-    parser.add_argument("--weights", nargs="+", type=float, help="one a model; 1/n each unless given")
-    parser.add_argument("--beta", type=float, default=0.5, help="of average, the weight of the first model")
-    parser.add_argument("--density", type=float, default=0.2, help="of ties, the share of a task vector that is kept")
-    parser.add_argument("--scale", type=float, default=1.0, help="λ of ties")
-    parser.add_argument("--fishers", nargs="+", type=files.path, help="of fisher, one folder a model")
-    parser.add_argument("--normalize", action="store_true", help="of fisher: each by its norm, and at least 1e-6")
+    parser.add_argument("--base", type=files.path, help=f"that all were trained from, for {_users('base')}")
+    parser.add_argument("--fishers", nargs="+", type=files.path, help=f"for {_users('fishers')}, one folder a model")
+    parser.add_argument("--seed", type=int, help=f"of what is drawn, for {_users('seed')}; 0 unless given")
+    for name, field in _options().items():
+        kind: dict[str, Any] = {"type": float}
+        if field.annotation is bool:
+            kind = {"action": "store_true", "default": None}
+        elif get_origin(field.annotation) is not None:
+            kind = {"type": float, "nargs": "+"}
+        parser.add_argument(f"--{name}", help=f"for {_users(name)}: {field.description}", **kind)
     given = parser.parse_args(arguments)
-    weights = given.weights or [1 / len(given.models)] * len(given.models)
-    wrong = _misuse(given, weights)
+    wrong = _misuse(given)
     if wrong:
         parser.error(wrong)
-    from sfa import merging
-
+    settings = {name: getattr(given, name) for name in _options() if getattr(given, name) is not None}
     try:
-        if given.method == "average":
-            weights = [given.beta, 1 - given.beta]
-            notes = merging.average(given.models[0], given.models[1], given.beta, given.out)
-        elif given.method == "soup":
-            notes = merging.soup(given.models, given.out)
-        elif given.method == "task_arithmetic":
-            notes = merging.task_arithmetic(given.base, given.models, weights, given.out)
-        elif given.method == "ties":
-            notes = merging.ties(given.base, given.models, weights, given.out, given.density, given.scale)
-        else:
-            notes = merging.fisher(given.models, given.fishers, weights, given.out, given.normalize)
-    except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    rows = "\n".join(f"| {model} | {weight:g} |" for model, weight in zip(given.models, weights, strict=True))
-    rows += f"\n| {given.base} | base |" if given.base else ""
+        method = MERGES[given.method](**settings)
+    except ValidationError as error:
+        raise UsageError("\n".join(_wrong_values(error))) from error
+    notes = method.merge(Sources(given.models, given.base, given.fishers or (), given.seed or 0), given.out)
+    rows = [[str(model), share] for model, share in zip(given.models, _shares(method, given), strict=True)]
+    rows += [[str(given.base), "base"]] if given.base else []
     written = shlex.join(["python", "-m", "scripts.merge", *arguments])
     told = "".join(f"\n{note}\n" for note in notes)
-    card = CARD.format(title=f"{given.method} of models", command=written, rows=rows, notes=told)
+    table = markdown([["model", "weight"], *rows])
+    card = CARD.format(title=f"{given.method} of models", command=written, table=table, notes=told)
     files.write(given.out / "README.md", card)
     print("\n".join([*notes, str(given.out)]))
     return 0
 
 
-def _misuse(given: argparse.Namespace, weights: list[float]) -> str | None:
-    """What is wrong with the command itself."""
-    takes = {
-        "base": ("task_arithmetic", "ties"),
-        "weights": ("task_arithmetic", "ties", "fisher"),
-        "fishers": ("fisher",),
-        "normalize": ("fisher",),
+def _wrong_values(error: ValidationError) -> list[str]:
+    found = [(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors()]
+    return [f"--{option}: {text.replace('Input should be', 'must be')}, not {value}" for option, text, value in found]
+
+
+def _options() -> dict[str, Any]:
+    """The fields of all merges, by name; those of the same name mean the same."""
+    return {
+        name: field for kind in MERGES.values() for name, field in kind.model_fields.items() if name not in OF_STREAMS
     }
-    for option, methods in takes.items():
-        if getattr(given, option) and given.method not in methods:
-            return f"--{option} is for {' and '.join(methods)}"
-    if given.method in takes["base"] and given.base is None:
+
+
+def _users(option: str) -> str:
+    """The merges that take an option."""
+    takes = {
+        "base": lambda kind: kind.merges_from,
+        "fishers": lambda kind: kind().fisher_settings() is not None,
+        "seed": lambda kind: kind.draws,
+    }
+    uses = takes.get(option, lambda kind: option in kind.model_fields)
+    return " and ".join(name for name, kind in sorted(MERGES.items()) if uses(kind))
+
+
+def _shares(method: Method, given: argparse.Namespace) -> list[str]:
+    """What a model weighs, as the card says it."""
+    count = len(given.models)
+    weights = given.weights or [1 / count] * count
+    beta = getattr(method, "beta", None)
+    return [f"{weight:g}" for weight in ([beta, 1 - beta] if beta is not None else weights)]
+
+
+def _misuse(given: argparse.Namespace) -> str | None:
+    """What is wrong with the command itself."""
+    kind = MERGES[given.method]
+    for option in ("base", "fishers", "seed", *_options()):
+        if getattr(given, option) is not None and given.method not in _users(option).split(" and "):
+            return f"--{option} is for {_users(option)}"
+    if kind.merges_from and given.base is None:
         return f"{given.method} needs --base"
-    if given.method == "average" and len(given.models) != 2:
-        return "average takes two models"
-    if given.method == "fisher" and len(given.fishers or []) != len(given.models):
-        return "fisher needs as many --fishers as models"
-    if len(weights) != len(given.models):
-        return f"{len(given.models)} models need as many --weights, not {len(weights)}"
+    if kind.merge_count is not None and len(given.models) != kind.merge_count:
+        return f"{given.method} takes {kind.merge_count} models"
+    if kind().fisher_settings() is not None and len(given.fishers or []) != len(given.models):
+        return f"{given.method} needs as many --fishers as models"
+    if given.weights is not None and len(given.weights) != len(given.models):
+        return f"{len(given.models)} models need as many --weights, not {len(given.weights)}"
     folders = [*given.models, *([given.base] if given.base else [])]
     for folder in (*folders, *(given.fishers or [])):
         if not list(folder.glob("*.safetensors*")):

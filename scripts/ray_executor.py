@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.executor import Job, Watcher, composer, run_stage
+from sfa import extras
 
 RETRIES = 3  # of a task whose worker died; a stage that fails by itself is not tried again
 POLL = 1.0  # seconds between looks at which stages have begun
@@ -33,8 +34,10 @@ def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) ->
         Of each job that failed, by fingerprint, why.
 
     Raises:
+        MissingExtra: Ray is not installed.
         RuntimeError: the local cluster would be open to the network.
     """
+    extras.require("ray")
     options: dict[str, Any] = {"address": address}
     if address == "local":
         _close_in()

@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from scripts import curves, files
 from scripts.interval import half_width
-from scripts.series import STYLES, base_scores, is_alone, label, order_of, scores, varied
+from scripts.series import base_scores, is_alone, label, look, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
 from sfa.config import flat
 from sfa.data import Task
@@ -205,7 +205,7 @@ def _mean(values: Sequence[float]) -> list[float]:
 
 
 def _style(method: str) -> Style:
-    style = STYLES.get(method, {"color": "0.4"})
+    style = look(method).style
     colour = str(style.get("markeredgecolor", style["color"]))
     grey = f"rgb({','.join([str(round(255 * float(colour)))] * 3)})" if colour[0].isdigit() else colour
     symbol = SYMBOLS[style.get("marker", "o")] + ("-open" if style["color"] == "white" else "")
@@ -227,7 +227,7 @@ def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
     }
 
 
-@command
+@command("python -m scripts.report")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 there is nothing to report on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

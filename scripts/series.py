@@ -11,31 +11,13 @@ from typing import Any
 from matplotlib.figure import Figure as Picture
 
 from scripts.interval import half_width
-from sfa.plan import OF_SINGLE_TASKS
+from sfa.methods import METHODS
+from sfa.methods.base import Look
 from sfa.records import Overrides, Results
 from sfa.runs import has_results, read_results, read_sweep, run_folder
 from sfa.sweep import Figure
 
-STYLES: dict[str, dict[str, Any]] = {  # Okabe and Ito's colours; lines and markers differ in grey as well
-    "sfa": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
-    "l1": {"color": "#56B4E9", "linestyle": "-.", "marker": "v"},
-    "l2": {"color": "#009E73", "linestyle": ":", "marker": "s"},
-    "ewc": {"color": "#E69F00", "linestyle": "--", "marker": "^"},
-    "wise_ft": {"color": "#0072B2", "linestyle": "--", "marker": "p"},
-    "task_arithmetic": {"color": "#56B4E9", "linestyle": "-.", "marker": "s"},
-    "ties": {"color": "#009E73", "linestyle": ":", "marker": "^"},
-    "fisher": {"color": "#E69F00", "linestyle": ":", "marker": "v"},
-    "soup": {"color": "0.5", "linestyle": ":", "marker": "X"},
-    "rehearsal": {"color": "#CC79A7", "linestyle": "none", "marker": "D"},
-    "multitask": {"color": "black", "linestyle": "none", "marker": "*", "markersize": 13},
-    "sequential": {"color": "white", "markeredgecolor": "#D55E00", "markeredgewidth": 1.8, "linestyle": "none",
-                   "marker": "o", "markersize": 8},
-    "before": {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9},
-}  # fmt: skip
-NAMES = {"sfa": "SFA", "l1": "L1", "l2": "L2", "ewc": "EWC", "wise_ft": "WiSE-FT", "ties": "TIES", "fisher": "Fisher",
-         "before": "before the last task"}  # fmt: skip
-
-ORDERLESS = ("multitask", *OF_SINGLE_TASKS)  # the order of the tasks is nothing to them
+BEFORE = Look("before the last task", {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9})
 
 Swept = list[tuple[Overrides, list[Results]]]  # overrides of a point of a sweep, its runs' results
 Axis = Mapping[str, Sequence[str]]  # a domain's name, and the evaluations that its score is the mean of
@@ -78,7 +60,7 @@ def chosen(results: Swept, figure: Figure) -> Swept:
             continue
         if any(key in point and point[key] != value for key, value in figure.where.items()):
             continue
-        anyhow = figure.stream is None or point.get("method") in ORDERLESS or is_alone(point)
+        anyhow = figure.stream is None or METHODS[point["method"]].ignores_order or is_alone(point)
         same = [run for run in runs if anyhow or names(run) == figure.stream]
         if same:
             kept.append((point, same))
@@ -173,8 +155,15 @@ def order_of(value: Any) -> float:
     return float(text) if text.replace(".", "", 1).isdigit() else 0.0
 
 
-def label(method: str) -> str:
-    return NAMES.get(method, method.replace("_", " "))
+def look(name: str) -> Look:
+    """How a method is drawn, or the model before the last task, ``before``. One that is not registered here is grey."""
+    if name == "before":
+        return BEFORE
+    return METHODS[name].look if name in METHODS else Look(style={"color": "0.4"})
+
+
+def label(name: str) -> str:
+    return look(name).title or name.replace("_", " ")
 
 
 def shown(value: Any) -> str:

@@ -38,7 +38,7 @@ def convert(out: Path) -> None:
     print(f"{out}: {model.num_parameters():,} parameters")
 
 
-@command
+@command("python -m scripts.smollm2")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=files.path)

@@ -103,8 +103,7 @@ def _missing(runs: Sequence[SweepRun], folder: Path) -> list[Job]:
     jobs: dict[str, Job] = {}
     for stage, run in stages(runs):
         if not is_made(stage_folder(folder, stage.fingerprint)):
-            needed = ([stage.parent] if stage.parent else []) + list(stage.sources)
-            needs = frozenset(part.fingerprint for part in needed) & jobs.keys()
+            needs = frozenset(part.fingerprint for part in stage.needs) & jobs.keys()
             jobs[stage.fingerprint] = Job(stage, run, needs, folder / "logs" / f"{stage.fingerprint}.log")
     return list(jobs.values())
 
@@ -170,7 +169,7 @@ def _value(text: str, key: str) -> Any:
     return yaml.safe_load(text)
 
 
-@command
+@command("python -m scripts.sweep")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 a stage failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,13 +209,9 @@ def main(arguments: list[str]) -> int:
     if runs[0].config.dry_run:
         print(describe_sweep(name, runs))
         return 0
-    try:
-        launcher = shlex.split(given.launcher)
-        with interruptible():
-            failed = sweep(name, runs, console, given.jobs, given.ranks, given.ray, launcher)
-    except KeyboardInterrupt:
-        console.print(f"\nInterrupted. To go on:\n  python -m scripts.sweep {shlex.join(arguments)}")
-        return 130
+    launcher = shlex.split(given.launcher)
+    with interruptible():
+        failed = sweep(name, runs, console, given.jobs, given.ranks, given.ray, launcher)
     found = finished(runs)
     if found:
         text = table(found)

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts import files
-from scripts.cells import comma_separated, latex, markdown
+from scripts.cells import comma_separated, latex, markdown, plain
 from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
 from sfa import weights
 from sfa.config import ConfigError
+from sfa.methods import METHODS
 from sfa.records import Results
 from sfa.runs import has_results, read_results, stage_folder
 from sfa.sweep import SweepRun, read, read_file
@@ -89,7 +90,7 @@ def _final(results: Results, after: str) -> dict[str, float]:
 
 def _distance(run: SweepRun, results: Results, by_name: dict[str, list[SweepRun]]) -> list[float]:
     """‖θ − θ_first‖₂, where θ_first is the model after the stream's first task, as sequential training made it."""
-    if len(results["stages"]) == 2 and results["stages"][1]["method"] != "task_arithmetic":
+    if len(results["stages"]) == 2 and not METHODS[results["stages"][1]["method"]].ignores_order:
         return [float(results["stages"][1]["l2_from_anchor"])]
     plain = (other for runs in by_name.values() for other in runs if other.point == {"method": "sequential"})
     same = next((other for other in plain if other.config.seed == run.config.seed), None)
@@ -141,13 +142,10 @@ def render(table: Table, form: str) -> str:
     notes = FORMULAS if any(row.beside for row in table.rows) else []
     if form == "markdown":
         return "\n".join([f"**{table.title}**", "", markdown(lines), "", *(f"- {note}" for note in notes)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(map(str.rjust, line[1:], widths[1:])) for line in lines]
-    named = [f"{line[0]:<{widths[0]}}  {rest}".rstrip() for line, rest in zip(lines, text, strict=True)]
-    return "\n".join([table.title, *named, *notes]) + "\n"
+    return "\n".join([table.title, plain(lines), *notes]) + "\n"
 
 
-@command
+@command("python -m scripts.tables")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from scripts.series import (
-    STYLES,
     Axis,
     Point,
     Swept,
@@ -21,6 +20,7 @@ from scripts.series import (
     is_alone,
     label,
     line,
+    look,
     save,
     shown,
     varied,
@@ -30,9 +30,11 @@ TITLES = {"sfa.beta": "SFA over β", "sfa.every": "SFA over batches between merg
 
 
 def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
-    """Writes the picture to ``out``, a panel for each key of SFA that is varied. Dashed lines are the base's scores
-    and, where tasks were trained alone, those of single-task models; whiskers are 95 % intervals."""
-    keys = [key for key, count in varied(results, "sfa").items() if count > 1] or [""]
+    """Writes the picture to ``out``, a panel for each key that is varied of the method that figures are about. Dashed
+    lines are the base's scores and, where tasks were trained alone, those of single-task models; whiskers are 95 %
+    intervals."""
+    subjects = dict.fromkeys(point["method"] for point, _ in results if look(point["method"]).is_subject)
+    keys = [key for name in subjects for key, count in varied(results, name).items() if count > 1] or [""]
     figure, axes = plt.subplots(1, len(keys), figsize=(max(5.2, 4.6 * len(keys)), 4.8), squeeze=False, sharey=True)
     for ax, key in zip(axes[0], keys, strict=True):
         _panel(ax, results, key, x, y)
@@ -54,7 +56,7 @@ def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
     if first is not None:
         _plot(ax, "before", [first])
     for method in dict.fromkeys(str(point["method"]) for point, _ in results if not is_alone(point)):
-        _plot(ax, method, line(results, method, key if method == "sfa" else None, x, y))
+        _plot(ax, method, line(results, method, key if look(method).is_subject else None, x, y))
     for axis, place, other in ((x, ax.axvline, "base"), (y, ax.axhline, "")):
         low, high = bounds(results, axis)
         place(low, color="0.5", linestyle=(0, (2, 3)), linewidth=1, zorder=0, label="base model" if other else None)
@@ -68,14 +70,14 @@ def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
 
 
 def _plot(ax: Axes, name: str, points: Sequence[Point]) -> None:
-    style: dict[str, Any] = {"markersize": 5, "linewidth": 1.5, **STYLES.get(name, {})}
+    style: dict[str, Any] = {"markersize": 5, "linewidth": 1.5, **look(name).style}
     xs, ys = [p.x for p in points], [p.y for p in points]
-    ax.plot(xs, ys, label=label(name), zorder=3 if name == "sfa" else 2, **style)
+    ax.plot(xs, ys, label=label(name), zorder=3 if look(name).is_subject else 2, **style)
     colour = style.get("markeredgecolor", style.get("color"))
     whiskers = {"fmt": "none", "ecolor": colour, "elinewidth": 0.6, "alpha": 0.6}
     ax.errorbar(xs, ys, [p.dy for p in points], [p.dx for p in points], **whiskers)  # type: ignore[arg-type]
     if len(points) > 1:
-        told = points if name == "sfa" and len(points) < 8 else [points[0], points[-1]]
+        told = points if look(name).is_subject and len(points) < 8 else [points[0], points[-1]]
         for p in told:
             place = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7, "color": colour}
             ax.annotate(shown(p.value), (p.x, p.y), **place)  # type: ignore[arg-type]

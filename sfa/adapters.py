@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sfa import extras
+from sfa.errors import MergeError
 from sfa.model_files import read_settings
 from sfa.tensors import locations, read
 
@@ -33,19 +35,19 @@ def adapter_settings(folder: Path, filled: bool) -> dict[str, Any]:
 
     Args:
         folder: with an ``adapter_config.json``.
-        filled: with ``peft``'s defaults where the file says nothing.
+        filled: with ``peft``'s defaults where the file says nothing, if it is installed.
 
     Raises:
-        ValueError: the file is damaged.
+        MergeError: the file is damaged.
     """
     try:
         settings = read_settings(folder / "adapter_config.json")
-        if filled:
+        if filled and extras.installed("peft"):
             from peft import PeftConfig
 
             settings = dict(PeftConfig.from_pretrained(str(folder)).to_dict())
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder / 'adapter_config.json'} cannot be read: {' '.join(str(error).split())}") from error
+        raise MergeError(f"{folder / 'adapter_config.json'} cannot be read: {' '.join(str(error).split())}") from error
     for key in _SETS:
         if isinstance(settings.get(key), list | set | tuple):
             settings[key] = sorted(settings[key], key=str)
@@ -65,8 +67,8 @@ def check_aligned(sources: Sequence[Path]) -> list[str]:
         What is to be said of a merge of adapters; nothing for other models.
 
     Raises:
-        ValueError: the factors of two adapters are of different random draws, so that entry ``i`` of one has nothing to
-            do with entry ``i`` of the other.
+        MergeError: the factors of two adapters are of different random draws, so that entry ``i`` of one has nothing
+            to do with entry ``i`` of the other.
     """
     places = [locations(source) for source in sources]
     names = [name for name in places[0] if _FIRST_FACTOR.search(name) and all(name in files for files in places)]
@@ -75,7 +77,7 @@ def check_aligned(sources: Sequence[Path]) -> list[str]:
     for source, files in zip(sources[1:], places[1:], strict=True):
         cosine = _cosine(names, places[0], files)
         if cosine < ALIGNED:
-            raise ValueError(
+            raise MergeError(
                 f"{sources[0]} and {source} cannot be merged: the factors A of their adapters are of different random "
                 f"draws (cosine {cosine:.3f}), and averages of such factors mean nothing; merge each into its base "
                 "model (peft: merge_and_unload) and then the models"

@@ -5,13 +5,15 @@ FSDP1 exposes its shards as ordinary parameters. So one code path serves one pro
 capturing, merging nor measuring communicates.
 """
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor, Shard
 
 # Of a bucket. Large enough that a kernel's start does not count; in host memory small enough for the cache, so that a
 # bucket which several kernels work on is read from memory once.
@@ -40,6 +42,27 @@ def trained_shards(model: nn.Module) -> dict[str, Tensor]:
                 "merges at β=0.25 about 0.8% of the distance to the anchor remains instead of 0.3%."
             )
     return shards
+
+
+def sum_over_ranks(model: nn.Module, value: float) -> float:
+    """Sum of a per-rank ``value`` over the whole model: sharded parts add up, replicas count once."""
+    ranks = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    replicas = _replica_count(model, ranks)
+    if replicas == ranks:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=next(model.parameters()).device)
+    distributed.all_reduce(total)
+    return float(total) / replicas
+
+
+def _replica_count(model: nn.Module, ranks: int) -> int:
+    """How many ranks hold the same shard."""
+    for parameter in model.parameters():
+        if isinstance(parameter, DTensor):
+            mesh = parameter.device_mesh
+            shards = [mesh.size(i) for i, where in enumerate(parameter.placements) if isinstance(where, Shard)]
+            return ranks // math.prod(shards)
+    return 1 if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) else ranks
 
 
 class Anchor:

@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sfa.errors import Interrupted
 from sfa.records import Score, TimedScore, TimedScores, checked
-from sfa.schedule import crosses
+from sfa.schedule import Clock
 
 
 def score_text(score: Score, digits: int = 3) -> str:
@@ -42,10 +43,6 @@ class Evaluator(Protocol):
     def lower_is_better(self, name: str) -> bool: ...
 
     def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]: ...
-
-
-class Interrupted(Exception):
-    """Training was stopped by a signal, after a checkpoint was written."""
 
 
 class Recorder(Callback):
@@ -72,7 +69,8 @@ class Recorder(Callback):
         interval: Fraction | None,
         total: int,
     ):
-        self.evaluate, self.key, self.seen, self.interval, self.total = evaluate, key, seen, interval, total
+        self.evaluate, self.key, self.seen, self.total = evaluate, key, seen, total
+        self.clock = Clock(interval or Fraction(total), total)
         self.rows: list[TimedScore] = []
         self.seconds = 0.0
         self._since = 0.0
@@ -82,7 +80,7 @@ class Recorder(Callback):
 
     def batch_end(self, state: State, logger: Logger) -> None:
         step = int(state.timestamp.batch.value)
-        if step != self.total and (self.interval is None or not crosses(step - 1, step, self.interval)):
+        if not self.clock.is_due(step - 1, step):
             return
         self._pause()
         scores = self.evaluate(bare_model(state), None if step == self.total else self.seen)
@@ -107,7 +105,7 @@ class Recorder(Callback):
 
 
 class Stopper(Callback):
-    """Turns Ctrl-C and SIGTERM into a checkpoint at the end of the running step, then :class:`Interrupted`.
+    """Turns Ctrl-C and SIGTERM into a checkpoint at the end of the running step, then :class:`sfa.errors.Interrupted`.
 
     All ranks stop at the same step. A second Ctrl-C ends the process at once; SIGTERM does not, because the launcher
     sends one right after the first Ctrl-C, and kills what is still there 30 s later. Goes after the checkpoint saver.
@@ -134,7 +132,8 @@ class Stopper(Callback):
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self.requested:
-            raise Interrupted(f"step {state.timestamp.batch.value}")
+            where = f"at step {state.timestamp.batch.value}, saved"
+            raise Interrupted(f"Interrupted ({where})", "To go on, run the same command again")
 
     def close(self, state: State, logger: Logger) -> None:
         if self.requested:  # the process is ending; the launcher's SIGTERM may still be on its way
@@ -146,11 +145,12 @@ class Stopper(Callback):
 
 def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopper) -> CheckpointSaver:
     """Saves every ``interval`` steps and when a signal asks for it; not at the end, where the stage is exported."""
+    clock = Clock(interval)
 
     def due(state: State, event: Event) -> bool:
         step = int(state.timestamp.batch.value)
         return event == Event.BATCH_CHECKPOINT and (
-            stopper.requested or (step < total and crosses(step - 1, step, interval))
+            stopper.requested or (step < total and clock.is_due(step - 1, step))
         )
 
     return CheckpointSaver(
@@ -168,8 +168,9 @@ def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopp
 class ProgressBar(Callback):
     """Task, step, loss and next merge: a live line in a terminal, ten lines in all elsewhere. Rank 0 only."""
 
-    def __init__(self, title: str, total: int, merges: Sequence[int], console: Console):
-        self.title, self.total, self.merges, self.console = title, total, list(merges), console
+    def __init__(self, title: str, total: int, merges: Clock | None, console: Console):
+        self.title, self.total, self.merges, self.console = title, total, merges, console
+        self.clock = Clock(Fraction(total, 10), total)
         columns = (
             TextColumn(f"{title:<30}".replace("{", "{{").replace("}", "}}"), markup=False),
             BarColumn(24),
@@ -188,10 +189,11 @@ class ProgressBar(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         step = int(state.timestamp.batch.value)
         loss = float(state.total_loss_dict.get("loss/train/total", float("nan")))
-        upcoming = next((f"next merge {m}" for m in self.merges if m > step), "")
+        merge = self.merges.next_after(step) if self.merges is not None else None
+        upcoming = "" if merge is None else f"next merge {merge}"
         if self.live:
             self.progress.update(self.bar, completed=step, status=f"loss {loss:6.3f}  {upcoming:<16}")
-        elif crosses(step - 1, step, Fraction(self.total, 10)):
+        elif self.clock.is_due(step - 1, step):
             self.console.print(f"{self.title}  {step}/{self.total}  loss {loss:6.3f}  {upcoming}".rstrip())
 
     def fit_end(self, state: State, logger: Logger) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sfa import extras
 from sfa.adapters import adapter_settings, check_aligned
+from sfa.errors import MergeError
 from sfa.model_files import other_weights, read_settings
 
 Settings = dict[str, Any]
@@ -35,7 +37,7 @@ def compare(sources: Sequence[Path]) -> list[str]:
         Sentences for who reads of the merge: what could not be compared, and what is the first model's of several.
 
     Raises:
-        ValueError: two of them differ in what changes the function; names every key with both values.
+        MergeError: two of them differ in what changes the function; names every key with both values.
     """
     first = sources[0]
     notes: list[str] = []
@@ -44,10 +46,16 @@ def compare(sources: Sequence[Path]) -> list[str]:
         if not differences:  # tokens and pixels of models that are others anyway would only hide that
             differences = _tokenizers(first, other, notes) + _processors(first, other, notes)
         if differences:
-            raise ValueError(f"{first} and {other} cannot be merged: {'; '.join(differences)}")
+            raise MergeError(f"{first} and {other} cannot be merged: {'; '.join(differences)}", _without_defaults())
         notes += _files_of_the_first(first, other)
     notes += check_aligned(sources)
     return list(dict.fromkeys(notes))
+
+
+def _without_defaults() -> str:
+    """Where what a file leaves out counts as a difference, because what knows its default is not installed."""
+    absent = [module for module in ("transformers", "peft") if not extras.installed(module)]
+    return f"Defaults that a file leaves out were not compared, without {' and '.join(absent)}" if absent else ""
 
 
 def _configs(first: Path, other: Path, notes: list[str]) -> list[str]:
@@ -95,11 +103,14 @@ def _classes(settings: Settings) -> list[str] | None:
 
 
 def _with_defaults(folder: Path, settings: Settings) -> Settings:
-    """The config as ``transformers`` fills it in; as it is, if its model type is none that it knows."""
+    """The config as ``transformers`` fills it in; as it is, if its model type is none that it knows, or without it."""
+    if not extras.installed("transformers"):
+        return settings
     import transformers
 
-    import sfa.mlp  # noqa: F401  registers the architecture
+    from sfa.families import register_architectures
 
+    register_architectures()
     if settings.get("model_type") not in transformers.CONFIG_MAPPING:
         return settings
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -113,8 +124,12 @@ def _tokenizers(first: Path, other: Path, notes: list[str]) -> list[str]:
         notes.append(f"Only {having[0]} has a tokenizer: its vocabulary was not compared.")
     if len(having) < 2 or all(_same_bytes(first / name, other / name) for name in _all_tokenizer_files()):
         return []
+    vocabularies = [_vocabulary(folder) for folder in (first, other)]
+    if None in vocabularies:
+        notes.append(f"The tokenizers of {first} and {other} were not compared: that needs transformers.")
+        return []
     rows = _rows(first)
-    one, two = ({token: i for token, i in _vocabulary(folder).items() if i < rows} for folder in (first, other))
+    one, two = ({token: i for token, i in (known or {}).items() if i < rows} for known in vocabularies)
     odd = sorted(_keys_that_differ(one, two), key=lambda token: (one.get(token, rows), two.get(token, rows)))
     if not odd:
         return []
@@ -133,14 +148,28 @@ def _rows(folder: Path) -> float:
     return float(size) if size else float("inf")
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def _vocabulary(folder: Path) -> dict[str, int] | None:
+    """The id of each token; ``None`` where it cannot be read, without ``transformers``."""
+    if not extras.installed("transformers"):
+        return _of_the_file(folder / "tokenizer.json")
     from transformers import AutoTokenizer
 
     try:
         found: dict[str, int] = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}") from error
+        raise MergeError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}") from error
     return found
+
+
+def _of_the_file(file: Path) -> dict[str, int] | None:
+    """The id of each token in a ``tokenizer.json``, whose vocabulary holds ids by token or pairs of token and score."""
+    if not file.is_file():
+        return None
+    content = read_settings(file)
+    tokens = (content.get("model") or {}).get("vocab")
+    if isinstance(tokens, list):
+        tokens = {token: i for i, (token, _) in enumerate(tokens)}
+    return {**(tokens or {}), **{added["content"]: added["id"] for added in content.get("added_tokens") or []}}
 
 
 def _processors(first: Path, other: Path, notes: list[str]) -> list[str]:
@@ -148,7 +177,7 @@ def _processors(first: Path, other: Path, notes: list[str]) -> list[str]:
     if pair is None:
         return []
     found = _differences(*map(_of_pixels, pair))
-    if found:
+    if found and extras.installed("transformers"):
         from transformers import AutoImageProcessor
 
         def filled(folder: Path, settings: Settings) -> Settings:

@@ -9,18 +9,19 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sfa import loggers
 from sfa.concealed import Concealed
-from sfa.data import TASKS, Custom, Images, ImageTask, LabelSplit, Task
+from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
 from sfa.data.source import SourceError
-from sfa.errors import SFAError
-from sfa.plan import STAGES_OF_EVERY_RUN, in_order, plan, without_effect
+from sfa.errors import WRONG, SFAError
+from sfa.methods import METHODS
+from sfa.plan import in_order, plan
 from sfa.reading import Unreadable, read_file, read_value, reason
-from sfa.schedule import exact_fraction
-from sfa.schema import Config, Train
-from sfa.values import at_home
+from sfa.schedule import Duration
+from sfa.schema import Config, Train, config_class
+from sfa.values import LocalPath, at_home
 
 Block = TypeVar("Block", bound=BaseModel)
 Evaluations = Callable[[Sequence[Task]], Sequence[str]]
@@ -29,7 +30,7 @@ Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 class ConfigError(SFAError):
     """A config that cannot be run. ``errors`` holds one line for each thing that is wrong."""
 
-    code = 2
+    code = WRONG
 
     def __init__(self, source: str, errors: Sequence[str]):
         self.errors = list(errors)
@@ -52,14 +53,15 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     raw, concealed = _read(path, overrides)
     errors: list[str] = []
     tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
-    config = _validate(Config, {**raw, "tasks": tasks}, "", errors)
+    config = _validate(config_class(), {**raw, "tasks": tasks}, "", errors)
     if config is not None and config.order is not None and not errors:
         config = _ordered(config, errors)
         tasks = config.tasks
     if config is not None:
         errors += _check_together(config, tasks, evaluations)
-    if config is not None and not errors and (reason := without_effect(config)) is not None:
-        errors.append(f"method: {reason}")
+    trained = [task.name for task in tasks if not task.held_back]
+    if config is not None and not errors and (idle := config.block.idle_reason(trained)) is not None:
+        errors.append(f"method: {idle}")
     if config is not None and not errors and config.only is not None:
         known_stages = [stage.fingerprint for stage in in_order(plan(config))]
         if config.only not in known_stages:
@@ -85,7 +87,14 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
     for wanted in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if wanted not in TASKS:
             errors.append(_unknown("model.tokenizer.train_on", wanted, TASKS, "a registered task"))
-    if evaluations is not None:
+    family = None
+    try:
+        family = config.family()
+    except ValueError as error:
+        errors.append(f"tasks: {error}")
+    else:
+        errors += family.config_errors(config)
+    if evaluations is not None and family is not None:
         known = evaluations(tasks)
         where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
         where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
@@ -114,30 +123,18 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
             task.data_spec()
         except SourceError as error:
             errors.append(f"tasks.{i}: {error}")
-    images = sum(isinstance(task, ImageTask) for task in tasks)
-    if 0 < images < len(tasks):
-        errors.append("tasks: images and text cannot be in one stream")
-    if not images and config.model.architecture is not None and config.model.tokenizer is None:
-        errors.append("model.tokenizer: is required beside an architecture with random weights")
-    elif tasks and images in (0, len(tasks)) and (config.model.architecture is not None or Path(name).is_dir()):
-        from sfa.models import faults  # seconds to import
+    if family is not None and tasks and (config.model.architecture is not None or Path(name).is_dir()):
+        from sfa.models import configuration_errors  # seconds to import
 
-        errors += faults(config.model, config.classes(), max(config.train_of(task).seq_len for task in tasks))
+        longest = max(config.train_of(task).seq_len for task in tasks)
+        errors += configuration_errors(config.model, family, longest)
     if config.model.tokenizer is not None and config.model.template == "chat":
         errors.append("model.template: chat needs a tokenizer with a chat template, and one trained here has none")
     if config.model.system is not None and config.model.template != "chat":
         errors.append(f"model.system: is shown under model.template: chat alone, not under {config.model.template}")
-    if images and config.model.tokenizer is not None:
-        errors.append("model.tokenizer: a stream of images needs none")
-    if images and config.model.lora is not None:
-        errors.append("model.lora: is for language models")
-    if images and any(config.train_of(task).max_duration.endswith("tok") for task in tasks):
-        errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
-    trained = sum(not task.held_back for task in tasks)
-    for name in ("task_arithmetic", "ties", "fisher"):
-        weights = getattr(config, name).weights
-        if config.method == name and weights is not None and len(weights) != trained:
-            errors.append(f"{name}.weights: must hold one number for each of the {trained} tasks, not {len(weights)}")
+    trained = [task for task in tasks if not task.held_back]
+    steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
+    errors += config.block.errors([task.name for task in trained], steps)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
         errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")
@@ -145,11 +142,6 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         batch = task.train.get("global_batch_size", config.train.global_batch_size)
         if isinstance(batch, int) and batch % ranks:
             errors.append(f"train.global_batch_size: must be a multiple of the {ranks} ranks, not {batch}")
-    if config.method == "sfa" and config.sfa.p is not None:
-        for task in tasks[1:]:
-            steps = config.train_of(task).max_duration
-            if steps.endswith("ba") and exact_fraction(config.sfa.p) * int(steps[:-2]) < 1:
-                errors.append(too_often(config.sfa.p, int(steps[:-2])))
     return list(dict.fromkeys(errors))
 
 
@@ -168,12 +160,10 @@ def _save_folder(config: Config) -> list[str]:
     return []
 
 
-def too_often(p: float, total: int) -> str:
-    """The error of a p that is less than one of a training's ``total`` steps."""
-    return (
-        f"sfa.p: {p} of {total} steps is less than one step; allowed from 1/{total} to 1, "
-        "or sfa.every=1ba sfa.p=null to merge after every step"
-    )
+def _known_steps(max_duration: str) -> int | None:
+    """Steps of a training, where they do not depend on its data."""
+    duration = Duration.parse(max_duration)
+    return int(duration.value) if duration.unit == "ba" else None
 
 
 def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Concealed]:
@@ -237,6 +227,10 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
     tasks: list[Task] = []
+    try:
+        copies = TypeAdapter(LocalPath | None).validate_python(data_folder)
+    except ValidationError:
+        copies = None  # which is an error of the config itself
     for i, entry in enumerate(entries):
         if isinstance(entry, dict) and "split" in entry:
             split = _validate(LabelSplit, entry, f"tasks.{i}.", errors)
@@ -265,9 +259,11 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
             own = options.get("train")
             if isinstance(own, dict) and _validate(Train, own, f"tasks.{i}.train.", errors) is None:
                 options["train"] = {}  # told; the rest is checked without it
-            if "data_folder" in kind.model_fields:
-                options["data_folder"] = data_folder
-            task = _validate(kind, options, f"tasks.{i}.", errors)
+            try:
+                task = _validate(kind, options, f"tasks.{i}.", errors, looking_in(copies))
+            except SourceError as error:
+                errors.append(f"tasks.{i}: {error}")
+                break
             if task is None:
                 break
             tasks.append(task)
@@ -275,16 +271,19 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     if tasks and all(task.held_back for task in tasks):
         errors.append("tasks: every task is held back, so nothing would be trained")
     names = [task.name for task in tasks]
-    for name in sorted({*names} & {*STAGES_OF_EVERY_RUN}):
+    taken = {"base", *(label for kind in METHODS.values() for label in kind.stage_labels)}
+    for name in sorted({*names} & taken):
         errors.append(f"tasks: {name} is what results call a stage of their own; give the task another name")
     for name in sorted({name for name in names if names.count(name) > 1}):
         errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may come once in a stream")
     return tasks
 
 
-def _validate(kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str]) -> Block | None:
+def _validate(
+    kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str], context: Any = None
+) -> Block | None:
     try:
-        return kind(**values)
+        return kind.model_validate(values, context=context)
     except ValidationError as error:
         errors += [_line(kind, prefix, dict(e)) for e in error.errors()]
         return None

@@ -8,9 +8,8 @@ from rich.console import Console
 
 from sfa import runs
 from sfa.callbacks import Evaluator
-from sfa.data.prepare import Preparer, preparer
-from sfa.kinds import channels_of, is_encoder_decoder
-from sfa.plan import Stage
+from sfa.families import ArrayBuilder, family_of
+from sfa.plan import Stage, Training
 from sfa.schema import Config, Train
 
 
@@ -29,18 +28,18 @@ class Context:
             self.told.add(line)
             self.console.print(line)
 
-    def preparer(self, train: Train, processor: Any, model_config: Any, packs: bool = True) -> Preparer:
-        """Makes sequences or images of tasks' rows as ``train`` asks, for a model with this configuration."""
-        pairs, channels = is_encoder_decoder(model_config), channels_of(model_config)
+    def array_builder(self, train: Train, processor: Any, configuration: Any, packs: bool = True) -> ArrayBuilder:
+        """Builds arrays of tasks' rows as ``train`` asks, for a model with this configuration."""
         layout = self.config.model.layout
-        return preparer(processor, pairs, layout, train.seq_len, train.long_rows, channels, packs)
+        family = family_of(configuration)
+        return family.array_builder(processor, configuration, layout, train.seq_len, train.long_rows, packs)
 
     def folder(self, stage: Stage) -> Path:
         return runs.stage_folder(self.config.save_folder, stage.fingerprint)
 
-    def seen(self, stage: Stage) -> list[str]:
+    def evaluations_while(self, stage: Training) -> list[str]:
         """The evaluations that tell something while ``stage`` trains: not those of tasks that are still to come."""
-        now = {task.name for part in (stage, *stage.past) for task in part.tasks}
+        now = {task.name for part in (stage, *stage.past) if isinstance(part, Training) for task in part.tasks}
         ahead = {name for task in self.config.tasks if task.name not in now for name in task.evals}
         mine = {name for task in self.config.tasks if task.name in now for name in task.evals}
         return [name for name in self.evaluator.names if name in mine or name not in ahead]

@@ -1,20 +1,19 @@
 """What a run would do: the dry run's text. Nothing is written."""
 
 import errno
-import math
 import shutil
 from collections.abc import Sequence
-from fractions import Fraction
+
+from rich import filesize
 
 from sfa import store
-from sfa.data import ImageTask
-from sfa.plan import Stage, in_order, neutral_setting, plan
+from sfa.families import Family, family_of_tasks
+from sfa.plan import Merge, Stage, Training, in_order, plan
 from sfa.runs import is_made, read_manifest, stage_folder
-from sfa.schedule import exact_fraction, in_steps, interval_steps
-from sfa.schema import Config, PenaltyBlock, SFABlock, Train
+from sfa.schedule import Duration
+from sfa.schema import Config
 from sfa.sweep import SweepRun, stages
 
-GIB = 2**30
 MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # a parameter: of a model, and of two checkpoints with AdamW's state
 PEAK, UTILIZATION = 989e12, 0.4  # an H100's dense bf16 rate, and what trainings reach of one
 PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
@@ -25,17 +24,13 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
     "bigscience/T0pp": 11_135_332_352,
     "google/vit-base-patch16-224-in21k": 85_798_656,  # without a head
 }
-LONG_ROWS = {
-    "drop": "are left out and counted",
-    "cut": "lose the middle of their prompt and are counted, or are left out if their response is too long",
-    "error": "stop the run",
-}
 
 
 def describe(config: Config) -> str:
     """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
     needed = in_order(plan(config))
     parameters, why = _parameters(config)
+    family = config.family()
     lines = [
         f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(needed)} stages "
         f"in {config.save_folder / 'stages'}",
@@ -45,18 +40,14 @@ def describe(config: Config) -> str:
         done = is_made(stage_folder(config.save_folder, stage.fingerprint))
         head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
         lines.append(head)
-        if stage.train is not None:
-            unit = "images" if config.classes() is not None else f"x {stage.train.seq_len} tokens"
-            lines.append(f"     {_steps(stage, stage.train, unit)}")
-        elif stage.sources:
-            how = {key: value for key, value in stage.spec["method"].items() if key != "name"}
-            settings = ", ".join(f"{key} {value}" for key, value in how.items())
+        if isinstance(stage, Training):
+            lines.append(f"     {_steps(stage, family)}")
+        elif isinstance(stage, Merge):
+            settings = ", ".join(f"{key} {value}" for key, value in stage.merger.weights_spec().items())
             lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
-    setting = neutral_setting(config)
+    setting = config.block.neutral_setting()
     lines += ["", f"{setting} leaves the weights as method=sequential makes them"] if setting is not None else []
-    if config.classes() is None:
-        rules = {stage.train.long_rows: LONG_ROWS[stage.train.long_rows] for stage in needed if stage.train is not None}
-        lines += [f"     rows longer than a sequence {what} (train.long_rows: {rule})" for rule, what in rules.items()]
+    lines += family.plan_notes(stage.train for stage in needed if isinstance(stage, Training))
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])
@@ -64,14 +55,14 @@ def describe(config: Config) -> str:
     trained = f", frozen, with adapters of rank {lora.rank}" if lora else ""
     each, kinds = (4, "") if lora else (16, ", gradients and AdamW")
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
-    merging = any(isinstance(stage.block, SFABlock | PenaltyBlock) for stage in needed)
-    anchor = "device" if any(getattr(stage.block, "anchor_device", "") == "device" for stage in needed) else "host"
+    holding = [stage.block for stage in needed if isinstance(stage, Training) and stage.block.holds_anchor]
+    anchor = "device" if any(getattr(block, "anchor_device", "") == "device" for block in holding) else "host"
     return "\n".join(
         [
             *lines,
             f"parameters: {parameters:,}{trained}",
             f"memory: {_size(each * parameters)} / {ranks} a rank for float32 weights{kinds}, without activations"
-            + (f"; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory" if merging and not lora else ""),
+            + (f"; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory" if holding and not lora else ""),
             f"disk: {_size(MODEL_BYTES * parameters * len(needed))} for {len(needed)} models, and up to "
             f"{_size(CHECKPOINT_BYTES * parameters)} for checkpoints while a stage trains",
         ]
@@ -91,7 +82,7 @@ def check_disk(config: Config) -> None:
     if parameters is None or config.model.lora:
         return
     needed = MODEL_BYTES * parameters * len(missing)
-    needed += CHECKPOINT_BYTES * parameters if any(stage.train for stage in missing) else 0
+    needed += CHECKPOINT_BYTES * parameters if any(isinstance(stage, Training) for stage in missing) else 0
     place = next(
         folder for folder in (config.save_folder.absolute(), *config.save_folder.absolute().parents) if folder.is_dir()
     )
@@ -109,15 +100,15 @@ def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
     found = stages(runs)
     for stage, run in found:
         ready = is_made(stage_folder(run.config.save_folder, stage.fingerprint))
-        kind = "trains" if stage.train is not None else "merges" if stage.sources else "builds"
-        needed = stage.sources or ([stage.parent] if stage.parent else [])
+        kind = "trains" if isinstance(stage, Training) else "merges" if isinstance(stage, Merge) else "builds"
+        needed = stage.sources if isinstance(stage, Merge) else stage.needs
         origin = f"from {' '.join(part.fingerprint[:8] for part in needed)}" if needed else ""
         state = "done" if ready else "to do"
         lines.append(
             f"  {stage.fingerprint[:8]}  {state:<5}  {kind}  {stage.label:<16} {stage.method:<16} {origin}".rstrip()
         )
         done, trainings = done + ready, trainings + (kind == "trains")
-    loop = sum(stage.train is not None for run in runs for stage in in_order(plan(run.config)))
+    loop = sum(isinstance(stage, Training) for run in runs for stage in in_order(plan(run.config)))
     counted = {run.config.model.model_dump_json(): _parameters(run.config) for _, run in found}
     sizes = [counted[run.config.model.model_dump_json()] for _, run in found]
     known = [size for size, _ in sizes if size is not None]
@@ -137,12 +128,14 @@ def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int | N
     """Hours of one device that the trainings still to do take: at the pace of a finished one of the same task where
     there is one, else by 6 floating-point operations a parameter and token."""
     measured: dict[str, float] = {}
-    waiting = []
+    waiting: list[tuple[Training, SweepRun, int | None]] = []
     for (stage, run), size in zip(found, parameters, strict=True):
         made = read_manifest(stage_folder(run.config.save_folder, stage.fingerprint))
-        if stage.train is not None and made is not None:
+        if not isinstance(stage, Training):
+            continue
+        if made is not None:
             measured[_work(stage, run)] = made["seconds"] * made["made"].get("ranks", 1) / 3600
-        elif stage.train is not None:
+        else:
             waiting.append((stage, run, size))
     known = [measured[_work(stage, run)] for stage, run, _ in waiting if _work(stage, run) in measured]
     rest = [(_tokens(stage), size) for stage, run, size in waiting if _work(stage, run) not in measured]
@@ -157,22 +150,14 @@ def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int | N
     return "device hours of the trainings to do: " + ("; ".join(parts) or "0")
 
 
-def _work(stage: Stage, run: SweepRun) -> str:
+def _work(stage: Training, run: SweepRun) -> str:
     """Equal for trainings that take about as long."""
-    return store.fingerprint([run.config.model.model_dump_json(), stage.spec["tasks"], stage.spec["train"]])
+    return store.fingerprint([run.config.model.model_dump_json(), list(stage.data), stage.train.weights_spec()])
 
 
-def _tokens(stage: Stage) -> float | None:
+def _tokens(stage: Training) -> float | None:
     """Tokens that a stage trains on, roughly."""
-    assert stage.train is not None
-    unit = stage.train.max_duration.lstrip("0123456789_")
-    value = int(stage.train.max_duration.removesuffix(unit).replace("_", ""))
-    if any(isinstance(task, ImageTask) for task in stage.tasks):
-        return None
-    if unit != "ep":
-        return float(value if unit == "tok" else value * stage.train.global_batch_size * stage.train.seq_len)
-    epochs = [task.epoch_tokens for task in stage.tasks]
-    return None if None in epochs else value * sum(epoch for epoch in epochs if epoch is not None)
+    return family_of_tasks(stage.tasks).token_count(stage.train, stage.tasks)
 
 
 def _parameters(config: Config) -> tuple[int | None, str]:
@@ -181,41 +166,22 @@ def _parameters(config: Config) -> tuple[int | None, str]:
     from sfa.models import parameter_count
 
     try:
-        return parameter_count(config.model, config.classes()), ""
+        return parameter_count(config.model, config.family()), ""
     except OSError as error:
         return None, f"the model's configuration cannot be had: {str(error).splitlines()[0]}"
 
 
-def _steps(stage: Stage, train: Train, unit_of_batch: str) -> str:
+def _steps(stage: Training, family: Family) -> str:
     """Steps, tokens and merges of a stage, as far as they are known before its data are read."""
-    images = unit_of_batch == "images"
-    batch = train.global_batch_size * (1 if images else train.seq_len)
-    unit = train.max_duration.lstrip("0123456789_")
-    value = int(train.max_duration.removesuffix(unit).replace("_", ""))
-    if unit == "ep":
-        text = f"{train.max_duration} of {train.global_batch_size} {unit_of_batch} a step"
-        if not isinstance(stage.block, SFABlock):
-            return f"{text}, no merges"
-        return f"{text}, merges every {stage.block.every or f'{stage.block.p} of it'} and at the end"
-    total = value if unit == "ba" else -(-value // batch)
-    text = f"{total:,} steps, " + (f"{total * batch:,} images" if images else f"at most {total * batch:,} tokens")
-    if not isinstance(stage.block, SFABlock):
-        return f"{text}, no merges"
-    return f"{text}, merges at {_merges(stage.block, total)}"
-
-
-def _merges(block: SFABlock, total: int) -> str:
-    every, p = block.every, block.p
-    if every is not None and not every.endswith(("ba", "dur")):
-        return f"every {every} and at the end"
-    interval = exact_fraction(p) * total if p is not None else in_steps(str(every), total, epoch=1)
-    apart = max(interval, Fraction(1))
-    if total <= 12 * apart:
-        shown = [f"{step:,}" for step in interval_steps(total, interval)]
-    else:
-        shown = [*(f"{math.ceil(k * apart):,}" for k in range(1, 6)), "…", f"{total:,}"]
-    return f"{', '.join(shown)} (β={block.beta})"
+    train, duration = stage.train, Duration.parse(stage.train.max_duration)
+    if duration.unit == "ep":
+        text = f"{train.max_duration} of {family.batch_text(train)} a step"
+        return f"{text}, {stage.block.describe_merges(None)}"
+    total = duration.step_count(0, train.global_batch_size, train.seq_len)
+    text = f"{total:,} steps, {family.amount_text(train, total)}"
+    return f"{text}, {stage.block.describe_merges(total)}"
 
 
 def _size(count: float) -> str:
-    return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.1f} MiB"
+    unit, name = filesize.pick_unit_and_suffix(int(count), ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
+    return f"{count / unit:.1f} {name}"

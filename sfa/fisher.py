@@ -18,8 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfa.anchor import local, trained_shards
 from sfa.finite import check
+from sfa.methods.base import FisherSettings
 from sfa.parallel import exclusively
-from sfa.store import unsealed
+from sfa.store import fingerprint, unsealed
 from sfa.weights import read_shards, write_shards
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,12 @@ def _can_be_mapped(model: nn.Module) -> bool:
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     sharded = sharded or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
     return not (sharded or getattr(model, "cpu_bf16", False))
+
+
+def fisher_folder(folder: Path, settings: FisherSettings, seed: int) -> Path:
+    """Where the Fisher information of a stage's task at its weights is kept, in the stage's ``folder``."""
+    key = fingerprint({"labels": settings.labels, "examples": settings.examples, "seed": seed})
+    return folder / f"fisher-{key}"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,11 @@ import inspect
 from typing import Any
 
 import torch
+from composer.utils import dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from sfa.pretrained import ModelError
 
 LENGTH = 6  # tokens of each of two examples, at most
 # Of logits' standard deviation. Over 115 architectures of transformers 5.23 with random weights, those that isolate
@@ -51,6 +54,24 @@ def why_padded(model: Any, tokenizer: PreTrainedTokenizerBase, length: int = LEN
     if _differ(logits[0, :-1], logits[2, :-1]):
         raise NotCausal("the model sees the tokens that it is to predict; some need is_decoder: true in their config")
     return reason
+
+
+def why_padded_on_all_ranks(model: Any, tokenizer: PreTrainedTokenizerBase, length: int = LENGTH) -> str | None:
+    """:func:`why_padded`, as rank 0 finds. All ranks call it.
+
+    Raises:
+        ModelError: the model is no decoder.
+    """
+    found: list[Any] = [None, None]
+    if dist.get_global_rank() == 0:
+        try:
+            found[0] = why_padded(model, tokenizer, length)
+        except NotCausal as error:
+            found[1] = str(error)
+    dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise ModelError(found[1])
+    return None if found[0] is None else str(found[0])
 
 
 @torch.no_grad()

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mergekit.merge_methods.api import merge_tensors
 from torch import Tensor
 
+from sfa import extras
 from sfa.compatible import compare
+from sfa.errors import MergeError
 from sfa.model_files import MODEL, other_weights
 from sfa.tensors import WHOLE_NUMBERS, Shape, buffers, kinds, locations, read, shapes, stored, write
-from sfa.threshold import Part, threshold
+from sfa.threshold import threshold
 
 Rule = Callable[[list[Tensor]], Tensor]
 # Entries that are merged at a time. What is computed of them stays in a core's cache; and as whole vectors of the CPU,
@@ -40,7 +41,7 @@ PART = ".part"
 def average(theta_o: Path, theta: Path, beta: float, out: Path) -> list[str]:
     """β·θ_o + (1−β)·θ, bit for bit as :class:`sfa.SFA` merges on the same device (Algorithm 1)."""
     if not 0 <= beta <= 1:
-        raise ValueError(f"beta weighs the first model and must lie in [0, 1], not {beta}")
+        raise MergeError(f"beta weighs the first model and must lie in [0, 1], not {beta}")
 
     def rule(tensors: list[Tensor]) -> Tensor:
         old, new = tensors
@@ -52,6 +53,8 @@ def average(theta_o: Path, theta: Path, beta: float, out: Path) -> list[str]:
 
 def soup(models: Sequence[Path], out: Path) -> list[str]:
     """The mean of models (Wortsman et al., 2022a)."""
+    extras.require("merge")
+    from mergekit.merge_methods.api import merge_tensors
 
     def rule(tensors: list[Tensor]) -> Tensor:
         mean: Tensor = merge_tensors(
@@ -64,10 +67,11 @@ def soup(models: Sequence[Path], out: Path) -> list[str]:
 
 def task_arithmetic(base: Path, models: Sequence[Path], weights: Sequence[float], out: Path) -> list[str]:
     """base + Σ wᵢ(θᵢ − base) (Ilharco et al., 2023)."""
-    named = _weights(weights, models)
+    extras.require("merge")
+    named = named_weights(weights, models)
 
     def rule(tensors: list[Tensor]) -> Tensor:
-        return _from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
+        return from_base(tensors, "task_arithmetic", {"weight": named, "normalize": False})
 
     return merge([base, *models], rule, out, base=True)
 
@@ -85,9 +89,10 @@ def ties(
         density: share of each whole task vector that is kept, the entries of largest magnitude.
         scale: λ.
     """
-    named = _weights(weights, models)
+    extras.require("merge")
+    named = named_weights(weights, models)
     if not math.isfinite(scale):
-        raise ValueError(f"the scale must be finite, not {scale}")
+        raise MergeError(f"the scale must be finite, not {scale}")
     together = _together([base, *models], out, base=True)
     origin_files, *others_files = together.found
     smallest = [_threshold(origin_files, files, density) for files in others_files]
@@ -99,7 +104,7 @@ def ties(
             for theta, least in zip(others, smallest, strict=True)
         ]
         parameters = {"weight": named, "density": 1.0, "normalize": True, "lambda": scale}
-        return _from_base([origin, *kept], "ties", parameters)
+        return from_base([origin, *kept], "ties", parameters)
 
     return _write(together, rule, out)
 
@@ -120,11 +125,11 @@ def fisher(
         normalize: divides each Fᵢ by its norm over the whole model, so that a task of larger gradients does not
             dominate, and raises what is less than :data:`FLOOR` to it, so that every model has some say everywhere.
     """
-    factors = list(_weights(weights, models).values())
+    factors = list(named_weights(weights, models).values())
     if len(fishers) != len(models):
-        raise ValueError(f"{len(models)} models need as many Fishers, not {len(fishers)}")
+        raise MergeError(f"{len(models)} models need as many Fishers, not {len(fishers)}")
     if min(factors) < 0 or max(factors) == 0:
-        raise ValueError(f"Fisher information weighs with what is not negative, and not all zero; not {factors}")
+        raise MergeError(f"Fisher information weighs with what is not negative, and not all zero; not {factors}")
     together = _together(models, out, fishers)
     norms = [_norm(files) if normalize else 1.0 for files in together.found[len(models) :]]
 
@@ -134,7 +139,7 @@ def fisher(
         bottom = torch.zeros_like(top)
         for i, (theta, information) in enumerate(zip(thetas, informations, strict=True)):
             if bool((information < 0).any()):
-                raise ValueError(f"Fisher information is a mean of squares, and {fishers[i]} holds a negative one")
+                raise MergeError(f"Fisher information is a mean of squares, and {fishers[i]} holds a negative one")
             weighted = information.double().div_(norms[i])
             if normalize:
                 weighted.clamp_(min=FLOOR)
@@ -146,7 +151,7 @@ def fisher(
     return _write(together, rule, out)
 
 
-def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False) -> list[str]:
+def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False, whole: bool = False) -> list[str]:
     """Writes a model folder like the first of ``sources``, with every tensor as ``rule`` makes it of theirs (float32).
 
     One tensor of each source is in memory, and a piece of what is made of them: a file is written as they are made.
@@ -154,19 +159,20 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False) ->
     Args:
         sources: folders of models with the same tensors.
         rule: makes a flat piece of a tensor, of the same piece of it in all ``sources``. It works on each entry for
-            itself.
+            itself, unless ``whole``.
         out: folder of the result, which is empty or not there.
         base: the first of ``sources`` is not merged itself, but what the others were trained from.
+        whole: ``rule`` is given whole tensors, flat.
 
     Returns:
         Sentences on what could not be compared.
 
     Raises:
-        ValueError: the models do not belong together, a tensor is not finite, or ``out`` is not empty; nothing was
+        MergeError: the models do not belong together, a tensor is not finite, or ``out`` is not empty; nothing was
             written.
         OSError: a folder lacks files, or the result cannot be written.
     """
-    return _write(_together(sources, out, base=base), rule, out)
+    return _write(_together(sources, out, base=base), rule, out, whole)
 
 
 @dataclass(frozen=True)
@@ -192,12 +198,12 @@ def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = (), b
     """Looks whether models can be merged, before anything is written. ``beside`` are folders that hold, among others,
     tensors of the same names and shapes."""
     if not sources:
-        raise ValueError("there is nothing to merge")
+        raise MergeError("there is nothing to merge")
     if out.exists() and (not out.is_dir() or any(file.name != PART for file in out.iterdir())):
-        raise ValueError(f"{out} is not empty")
+        raise MergeError(f"{out} is not empty")
     for folder in (*sources, *beside):
         if folder.resolve() in (out.resolve(), *out.resolve().parents):
-            raise ValueError(f"{out} lies in {folder}, which is merged: write the result elsewhere")
+            raise MergeError(f"{out} lies in {folder}, which is merged: write the result elsewhere")
     found = [locations(source) for source in sources]
     notes = compare(sources)
     found += [{name: file for name, file in locations(one).items() if name in found[0]} for one in beside]
@@ -206,16 +212,16 @@ def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = (), b
         odd = sorted(first.keys() ^ files.keys())
         if odd:
             side = sources[0] if odd[0] in first else source
-            raise ValueError(f"{sources[0]} and {source} cannot be merged: only {side} has {odd[0]}")
+            raise MergeError(f"{sources[0]} and {source} cannot be merged: only {side} has {odd[0]}")
         for name, shape in shapes(files).items():
             if shape != first[name]:
-                raise ValueError(
+                raise MergeError(
                     f"the models cannot be merged: {name} is {first[name]} in {sources[0]} and {shape} in {source}"
                 )
     return _Together(sources[0], found, found[int(base) : len(sources)], first, notes)
 
 
-def _write(models: _Together, rule: Rule, out: Path) -> list[str]:
+def _write(models: _Together, rule: Rule, out: Path, whole_tensors: bool = False) -> list[str]:
     """Writes the merge, whole or not at all: into a folder in ``out``, whose files are then moved up."""
     there = out.is_dir()
     part = out / PART
@@ -229,10 +235,10 @@ def _write(models: _Together, rule: Rule, out: Path) -> list[str]:
         elif name in statistics:
             mean = torch.stack([read(files[name], name) for files in models.trained]).mean(0)
             if not _finite(mean):
-                raise ValueError(f"{name} of a source is not finite")
+                raise MergeError(f"{name} of a source is not finite")
             yield mean
         else:
-            yield from _merged(name, models.found, rule)
+            yield from _merged(name, models.found, rule, whole_tensors)
 
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
@@ -262,15 +268,15 @@ def _lists(file: Path, own: set[Path]) -> bool:
     return file.name.endswith(".index.json") and file.parent / MODEL not in own
 
 
-def _merged(name: str, found: Sequence[Mapping[str, Path]], rule: Rule) -> Iterator[Tensor]:
-    """A merged tensor in flat pieces."""
-    for pieces in _pieces(name, found):
+def _merged(name: str, found: Sequence[Mapping[str, Path]], rule: Rule, whole: bool) -> Iterator[Tensor]:
+    """A merged tensor in flat pieces, or in one."""
+    for pieces in _pieces(name, found, whole):
         try:
             made = rule(pieces)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise MergeError(f"{name}: {error}") from error
         if not _finite(made):
-            raise ValueError(f"the merged {name} is not finite: the weights are too large")
+            raise MergeError(f"the merged {name} is not finite: the weights are too large")
         yield made
 
 
@@ -285,18 +291,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pieces(name: str, files_of: Sequence[Mapping[str, Path]]) -> Iterator[list[Tensor]]:
-    """A tensor of several models in flat pieces.
+def _pieces(name: str, files_of: Sequence[Mapping[str, Path]], whole: bool = False) -> Iterator[list[Tensor]]:
+    """A tensor of several models in flat pieces, or in one.
 
     Raises:
-        ValueError: it holds an infinite value or a NaN; names its file.
+        MergeError: it holds an infinite value or a NaN; names its file.
     """
     flat = [read(files[name], name).reshape(-1) for files in files_of]
-    for start in range(0, len(flat[0]), PIECE):
-        pieces = [tensor[start : start + PIECE] for tensor in flat]
+    size = max(len(flat[0]), 1) if whole else PIECE
+    for start in range(0, len(flat[0]), size):
+        pieces = [tensor[start : start + size] for tensor in flat]
         for piece, files in zip(pieces, files_of, strict=True):
             if not _finite(piece):
-                raise ValueError(f"{name} in {files[name]} is not finite: it holds a NaN or an infinite value")
+                raise MergeError(f"{name} in {files[name]} is not finite: it holds a NaN or an infinite value")
         yield pieces
 
 
@@ -314,17 +321,26 @@ def _norm(files: Mapping[str, Path]) -> float:
     return math.sqrt(math.fsum(squares)) or 1.0
 
 
-def _from_base(tensors: list[Tensor], method: str, parameters: dict[str, object]) -> Tensor:
+def from_base(tensors: list[Tensor], method: str, parameters: dict[str, object]) -> Tensor:
+    """mergekit's merge of tensors, of which the first is the base's."""
+    extras.require("merge")
+    from mergekit.merge_methods.api import merge_tensors
+
     ids = ["base", *(str(i) for i in range(1, len(tensors)))]
     merged: Tensor = merge_tensors(tensors, method, parameters=parameters, ids=ids, base_index=0, dtype=torch.float32)
     return merged
 
 
-def _weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, float]:
+def named_weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, float]:
+    """One a model, by the names that :func:`from_base` gives them.
+
+    Raises:
+        ValueError: there are not as many as models, or one is not finite.
+    """
     if len(weights) != len(models):
-        raise ValueError(f"{len(models)} models need as many weights, not {len(weights)}")
+        raise MergeError(f"{len(models)} models need as many weights, not {len(weights)}")
     if not all(math.isfinite(weight) for weight in weights):
-        raise ValueError(f"weights must be finite, not {list(weights)}")
+        raise MergeError(f"weights must be finite, not {list(weights)}")
     return {str(i): float(weight) for i, weight in enumerate(weights, 1)}
 
 
@@ -333,10 +349,10 @@ def _threshold(base: Mapping[str, Path], model: Mapping[str, Path], density: flo
 
     still = buffers(model)
 
-    def moved() -> Iterator[Part]:
+    def moved() -> Iterator[Tensor]:
         for name in (name for name in base if name not in still):
             for origin, theta in _pieces(name, [base, model]):
-                yield (theta - origin).numpy()
+                yield theta - origin
 
     with _one_thread():
         return threshold(moved, density)

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sfa.errors import ModelFilesError
+
 MODEL, INDEX, ADAPTERS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 
@@ -22,7 +24,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
 
     Raises:
         FileNotFoundError: the folder holds no safetensors files, or lacks one that is listed.
-        ValueError: the index is damaged, or names a file that is not in the folder itself.
+        ModelFilesError: the index is damaged, or names a file that is not in the folder itself.
     """
     config = read_settings(folder / "config.json") if (folder / "config.json").is_file() else {}
     named = config.get("transformers_weights")
@@ -36,10 +38,10 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def refuse_special_files(folder: Path) -> None:
-    """Raises a ValueError for a pipe, a socket or a device in a folder, or a link to one: reading one may never end."""
+    """Raises a ModelFilesError for a pipe, socket or device in a folder, or a link to one: reading it may never end."""
     for file in sorted(folder.iterdir()):
         if file.exists() and not file.is_file() and not file.is_dir():
-            raise ValueError(f"{file} is no regular file")
+            raise ModelFilesError(f"{file} is no regular file")
 
 
 def other_weights(file: Path) -> bool:
@@ -52,7 +54,7 @@ def _listed(index: Path) -> dict[Path, set[str] | None]:
     """What an index lists."""
     folder, places = index.parent, read_settings(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-        raise ValueError(f"{index} lists no files: its weight_map must give the file of each tensor")
+        raise ModelFilesError(f"{index} lists no files: its weight_map must give the file of each tensor")
     found: dict[Path, set[str] | None] = {}
     for file in sorted(set(places.values())):
         found[_own(folder, file, index.name)] = {name for name, place in places.items() if place == file}
@@ -63,11 +65,13 @@ def _own(folder: Path, name: Any, where: str) -> Path:
     """A file of the folder itself.
 
     Raises:
-        ValueError: it would lie elsewhere, where nothing is hashed.
+        ModelFilesError: it would lie elsewhere, where nothing is hashed.
         FileNotFoundError: it is not there.
     """
     if not isinstance(name, str) or not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise ValueError(f"{where} of {folder} names {name!r}: weights must lie in the folder itself; move them there")
+        raise ModelFilesError(
+            f"{where} of {folder} names {name!r}: weights must lie in the folder itself; move them there"
+        )
     if not (folder / name).is_file():
         raise FileNotFoundError(f"{folder} lacks {name}" + (f", which {where} names" if where else ""))
     return folder / name
@@ -89,12 +93,12 @@ def read_settings(file: Path) -> dict[str, Any]:
     """The keys and values in a JSON file.
 
     Raises:
-        ValueError: it holds something else.
+        ModelFilesError: it holds something else.
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no whole JSON: {error}") from error
+        raise ModelFilesError(f"{file} is no whole JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file} must hold keys and values")
+        raise ModelFilesError(f"{file} must hold keys and values")
     return found

@@ -1,177 +1,272 @@
 """The graph of stages that a run needs."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfa import hub
 from sfa.data import Task
-from sfa.schema import Config, Section, Train
+from sfa.data.template import Layout
+from sfa.schedule import Duration
 from sfa.store import fingerprint, identity
 
+if TYPE_CHECKING:
+    from sfa.families import Family
+    from sfa.methods import Method
+    from sfa.schema import Config, Model, Train
+
 FORMAT = 5  # raised when a change of the code changes what a stage's weights would be
-WHILE_TRAINING = ("sfa", "rehearsal", "l1", "l2", "ewc")
-FROM_THE_SECOND_TASK = ("wise_ft", *WHILE_TRAINING)  # before it there is nothing to forget
-STAGES_OF_EVERY_RUN = ("base", "multitask")  # labels that are no task's
 UNSPLIT = (  # models of the paper without dropout, so that their dry run needs no hub
     "EleutherAI/pythia-2.8b",
     "meta-llama/Llama-2-7b-hf",
     "Qwen/Qwen2.5-1.5B",
     "google/vit-base-patch16-224-in21k",
 )
-OF_SINGLE_TASKS = ("task_arithmetic", "ties", "fisher", "soup")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Stage:
-    """One step of a run. ``spec`` holds all that determines its weights; equal specs are one stage.
+    """One step of a run. Its fingerprint is made from all that determines its weights; equal ones are one stage.
 
     Attributes:
-        spec: canonical description, with the fingerprints of the stages it comes from.
-        label: ``base``, the name of the task, or ``multitask``.
-        method: that was in force while it trained, or that merged it.
-        parent: whose weights are θ_o: a training starts from it, and the distance is measured from it.
-        tasks: what it trains on, one task or several mixed.
-        train: how it trains; ``None`` if it merges.
-        block: the method's settings.
-        past: the stages of the tasks before, oldest first.
-        sources: of a merge, the stages that are merged; the first is what the others are measured from.
+        label: ``base``, the name of the task, or of several.
+        method: that was in force while it trained, or that merged it, as results call it.
     """
 
-    spec: dict[str, Any]
     label: str
     method: str
-    parent: "Stage | None" = None
-    tasks: tuple[Task, ...] = ()
-    train: Train | None = None
-    block: Section | None = None
-    past: tuple["Stage", ...] = ()
-    sources: tuple["Stage", ...] = ()
+
+    @property
+    def parent(self) -> "Stage | None":
+        """Whose weights are θ_o: a training starts from it, and the distance is measured from it."""
+        return None
+
+    @property
+    def needs(self) -> Sequence["Stage"]:
+        """The stages that it is made from."""
+        return ()
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """All that determines its weights, with the fingerprints of the stages it is made from."""
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"format": FORMAT, **self.spec})
+        return fingerprint({"format": FORMAT, **self.spec()})
 
 
-def plan(config: Config) -> list[Stage]:
-    """The stages of a run that are evaluated, in order: the base, then one for each task of the stream, or one for all
-    of them. :func:`in_order` adds those that they need.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Base(Stage):
+    """The model that a stream starts from.
 
-    The first task has nothing to forget, so it is trained alike under every method and shared by all of them. Where a
-    method merges models of single tasks, the stage of a task is the merge of all up to it.
+    Attributes:
+        model: of the config.
+        files: content hashes of a model folder's files, by name.
+        commit: of a model on the hub; ``None``: the hub is off, or the model is not from there.
+        tokenizer_tasks: that a tokenizer of its own is trained on.
+        tokenizer_data: what determines their rows.
+        family: that the stream is for.
+        seed: of random weights, adapters or a new head; ``None``: nothing is drawn.
     """
-    base, trained = base_stage(config), [task for task in config.tasks if not task.held_back]
-    if config.method == "multitask":
-        return [base, train_stage(config, trained, "multitask", base)]
-    if config.method in OF_SINGLE_TASKS:
-        return [base, *_merged(config, trained, base)]
-    stages = [base]
-    for i, task in enumerate(trained):
-        if i and _averages_once(config):
-            stages.append(_averaged(config, task, stages[-1], stages[1:]))
-        else:
-            method = config.method if i else "sequential"
-            stages.append(train_stage(config, [task], method, stages[-1], stages[1:]))
-    return stages
+
+    label: str = "base"
+    method: str = "none"
+    model: "Model"
+    files: Mapping[str, str] | None = None
+    commit: str | None = None
+    tokenizer_tasks: Sequence[Task] = ()
+    tokenizer_data: Sequence[Any] | None = None
+    family: "Family"
+    seed: int | None = None
+
+    def spec(self) -> dict[str, Any]:
+        shown = {"template", "system", "date", "revision"}
+        described = self.model.model_dump(mode="json", exclude_none=True, exclude=shown)
+        found: dict[str, Any] = {"kind": "base", "model": described}
+        if self.files is not None:
+            found["files"] = dict(self.files)
+        elif self.model.name is not None:
+            # Without a commit nothing can be had, so this is of dry runs alone.
+            found |= {"commit": self.commit} if self.commit else {"revision": self.model.revision}
+        optional = {"tokenizer": self.tokenizer_data, **self.family.base_spec(), "seed": self.seed}
+        return found | {key: value for key, value in optional.items() if value is not None}
 
 
-def without_effect(config: Config) -> str | None:
-    """Why the method of a run would leave every model as ``sequential`` makes it, or ``None`` if it would not."""
-    trained = [task.name for task in config.tasks if not task.held_back]
-    if len(trained) == 1 and config.method in FROM_THE_SECOND_TASK:
-        return (
-            f"{config.method} acts from the second trained task on, and this stream trains {trained[0]} alone: list "
-            "the task that the model was tuned on before it, or train with method=sequential and average with the "
-            "tuned model afterwards (python -m scripts.merge average)"
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Training(Stage):
+    """One task, or several mixed, trained from a model.
+
+    Attributes:
+        start: the stage that it starts from.
+        tasks: what it trains on.
+        data: what determines their rows.
+        train: how it trains.
+        precision: ``fp32`` or ``amp_bf16``.
+        layout: how prompts are shown.
+        block: the method's settings.
+        seed: of the order of rows, and of all that is drawn.
+        split: ranks and sequences a rank computes at once, where weights depend on them beyond rounding.
+        past: the stages of the tasks before, oldest first.
+    """
+
+    start: Stage
+    tasks: Sequence[Task]
+    data: Sequence[Any]
+    train: "Train"
+    precision: str
+    layout: Layout
+    block: "Method"
+    seed: int
+    split: Mapping[str, int] | None = None
+    past: Sequence[Stage] = ()
+
+    @property
+    def parent(self) -> Stage:
+        return self.start
+
+    @property
+    def needs(self) -> Sequence[Stage]:
+        return (self.start,)
+
+    def spec(self) -> dict[str, Any]:
+        found = {
+            "kind": "train",
+            "parent": self.start.fingerprint,
+            "tasks": list(self.data),
+            "template": self.layout.template,
+            **self.layout.extras(),
+            "train": {**self.train.weights_spec(), "precision": self.precision},
+            "method": {"name": self.block.name, **self.block.weights_spec()},
+            "seed": self.seed,
+        }
+        return found | ({"split": dict(self.split)} if self.split is not None else {})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Merge(Stage):
+    """A merge of models.
+
+    Attributes:
+        before: the stage that the distance is measured from.
+        sources: the stages that are merged; where ``merger`` measures from a base, or may, that is the first.
+        merger: how.
+        seed: of what the merge draws; ``None``: it draws nothing.
+    """
+
+    before: Stage
+    sources: Sequence[Stage]
+    merger: "Method"
+    seed: int | None = None
+
+    @property
+    def parent(self) -> Stage:
+        return self.before
+
+    @property
+    def needs(self) -> Sequence[Stage]:
+        return (self.before, *self.sources)
+
+    def spec(self) -> dict[str, Any]:
+        found = {
+            "kind": "merge",
+            "method": {"name": self.merger.merge_name, **self.merger.weights_spec()},
+            "sources": [source.fingerprint for source in self.sources],
+            "from": self.before.fingerprint,
+        }
+        return found | ({"seed": self.seed} if self.seed is not None else {})
+
+
+class Stream:
+    """What a method plans its stages with.
+
+    Attributes:
+        base: the model that the stream starts from.
+        tasks: those that are trained, in order.
+    """
+
+    def __init__(self, config: "Config"):
+        self._config = config
+        self.base: Stage = _base(config)
+        self.tasks = [task for task in config.tasks if not task.held_back]
+
+    def train(
+        self, tasks: Sequence[Task], method: "Method", start: Stage, past: Sequence[Stage] = (), label: str = ""
+    ) -> Stage:
+        """One task, or several mixed, trained from ``start``; ``label`` is the first task's name if it is empty."""
+        config = self._config
+        train = config.train_of(tasks[0]) if len(tasks) == 1 else _train_of_all(config, tasks)
+        return Training(
+            label=label or tasks[0].name,
+            method=method.name,
+            start=start,
+            tasks=tuple(tasks),
+            data=[task.data_spec() for task in tasks],
+            train=train,
+            precision=precision(train),
+            layout=config.model.layout,
+            block=method,
+            seed=config.seed,
+            split=_split(train) if splits_matter(config) else None,
+            past=tuple(past),
         )
-    if len(trained) == 1 and config.method in ("soup", "fisher"):
-        return (
-            f"{config.method} merges the models of several tasks, and this stream trains {trained[0]} alone: list more "
-            "tasks, or use method=sequential"
-        )
-    return None
+
+    def merge(self, label: str, method: str, merger: "Method", parent: Stage, sources: Sequence[Stage]) -> Stage:
+        """A merge by ``merger``, which results call by ``label`` and ``method``."""
+        seed = self._config.seed if merger.draws else None
+        return Merge(label=label, method=method, before=parent, sources=tuple(sources), merger=merger, seed=seed)
 
 
-def neutral_setting(config: Config) -> str | None:
-    """The setting, as ``key=value``, with which a method is sequential training, or ``None``. Such a run is the end of
-    a sweep's scale, so it is carried out, and says so."""
-    neutral = {
-        "sfa": {"beta": 0},
-        "wise_ft": {"beta": 0},
-        "rehearsal": {"fraction": 0},
-        "l1": {"strength": 0},
-        "l2": {"strength": 0},
-        "ewc": {"strength": 0},
-    }
-    for key, value in neutral.get(config.method, {}).items():
-        if getattr(getattr(config, config.method), key) == value:
-            return f"{config.method}.{key}={value}"
-    return None
+def plan(config: "Config") -> list[Stage]:
+    """The stages of a run that are evaluated, in order: the base, then those of its method. :func:`in_order` adds those
+    that they need."""
+    return config.block.stages(Stream(config))
 
 
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
     """``stages`` and all that they need, each once, after those that it needs itself."""
-    found: dict[str, Stage] = {}
+    known: dict[str, Stage] = {}
+    sorter: TopologicalSorter[str] = TopologicalSorter()
 
     def add(stage: Stage) -> None:
-        if stage.fingerprint not in found:
-            for needed in (*([stage.parent] if stage.parent else []), *stage.sources):
-                add(needed)
-            found[stage.fingerprint] = stage
+        if stage.fingerprint in known:
+            return
+        known[stage.fingerprint] = stage
+        for needed in stage.needs:
+            add(needed)
+        sorter.add(stage.fingerprint, *(needed.fingerprint for needed in stage.needs))
 
     for stage in stages:
         add(stage)
-    return list(found.values())
+    return [known[name] for name in sorter.static_order()]
 
 
-def base_stage(config: Config) -> Stage:
-    """The model that the stream starts from. Random weights, and the new head of an image classifier, depend on the
-    seed; weights in a folder are known by their content, those on the hub by their commit."""
-    shown = {"template", "system", "date", "revision"}
-    described = config.model.model_dump(mode="json", exclude_none=True, exclude=shown)
-    spec: dict[str, Any] = {"kind": "base", "model": described}
-    if config.model.name is not None and Path(config.model.name).is_dir():
-        files = sorted(file for file in Path(config.model.name).iterdir() if file.is_file())
-        spec["files"] = {file.name: identity(file) for file in files}
-    elif config.model.name is not None:
-        # Without a commit nothing can be had, so this is of dry runs alone.
-        commit = hub.commit(config.model.name, config.model.revision)
-        spec |= {"commit": commit} if commit else {"revision": config.model.revision}
-    if config.model.tokenizer is not None:
-        spec["tokenizer"] = [task.data_spec() for task in config.tokenizer_tasks()]
-    if config.classes() is not None:
-        spec["classes"] = config.classes()
-    if config.model.name is None or config.model.lora is not None or config.classes() is not None:
-        spec["seed"] = config.seed
-    return Stage(spec, "base", "none")
+def _base(config: "Config") -> Base:
+    """The base of a run. Random weights, adapters and a new head depend on the seed; weights in a folder are identified
+    by their content, those on the hub by their commit."""
+    model, files, commit = config.model, None, None
+    if model.name is not None and Path(model.name).is_dir():
+        files = {file.name: identity(file) for file in sorted(Path(model.name).iterdir()) if file.is_file()}
+    elif model.name is not None:
+        commit = hub.commit(model.name, model.revision)
+    tokenizer_tasks = config.tokenizer_tasks()
+    family = config.family()
+    return Base(
+        model=model,
+        files=files,
+        commit=commit,
+        tokenizer_tasks=tokenizer_tasks,
+        tokenizer_data=[task.data_spec() for task in tokenizer_tasks] if model.tokenizer is not None else None,
+        family=family,
+        seed=config.seed if family.has_random_weights(model) else None,
+    )
 
 
-def train_stage(config: Config, tasks: Sequence[Task], method: str, parent: Stage, past: Sequence[Stage] = ()) -> Stage:
-    """One task, or several mixed, trained from ``parent``."""
-    train = config.train_of(tasks[0]) if len(tasks) == 1 else _train_of_all(config, tasks)
-    block = getattr(config, method) if method in WHILE_TRAINING else None
-    spec = {
-        "kind": "train",
-        "parent": parent.fingerprint,
-        "tasks": [task.data_spec() for task in tasks],
-        "template": config.model.template,
-        **config.model.layout.extras(),
-        "train": {**train.weights_spec(), "precision": precision(train)},
-        "method": {"name": method, **(block.weights_spec() if block else {})},
-        "seed": config.seed,
-    }
-    if splits_matter(config):
-        ranks = int(os.environ.get("WORLD_SIZE", "1"))
-        each = train.global_batch_size // ranks
-        spec["split"] = {"ranks": ranks, "microbatch_size": min(train.microbatch_size or each, each)}
-    label = method if method == "multitask" else tasks[0].name
-    return Stage(spec, label, method, parent, tuple(tasks), train, block, tuple(past))
-
-
-def precision(train: Train) -> str:
+def precision(train: "Train") -> str:
     """``fp32`` or ``amp_bf16``, which ``auto`` stands for on this machine."""
     if train.precision != "auto":
         return train.precision
@@ -180,7 +275,7 @@ def precision(train: Train) -> str:
     return "amp_bf16" if torch.cuda.is_available() else "fp32"
 
 
-def splits_matter(config: Config) -> bool:
+def splits_matter(config: "Config") -> bool:
     """Whether weights depend on how a batch is split over ranks and microbatches, beyond rounding: each part draws its
     own dropout, and normalises by its own statistics."""
     if config.model.lora is not None and config.model.lora.dropout > 0:
@@ -189,54 +284,20 @@ def splits_matter(config: Config) -> bool:
         return False
     from sfa.models import has_noise  # seconds to import
 
-    return has_noise(config.model, config.classes())
+    return has_noise(config.model, config.family())
 
 
-def _averages_once(config: Config) -> bool:
-    """Whether the method is one average after the training of each task: WiSE-FT, and SFA with p=1."""
-    sfa = config.sfa
-    return config.method == "wise_ft" or (config.method == "sfa" and sfa.p == 1)
+def _split(train: "Train") -> dict[str, int]:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    each = train.global_batch_size // ranks
+    return {"ranks": ranks, "microbatch_size": min(train.microbatch_size or each, each)}
 
 
-def _averaged(config: Config, task: Task, before: Stage, past: Sequence[Stage]) -> Stage:
-    """β·θ_o + (1−β)·θ, where θ is trained from θ_o without intervention."""
-    alone = train_stage(config, [task], "sequential", before, past)
-    beta = config.wise_ft.beta if config.method == "wise_ft" else config.sfa.beta
-    return _merge(task.name, config.method, "average", {"beta": beta}, before, (before, alone))
-
-
-def _merged(config: Config, tasks: Sequence[Task], base: Stage) -> list[Stage]:
-    """After each task, the merge of the models that were trained on each task so far alone."""
-    singles = [train_stage(config, [task], "sequential", base) for task in tasks]
-    options = {} if config.method == "soup" else getattr(config, config.method).weights_spec()
-    weights = options.pop("weights", None) or [1 / len(tasks)] * len(tasks)
-    stages: list[Stage] = []
-    for k, task in enumerate(tasks, 1):
-        first = [weight * sum(weights) / (sum(weights[:k]) or 1) for weight in weights[:k]]
-        own = options if config.method == "soup" else {"weights": first, **options}
-        parent = stages[-1] if stages else base
-        merged = _merge(task.name, config.method, config.method, own, parent, (base, *singles[:k]))
-        stages.append(replace(merged, block=None if config.method == "soup" else getattr(config, config.method)))
-    return stages
-
-
-def _merge(
-    label: str, method: str, how: str, options: dict[str, Any], parent: Stage, sources: tuple[Stage, ...]
-) -> Stage:
-    spec = {
-        "kind": "merge",
-        "method": {"name": how, **options},
-        "sources": [source.fingerprint for source in sources],
-        "from": parent.fingerprint,
-    }
-    return Stage(spec, label, method, parent, sources=sources)
-
-
-def _train_of_all(config: Config, tasks: Sequence[Task]) -> Train:
+def _train_of_all(config: "Config", tasks: Sequence[Task]) -> "Train":
     """The run's settings for all tasks at once: epochs go over all rows, steps and tokens are those of all tasks."""
-    durations = [config.train_of(task).max_duration.replace("_", "") for task in tasks]
-    unit = config.train.max_duration.lstrip("0123456789_")
-    if unit == "ep" or not all(duration.endswith(unit) for duration in durations):
+    durations = [Duration.parse(config.train_of(task).max_duration) for task in tasks]
+    unit = Duration.parse(config.train.max_duration).unit
+    if unit == "ep" or any(duration.unit != unit for duration in durations):
         return config.train
-    total = sum(int(duration.removesuffix(unit)) for duration in durations)
-    return config.train.model_copy(update={"max_duration": f"{total}{unit}"})
+    total = Duration(sum((duration.value for duration in durations), start=durations[0].value * 0), unit)
+    return config.train.model_copy(update={"max_duration": str(total)})

@@ -1,8 +1,9 @@
 """Reads a pretrained model whole: no layer of it is left as it was drawn at random."""
 
+import contextlib
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,21 @@ def read(kind: Any, name: str, tell: Callable[[str], None] | None = None, **opti
     if tell and told:
         tell(f"the model {name} {'; it '.join(told)}")
     return model
+
+
+@contextlib.contextmanager
+def model_errors(name: str) -> Iterator[None]:
+    """Raises what fails inside as a :class:`ModelError`: the hub and each architecture raise in their own way."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model {name} cannot be used: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def refuse_adapters(folder: Path) -> None:

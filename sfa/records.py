@@ -123,12 +123,21 @@ class Spec(TypedDict):
     files: NotRequired[dict[str, str]]
 
 
+class MergeRecord(TypedDict):
+    """A merge during a training, see :class:`sfa.averager.Merge`."""
+
+    step: int
+    l2_before: float
+    l2_after: float
+    seconds: float
+
+
 class Cost(TypedDict, total=False):
     """What a training or a merge took and did: ``steps`` alone of a base. Times are seconds."""
 
     steps: Required[int]
     merge_steps: list[int]
-    merges: list[dict[str, float]]
+    merges: list[MergeRecord]
     l2_from_anchor: float
     seconds: float
     merge_seconds: float
@@ -209,20 +218,12 @@ class EvalRecord(TypedDict):
 
 
 @with_config(OPEN)
-class SFARecord(TypedDict):
-    """The ``sfa`` block of a run's config."""
-
-    p: float | None
-
-
-@with_config(OPEN)
 class ConfigRecord(TypedDict):
     """A run's config, as far as it is read again."""
 
     method: str
     tasks: list[TaskRecord]
     eval: EvalRecord
-    sfa: SFARecord
 
 
 class Metrics(TypedDict):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from tabulate import tabulate
 
 from sfa.plan import Stage
 from sfa.records import SCHEMA, FinalScore, Manifest, Metrics, Results, Score, StageRecord
@@ -140,12 +141,9 @@ def matrix_text(results: Results) -> str:
         [after, *(f"{values[after, name]:.3f}" for name in columns), distances.get(after, "")]
         for after in dict.fromkeys(row["after"] for row in results["evaluations"])
     ]
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
-    ]
+    table = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
     summary = {average_name(results) if key == "average" else key: value for key, value in named_metrics(results)}
-    return "\n".join([*(line.rstrip() for line in table), "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])
+    return "\n".join([table, "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])
 
 
 def named_metrics(results: Results) -> list[tuple[str, float]]:

@@ -12,7 +12,7 @@ from sfa.context import Context
 from sfa.describe import check_disk
 from sfa.errors import UsageError
 from sfa.parallel import join
-from sfa.plan import Stage, in_order, neutral_setting, plan
+from sfa.plan import Stage, in_order, plan
 from sfa.records import Manifest, Results, Score
 from sfa.schema import Config
 from sfa.store import DamagedStage
@@ -35,7 +35,7 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
     context = Context(config, evaluator, console)
     if dist.get_global_rank() == 0:
         check_disk(config)
-    setting = neutral_setting(config)
+    setting = config.block.neutral_setting()
     if setting is not None:
         console.print(f"{setting} leaves the weights as method=sequential makes them")
     shown = {part.fingerprint: part for part in plan(config)}

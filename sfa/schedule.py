@@ -1,15 +1,17 @@
-"""When to merge: the steps of Algorithm 1."""
+"""When to merge: the steps of Algorithm 1, in exact arithmetic. Everything that asks "when" asks :class:`Clock`."""
 
 import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
 Number = float | int | str | Decimal | Fraction
 
-
-def exact_fraction(p: Number) -> Fraction:
-    """Reads ``p`` as the decimal number a person wrote, so that 0.1 is one tenth and not 0.1000000000000000055…"""
-    return p if isinstance(p, Fraction) else Fraction(str(p))
+COUNTED = ("ba", "sp", "tok")  # batches, samples, tokens: what the progress of a training is counted in
+UNITS = (*COUNTED, "ep", "dur")  # and epochs, and parts of the whole training
+_DURATION = re.compile(r"([0-9_]*\.?[0-9_]*)([a-z]+)")
 
 
 def merge_steps(T: int, p: Number) -> list[int]:
@@ -39,25 +41,93 @@ def merge_steps(T: int, p: Number) -> list[int]:
     fraction = exact_fraction(p)
     if not 0 < fraction <= 1:
         raise ValueError(f"p is a fraction of the training and must lie in (0, 1], not {p}")
-    return interval_steps(T, fraction * T)
+    return list(Clock(fraction * T, T))
 
 
-def interval_steps(T: int, interval: Fraction) -> list[int]:
-    """Steps ``ceil(k·interval)`` up to ``T``, and ``T`` itself once."""
-    if interval <= 1:
-        return list(range(1, T + 1))
-    steps = [math.ceil(k * interval) for k in range(1, T // interval + 1)]
-    return steps if steps and steps[-1] == T else [*steps, T]
+def exact_fraction(p: Number) -> Fraction:
+    """Reads ``p`` as the decimal number a person wrote, so that 0.1 is one tenth and not 0.1000000000000000055…"""
+    return p if isinstance(p, Fraction) else Fraction(str(p))
 
 
-def crosses(before: int, now: int, interval: Fraction) -> bool:
-    """Whether a multiple of ``interval`` lies in (``before``, ``now``]."""
-    return now // interval > before // interval
+@dataclass(frozen=True)
+class Clock:
+    """Counts at which something is due: the first at or after every multiple of an interval, and the end.
+
+    Iterating gives all of them up to ``total``.
+
+    Args:
+        interval: between two, more than 0, in the unit that is counted (steps, samples or tokens).
+        total: the count at which the training ends; ``None``: it is not known before.
+    """
+
+    interval: Fraction
+    total: int | None = None
+
+    def next_after(self, count: int) -> int | None:
+        """The first due count after ``count``; ``None`` if the training ends before."""
+        if self.total is not None and count >= self.total:
+            return None
+        upcoming = math.ceil((count // self.interval + 1) * self.interval)
+        return upcoming if self.total is None else min(upcoming, self.total)
+
+    def is_due(self, before: int, now: int) -> bool:
+        """Whether a due count lies in (``before``, ``now``]: a step may pass many samples or tokens."""
+        upcoming = self.next_after(before)
+        return upcoming is not None and now >= upcoming
+
+    def __iter__(self) -> Iterator[int]:
+        upcoming = self.next_after(0)
+        while upcoming is not None:
+            yield upcoming
+            upcoming = self.next_after(upcoming)
 
 
-def in_steps(interval: str, total: int, epoch: float) -> Fraction:
-    """An interval such as ``"50ba"``, ``"1ep"`` or ``"0.25dur"`` in steps, of a training of ``total`` steps with
-    ``epoch`` steps an epoch."""
-    unit = interval.lstrip("0123456789_.")
-    value = exact_fraction(interval.removesuffix(unit).replace("_", ""))
-    return {"ba": value, "ep": value * Fraction(epoch), "dur": value * total}[unit]
+@dataclass(frozen=True)
+class Duration:
+    """An amount of training, such as ``"50ba"``, ``"1ep"``, ``"1_000_000tok"`` or ``"0.25dur"``, exactly.
+
+    Attributes:
+        value: more than 0.
+        unit: ``ba`` batches, that is steps; ``ep`` epochs; ``sp`` samples; ``tok`` tokens; ``dur`` the whole training.
+    """
+
+    value: Fraction
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Duration":
+        """Reads a duration.
+
+        Raises:
+            ValueError: it is none, its unit is unknown, or it is not positive.
+        """
+        found = _DURATION.fullmatch(text)
+        if found is None or found[2] not in UNITS or not re.search("[0-9]", found[1]):
+            raise ValueError(f"counts {', '.join(UNITS)}, like 50ba or 0.25dur, not {text!r}")
+        value = exact_fraction(found[1].replace("_", ""))
+        if value <= 0:
+            raise ValueError(f"must be positive, not {text!r}")
+        return cls(value, found[2])
+
+    def in_steps(self, total: int, epoch: Fraction | float) -> Fraction:
+        """In steps of a training of ``total`` steps with ``epoch`` steps an epoch.
+
+        Raises:
+            KeyError: it counts samples or tokens.
+        """
+        return {"ba": self.value, "ep": self.value * Fraction(epoch), "dur": self.value * total}[self.unit]
+
+    def step_count(self, sequences: int, batch: int, seq_len: int) -> int:
+        """Whole steps, of ``batch`` sequences of ``seq_len`` tokens. Epochs leave out the sequences that fill no batch,
+        and are 0 steps of too few; tokens are rounded up to a step.
+
+        Raises:
+            KeyError: it is a part of a training, or counts samples.
+        """
+        tokens = Fraction(math.ceil(self.value / (batch * seq_len)))
+        steps = {"ba": self.value, "ep": self.value * sequences / batch, "tok": tokens}
+        return math.floor(steps[self.unit])
+
+    def __str__(self) -> str:
+        value = int(self.value) if self.value.denominator == 1 else float(self.value)
+        return f"{value}{self.unit}"

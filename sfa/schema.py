@@ -1,40 +1,22 @@
 """The YAML schema of a run: every key with its type, default and hint."""
 
 import datetime
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PrivateAttr, SerializeAsAny, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, create_model, model_validator
 
 from sfa.concealed import Concealed
-from sfa.data import FileName, ImageTask, Task, registered
+from sfa.data import FileName, Task, registered
 from sfa.data.template import DATE, Layout, Template
-from sfa.values import Checked, LocalPath, PathOrHubName
+from sfa.families import Family, family_of_tasks
+from sfa.methods import METHODS, Method
+from sfa.values import Interval, LocalPath, PathOrHubName, Section
 
 Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
 ]
-_PART = r"(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)dur"
-Interval = Annotated[
-    str,
-    Field(
-        pattern=rf"^([1-9][0-9_]*(ba|ep)|{_PART})$",
-        description='batches, epochs or a part of the training, like "50ba" or "0.25dur"',
-    ),
-]
-MergeInterval = Annotated[
-    str,
-    Field(
-        pattern=rf"^([1-9][0-9_]*(ba|ep|sp|tok)|{_PART})$",
-        description='batches, epochs, samples, tokens or a part of the training, like "50ba" or "0.25dur"',
-    ),
-]
-
-
-class Section(Checked):
-    """A block of the YAML. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Tokenizer(Section):
@@ -116,120 +98,6 @@ class Train(Section):
         return self.model_dump(mode="json", exclude=without)
 
 
-class SFABlock(Section):
-    """Sequential Fine-tuning with Averaging."""
-
-    p: float | None = Field(0.25, gt=0, le=1, description="fraction of the training between merges")
-    every: MergeInterval | None = Field(None, description="stands for p, like 50ba")
-    beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
-    anchor_device: Literal["cpu", "device"] = "cpu"
-    reset_optimizer_on_merge: bool = False
-
-    @model_validator(mode="after")
-    def _one_interval(self) -> "SFABlock":
-        if (self.p is None) == (self.every is None):
-            raise ValueError("give either p or every; to use every where a file sets p, add sfa.p=null")
-        return self
-
-    def weights_spec(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"anchor_device"})
-
-
-class Rehearsal(Section):
-    """Past tasks' sequences mixed into every batch."""
-
-    fraction: float = Field(0.1, ge=0, lt=1, description="of each batch, on average, from past tasks")
-    buffer: int | None = Field(None, ge=1, description="sequences kept of each past task; null: all")
-
-    def weights_spec(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
-
-
-class PenaltyBlock(Section):
-    """A penalty on the distance to θ_o."""
-
-    strength: float = Field(0.1, ge=0, description="λ")
-    anchor_device: Literal["cpu", "device"] = "cpu"
-
-    def weights_spec(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"anchor_device"})
-
-
-class EWC(PenaltyBlock):
-    """Elastic weight consolidation."""
-
-    strength: float = Field(100.0, ge=0, description="λ")
-    fisher: Literal["accumulated", "per_task"] = Field("accumulated", description="one pull to θ_o, or one a past task")
-    labels: Literal["empirical", "sampled"] = Field("empirical", description="of the Fisher information")
-    examples: int = Field(200, ge=1, description="that the Fisher information of a task is taken over")
-
-
-class WiseFT(Section):
-    """One average after the training."""
-
-    beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
-
-    def weights_spec(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
-
-
-class TaskArithmetic(Section):
-    """base + Σ wᵢ(θᵢ − base) over models trained on each task alone."""
-
-    weights: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
-        None, description="one for each task; null: 1/n each"
-    )
-
-    def weights_spec(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
-
-
-class Ties(TaskArithmetic):
-    """Task vectors trimmed, with a common sign, averaged where they agree."""
-
-    density: float = Field(0.2, gt=0, le=1, description="share of each task vector that is kept, the largest entries")
-    scale: float = Field(1.0, description="λ, of the merged task vector")
-
-
-class FisherMerging(TaskArithmetic):
-    """Weights averaged by their Fisher information (eq. 15)."""
-
-    labels: Literal["empirical", "sampled"] = Field("empirical", description="of the Fisher information")
-    examples: int = Field(200, ge=1, description="that the Fisher information of a task is taken over")
-    normalize: bool = Field(
-        False, description="divides each task's Fisher information by its norm, and counts at least 1e-6 of it"
-    )
-
-    @model_validator(mode="after")
-    def _has_mean(self) -> "FisherMerging":
-        if self.weights and (min(self.weights) < 0 or self.weights[0] == 0):
-            raise ValueError(
-                f"weights: must not be negative, and the first more than 0 (the first merge is of its task alone), "
-                f"not {self.weights}"
-            )
-        return self
-
-    def weights_spec(self) -> dict[str, Any]:
-        """The default leaves no trace, as before there was a choice."""
-        return self.model_dump(mode="json", exclude=set() if self.normalize else {"normalize"})
-
-
-Method = Literal[
-    "sequential",
-    "sfa",
-    "multitask",
-    "rehearsal",
-    "l1",
-    "l2",
-    "ewc",
-    "wise_ft",
-    "task_arithmetic",
-    "ties",
-    "fisher",
-    "soup",
-]
-
-
 class Eval(Section):
     """What is scored, and how often."""
 
@@ -242,7 +110,8 @@ class Eval(Section):
 
 
 class Config(Section):
-    """One run: a model, a stream of tasks, a method, a seed."""
+    """One run: a model, a stream of tasks, a method, a seed. A run's own config is of :func:`config_class`, which has a
+    block for each method beside these keys."""
 
     name: FileName = Field(description="names the folder of the results")
     seed: int = Field(17, ge=0, lt=2**32)
@@ -250,16 +119,7 @@ class Config(Section):
     tasks: list[SerializeAsAny[Task]]
     order: list[int] | None = Field(None, description="the stream's tasks in this order, by their places in tasks")
     trial: Duration | None = Field(None, description="trains every task for this long instead, to try a config out")
-    method: Method = "sequential"
-    sfa: SFABlock = SFABlock()
-    rehearsal: Rehearsal = Rehearsal()
-    l1: PenaltyBlock = PenaltyBlock()
-    l2: PenaltyBlock = PenaltyBlock()
-    ewc: EWC = EWC()
-    wise_ft: WiseFT = WiseFT()
-    task_arithmetic: TaskArithmetic = TaskArithmetic()
-    ties: Ties = Ties()
-    fisher: FisherMerging = FisherMerging()
+    method: str = "sequential"
     train: Train = Train()
     eval: Eval = Eval()
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
@@ -275,6 +135,12 @@ class Config(Section):
     only: str | None = Field(None, description="makes this stage of the plan alone, by its fingerprint")
     _concealed: Concealed = PrivateAttr(default_factory=Concealed)
 
+    @property
+    def block(self) -> Method:
+        """The settings of the run's method."""
+        found: Method = getattr(self, self.method, None) or METHODS[self.method]()
+        return found
+
     def conceal(self, content: Any) -> Any:
         """``content`` as it is written down, without values from the environment."""
         return self._concealed(content)
@@ -284,10 +150,9 @@ class Config(Section):
         trial = {"max_duration": self.trial} if self.trial else {}
         return Train(**{**self.train.model_dump(), **task.train, **trial})
 
-    def classes(self) -> int | None:
-        """Labels of the head that classifies images; ``None`` where the stream is of text."""
-        found = [task.classes for task in self.tasks if isinstance(task, ImageTask)]
-        return max(found) if found else None
+    def family(self) -> Family:
+        """The family that the stream is for, see :func:`sfa.families.family_of_tasks`."""
+        return family_of_tasks(self.tasks)
 
     def tokenizer_tasks(self) -> list[Task]:
         """The tasks whose training rows the model's own tokenizer is trained on."""
@@ -301,3 +166,15 @@ class Config(Section):
         if self.eval.tasks is not None:
             return list(self.eval.tasks)
         return list(dict.fromkeys(name for task in self.tasks for name in task.evals))
+
+
+def config_class() -> type[Config]:
+    """:class:`Config` with the block of every method that has settings."""
+    return _config_class(tuple(METHODS.items()))
+
+
+@functools.cache
+def _config_class(methods: tuple[tuple[str, type[Method]], ...]) -> type[Config]:
+    blocks: dict[str, Any] = {name: (kind, kind()) for name, kind in methods if kind.model_fields}
+    names: Any = Literal[tuple(name for name, _ in methods)]
+    return create_model("Config", __base__=Config, method=(names, "sequential"), **blocks)

@@ -9,15 +9,16 @@ from typing import cast
 import torch
 from composer.utils import dist, get_device
 
-from sfa import machine, methods, models, runs, store, weights
+from sfa import machine, models, runs, store, weights
 from sfa.composer_model import StageModel
 from sfa.context import Context
 from sfa.data.source import SourceError
-from sfa.fisher import diagonal
+from sfa.fisher import diagonal, fisher_folder
+from sfa.methods.base import FisherSettings, Sources
 from sfa.parallel import exclusively
-from sfa.plan import Stage, in_order, plan
+from sfa.plan import Base, Merge, Stage, Training, in_order, plan
 from sfa.records import Asked, Cost, KeptScore, Manifest, Score, StageAbout, TimedScore
-from sfa.schema import Config, FisherMerging
+from sfa.schema import Config
 from sfa.training import train
 
 
@@ -39,14 +40,9 @@ def make(stage: Stage, context: Context) -> Manifest:
             return made
         _check_inputs(stage, context)
         folder.mkdir(parents=True, exist_ok=True)
-        for source in (*([stage.parent] if stage.parent else []), *stage.sources):
-            runs.verify(context.folder(source))
-        if stage.parent is None:
-            record, rows = _base(stage, context, folder)
-        elif stage.sources:
-            record, rows = _merge(stage, context), []
-        else:
-            record, rows = train(stage, context)
+        for needed in stage.needs:
+            runs.verify(context.folder(needed))
+        record, rows = _make(stage, context)
         if dist.get_global_rank() == 0:
             runs.write_scores(folder, [{**row, "final": row["step"] == record["steps"]} for row in rows])
             runs.finish(folder, _about(stage, record, context.config))
@@ -58,13 +54,25 @@ def make(stage: Stage, context: Context) -> Manifest:
     return made
 
 
+def _make(stage: Stage, context: Context) -> tuple[Cost, list[TimedScore]]:
+    """What the manifest says of how the stage was made, and scores taken meanwhile."""
+    match stage:
+        case Base():
+            return _build(stage, context), []
+        case Merge():
+            return _merge(stage, context), []
+        case Training():
+            return train(stage, context)
+    raise TypeError(f"{type(stage).__name__} is no kind of stage")
+
+
 def _check_inputs(stage: Stage, context: Context) -> None:
     """Plans the run again, from its files as they are now: a stage is kept under the fingerprint of what it was made
     of, or not at all."""
     if not any(stage.fingerprint == part.fingerprint for part in in_order(plan(context.config))):
         raise SourceError(
-            f"{stage.label}: its data, or the model that the stream starts from, were changed while the run was going. "
-            "Nothing of the stage is kept; the same command starts it from what is there now."
+            f"{stage.label}: its data, or the model that the stream starts from, were changed while the run was going",
+            "Nothing of the stage is kept; the same command starts it from what is there now",
         )
 
 
@@ -111,28 +119,39 @@ def _score(row: KeptScore) -> Score:
     return cast(Score, {key: value for key, value in row.items() if key not in ("step", "key", "final")})
 
 
-def _base(stage: Stage, context: Context, folder: Path) -> tuple[Cost, list[TimedScore]]:
+def _build(stage: Base, context: Context) -> Cost:
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
-        config, commit = context.config, stage.spec.get("commit")
-        described = config.model.model_copy(update={"revision": commit}) if commit else config.model
+        described = stage.model.model_copy(update={"revision": stage.commit}) if stage.commit else stage.model
         model, processor = models.build(
-            described, config.seed, config.tokenizer_tasks(), config.classes(), context.console.print
+            described, stage.seed or 0, stage.family, stage.tokenizer_tasks, context.console.print
         )
-        weights.write_model(model, folder / "model")
-        processor.save_pretrained(folder / "model")
-    return {"steps": 0}, []
+        out = context.model(stage)
+        weights.write_model(model, out)
+        processor.save_pretrained(out)
+    return {"steps": 0}
 
 
-def _merge(stage: Stage, context: Context) -> Cost:
+def _merge(stage: Merge, context: Context) -> Cost:
     """Merges on rank 0. The cost of a stage that merges is that of the last training it needed, and of the merge."""
-    assert stage.parent is not None
     if dist.get_global_rank() != 0:
         return {"steps": 0}
     trained = runs.read_manifest(context.folder(stage.sources[-1]))
     assert trained is not None, "it was made before"
     start = time.perf_counter()
-    methods.merge(stage, context, lambda source, block: _fisher_of(source, block, context))
+    out, merger = context.model(stage), stage.merger
+    shutil.rmtree(out, ignore_errors=True)  # of a process that ended before the stage had a manifest
+    base = None if merger.merge_count is not None else stage.sources[0]
+    singles = stage.sources if base is None else stage.sources[1:]
+    settings = merger.fisher_settings()
+    fishers = [_fisher_of(source, settings, context) for source in singles] if settings is not None else []
+    sources = Sources(
+        models=[context.model(source) for source in singles],
+        base=context.model(base) if base is not None else None,
+        fishers=fishers,
+        seed=stage.seed or 0,
+    )
+    merger.merge(sources, out)
     seconds = time.perf_counter() - start
     return {
         "steps": trained["steps"],
@@ -143,23 +162,23 @@ def _merge(stage: Stage, context: Context) -> Cost:
         "seconds": round(trained["seconds"] + seconds, 3),
         "merge_seconds": round(seconds, 3),
         "merges": [],
-        "merge_steps": [trained["steps"]] if stage.spec["method"]["name"] == "average" else [],
-        "l2_from_anchor": weights.distance(context.model(stage), context.model(stage.parent)),
+        "merge_steps": [trained["steps"]] if base is None else [],
+        "l2_from_anchor": weights.distance(out, context.model(stage.before)),
     }
 
 
-def _fisher_of(source: Stage, block: FisherMerging, context: Context) -> Path:
+def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Path:
     """The Fisher information of a single-task model on its task, made if it is not there; one process, whole model."""
-    folder = methods.fisher_folder(source, block, context)
+    assert isinstance(source, Training), "single-task models are trained"
+    folder = fisher_folder(context.folder(source), settings, source.seed)
     with store.lock(folder):
         if not folder.is_dir():
             processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
             device = get_device(None)
             wrapped = device.module_to_device(StageModel(model.eval(), processor))
-            assert source.train is not None, "single-task models are trained"
-            data = context.preparer(source.train, processor, model.config)
-            drawn = data.examples(source.tasks[0], block.examples, context.config.seed)
-            shards = diagonal(wrapped, map(device.batch_to_device, drawn), block.labels, context.config.seed)
+            data = context.array_builder(source.train, processor, model.config)
+            drawn = data.examples(source.tasks[0], settings.examples, source.seed)
+            shards = diagonal(wrapped, map(device.batch_to_device, drawn), settings.labels, source.seed)
             weights.write_alone(wrapped, shards, folder)
     return store.unsealed(folder)
 
@@ -176,7 +195,7 @@ def _about(stage: Stage, record: Cost, config: Config) -> StageAbout:
         "parent": stage.parent.fingerprint if stage.parent else None,
         **record,
         **asked,
-        "spec": config.conceal(stage.spec),
+        "spec": config.conceal(stage.spec()),
         "made": {
             "date": time.strftime("%Y-%m-%d"),
             "hardware": machine.hardware(),

@@ -16,13 +16,12 @@ PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a folder, which it cannot lea
 
 
 class DamagedStage(SFAError):
-    """A finished stage whose files are not those its manifest lists; ``advice`` is what can be done about it."""
+    """A finished stage whose files are not those its manifest lists."""
 
     ADVICE = "Delete its folder to make it again"
 
     def __init__(self, message: str, advice: str = ADVICE):
-        self.advice = advice
-        super().__init__(message)
+        super().__init__(message, advice)
 
 
 def fingerprint(spec: Any) -> str:

@@ -18,9 +18,9 @@ from sfa.plan import Stage, in_order, plan
 from sfa.reading import Unreadable, read_value, reason, written
 from sfa.reading import read_file as read_yaml
 from sfa.runs import run_folder
-from sfa.schema import Config, Section
+from sfa.schema import Config
 from sfa.store import fingerprint
-from sfa.values import LocalPath
+from sfa.values import LocalPath, Section
 
 ROW_KEYS = ("row", "paper", "paper_l2", "config")  # of a run in a sweep's file; all others are overrides
 SWEEP_KEYS = {"seed": "seeds: [17, 18]", "order": "orders: [[1, 0]]", "name": "set: {name: …}"}  # who sets them instead

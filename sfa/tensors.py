@@ -1,29 +1,31 @@
 """The tensors of safetensors files, read and written one at a time: no more of a model is ever in memory."""
 
+import ctypes
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sfa.errors import ModelFilesError
 from sfa.model_files import weight_files
 
 Shape = tuple[int, ...]
 
-# Dtypes of tensors that are no floating-point numbers, as safetensors and NumPy name them.
+# Dtypes of tensors that are no floating-point numbers, by safetensors' names for them.
 WHOLE_NUMBERS = {
-    "BOOL": "|b1",
-    "U8": "|u1",
-    "I8": "|i1",
-    "I16": "<i2",
-    "U16": "<u2",
-    "I32": "<i4",
-    "U32": "<u4",
-    "I64": "<i8",
-    "U64": "<u8",
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
 }
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 ORDER = ["BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "F32", "I64", "U64"]  # of a file, from its end
@@ -34,7 +36,7 @@ def locations(folder: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: the folder holds no safetensors files, or lacks one that its index names.
-        ValueError: its index or a file is damaged, its files do not hold what it lists, or a tensor is in two files.
+        ModelFilesError: its index or a file is damaged, its files do not hold what it lists, or a tensor is in two.
     """
     found: dict[str, Path] = {}
     for file, listed in weight_files(folder).items():
@@ -42,14 +44,14 @@ def locations(folder: Path) -> dict[str, Path]:
             with safe_open(file, framework="pt") as stream:
                 names = list(stream.keys())
         except SafetensorError as error:
-            raise ValueError(f"{file} is torn or damaged: {error}") from error
+            raise ModelFilesError(f"{file} is torn or damaged: {error}") from error
         odd = sorted(listed.symmetric_difference(names)) if listed is not None else []
         if odd:
             holds = "holds" if odd[0] in names else "lacks"
-            raise ValueError(f"{file} {holds} the tensor {odd[0]}, and the index of its folder says otherwise")
+            raise ModelFilesError(f"{file} {holds} the tensor {odd[0]}, and the index of its folder says otherwise")
         for name in names:
             if name in found:
-                raise ValueError(f"{name} is in two files, {found[name]} and {file}: which one is the model's?")
+                raise ModelFilesError(f"{name} is in two files, {found[name]} and {file}: which one is the model's?")
             found[name] = file
     return found
 
@@ -116,7 +118,7 @@ def write(
         OSError: the file cannot be written.
     """
     temporary = file.with_name(f".{file.name}.part")
-    dtypes = dict.fromkeys(shapes, ("F32", "<f4"))
+    dtypes = dict.fromkeys(shapes, ("F32", torch.float32))
     dtypes |= {name: (kind, WHOLE_NUMBERS[kind]) for name, kind in (whole_numbers or {}).items()}
     order = sorted(shapes, key=lambda name: (-ORDER.index(dtypes[name][0]), name))
     try:
@@ -125,9 +127,9 @@ def write(
             for name in order:
                 size = 0
                 for piece in pieces(name):
-                    numbers = piece.numpy().astype(dtypes[name][1], copy=False)
-                    stream.write(numbers.reshape(-1).view(np.uint8).data)
-                    size += piece.numel()
+                    numbers = piece.to(dtypes[name][1]).contiguous()
+                    stream.write((ctypes.c_ubyte * numbers.nbytes).from_address(numbers.data_ptr()))
+                    size += numbers.numel()
                 if size != math.prod(shapes[name]):
                     raise ValueError(f"{name} is to be of shape {shapes[name]}, and {size} entries came")
         temporary.replace(file)
@@ -135,13 +137,13 @@ def write(
         temporary.unlink(missing_ok=True)
 
 
-def _header(named: Iterable[tuple[str, str, str, Shape]]) -> bytes:
+def _header(named: Iterable[tuple[str, str, torch.dtype, Shape]]) -> bytes:
     """Eight bytes for its length, and JSON, filled with blanks so that the data start at a multiple of eight. Of every
-    tensor its name, dtype, that of NumPy, and shape."""
+    tensor its name, safetensors' and torch's dtype, and shape."""
     content: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, kind, of_numpy, shape in named:
-        end = start + np.dtype(of_numpy).itemsize * math.prod(shape)
+    for name, kind, dtype, shape in named:
+        end = start + dtype.itemsize * math.prod(shape)
         content[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
         start = end
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,43 +1,64 @@
-"""How every command of this project starts and ends: errors in a line, quiet libraries, pipes that may be closed."""
+"""How every command of this project starts and ends: failures in one message, quiet libraries, pipes that may close."""
 
 import functools
 import io
 import logging
 import os
+import shlex
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from sfa.errors import SFAError
-from sfa.store import DamagedStage
+from safetensors import SafetensorError
+
+from sfa.errors import FAILED, Interrupted, SFAError
 
 Main = Callable[[list[str]], int]
+KEPT = "What is finished, and the last whole checkpoint, are as they were"
 
 
-def command(main: Main) -> Main:
-    """``main``, with an :class:`SFAError` or ``OSError`` told on stderr, and the exit code that it stands for."""
+def command(name: str) -> Callable[[Main], Main]:
+    """Makes a command of a function of its arguments: failures are reported on stderr and become its exit code.
 
-    @functools.wraps(main)
-    def told(arguments: list[str]) -> int:
-        try:
-            return main(arguments)
-        except BrokenPipeError:
-            raise
-        except DamagedStage as error:
-            print(f"{error}. {error.advice}.", file=sys.stderr)
-            return error.code
-        except SFAError as error:
-            print(error, file=sys.stderr)
-            return error.code
-        except OSError as error:
-            print(error, file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            return 130
+    Args:
+        name: the words that start the command; shown before its arguments where it can go on after an interruption.
+    """
 
-    return told
+    def decorate(main: Main) -> Main:
+        @functools.wraps(main)
+        def reported(arguments: list[str]) -> int:
+            try:
+                return main(arguments)
+            except (SFAError, KeyboardInterrupt, OSError, SafetensorError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise  # for start
+                return _report(_failure(error), f"{name} {shlex.join(arguments)}")
+
+        return reported
+
+    return decorate
+
+
+def _failure(error: BaseException) -> SFAError:
+    if isinstance(error, SFAError):
+        return error
+    return Interrupted() if isinstance(error, KeyboardInterrupt) else SFAError(str(error), KEPT)
+
+
+def _report(failure: SFAError, again: str) -> int:
+    """Prints a failure and returns its exit code. All ranks find a wrong config and are interrupted together, so the
+    first speaks for them; of data, models and disks, one rank alone may know."""
+    if is_first_rank() or failure.code == FAILED:
+        interrupted = f"\n{failure.message}. {failure.advice}:\n  {again}"
+        print(interrupted if isinstance(failure, Interrupted) else failure, file=sys.stderr)
+    return failure.code
+
+
+def is_first_rank() -> bool:
+    """Whether this is the only process, or the first of those that the launcher started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def start(main: Main) -> NoReturn:
@@ -49,8 +70,16 @@ def start(main: Main) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         to_nowhere()
-        code = 1
+        code = FAILED
     sys.exit(code)
+
+
+def show(text: str) -> None:
+    """Prints ``text``, all that a command has to say: a reader that leaves early has seen enough of it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        to_nowhere()
 
 
 def prepare_streams() -> None:
@@ -88,7 +117,7 @@ def quiet() -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Leaves one line of what goes wrong while loggers are closed, after a failure that is told by itself."""
+    """Leaves one line of a failure while loggers are closed, after one that is reported by itself."""
     if record.exc_info and record.exc_info[1]:
         record.msg, record.args = f"{record.getMessage().splitlines()[0]} {record.exc_info[1]}", ()
         record.exc_info = record.exc_text = record.stack_info = None

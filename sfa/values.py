@@ -6,11 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket, hdfs://host, also once a Path made s3:/ of it
 
 LONGEST_PATH, LONGEST_PART = 4096, 255  # bytes, Linux's own limits; the first counts a closing zero
+
+
+PART = r"(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)dur"
+Interval = Annotated[
+    str,
+    Field(
+        pattern=rf"^([1-9][0-9_]*(ba|ep)|{PART})$",
+        description='batches, epochs or a part of the training, like "50ba" or "0.25dur"',
+    ),
+]
 
 
 class Checked(BaseModel):
@@ -33,6 +43,12 @@ class Checked(BaseModel):
                 if isinstance(part, float) and not math.isfinite(part):
                     raise ValueError(f"{key} must be a finite number, not {part}")
         return value
+
+
+class Section(Checked):
+    """A block of the YAML. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:

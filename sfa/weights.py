@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from sfa.anchor import trained_shards
-from sfa.finite import NotFinite
+from sfa.errors import NotFinite
 from sfa.parallel import raise_together
 from sfa.store import seal
 from sfa.tensors import buffers, locations

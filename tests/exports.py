@@ -20,7 +20,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from sfa.models import _with_adapters
+from sfa.families import family_of
 from sfa.schema import LoRA
 
 SMALL: dict[str, Any] = {
@@ -53,7 +53,7 @@ def _t5(tied: bool) -> Any:
 
 def _adapted(model: Any, targets: str | list[str] = "all-linear") -> Any:
     model.name_or_path = model.config._name_or_path = "under"
-    return _with_adapters(model, LoRA(rank=3, target_modules=targets))
+    return family_of(model.config).with_adapters(model, LoRA(rank=3, target_modules=targets))
 
 
 def _vit() -> Any:

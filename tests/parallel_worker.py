@@ -119,7 +119,7 @@ def main(out: Path) -> None:
         keep(out, f"elastic-ddp-{kind}", run("ddp", kind, None, one)[1])
         keep(out, f"elastic-fsdp2-{kind}", run("fsdp2-full", kind, None, one)[1])
     sfa, _ = run("fsdp2-sharded", "sgd", None, None, hidden=16)
-    assert sfa._anchor is not None
+    assert sfa.averager.anchor is not None
     model_bytes = sum(p.nbytes for p in Regression(16, outputs=4).parameters())
     sfa4 = Anchor(trained_shards(shard_even()))
     record["threads"] = dist.all_gather_object(torch.get_num_threads())

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sfa import SFA, merge_steps
-from sfa.finite import Finite
-from sfa.penalties import Penalty
+from sfa.trainers.finite import Finite
+from sfa.trainers.penalty import Penalty
 from tests.toy import BATCH, Regression, data, reference, saver_every_step, trainer, weights
 
 STEPS = 23  # divisible by no p·T of the list below
@@ -205,7 +205,7 @@ def test_weights_loaded_alone_are_the_anchor_of_sfa_and_of_a_penalty(tmp_path: P
         fit = trainer(model, 12, [algorithm], load_path=str(checkpoint), load_weights_only=True)
         fit.fit()
         fit.close()
-        anchor = algorithm._anchor if isinstance(algorithm, SFA) else algorithm._pulls[0][0]
+        anchor = algorithm.averager.anchor if isinstance(algorithm, SFA) else algorithm._pulls[0][0]
         assert anchor is not None
         assert all(torch.equal(shard, start[name]) for name, shard in anchor.shards.items())
 
@@ -244,7 +244,7 @@ def test_frozen_parameters_and_buffers_are_left_alone() -> None:
     fit.close()
     assert torch.equal(model.net[0].weight, Regression().net[0].weight)
     assert model.scale.item() == 3.0
-    assert sfa._anchor is not None and "net.0.weight" not in sfa._anchor.shards
+    assert sfa.averager.anchor is not None and "net.0.weight" not in sfa.averager.anchor.shards
 
 
 def test_logged_norms_are_those_of_the_whole_model() -> None:

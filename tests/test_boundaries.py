@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from scripts import claims, compare, curves, export, figures, report, series
 from sfa import models, store
+from sfa.families.decoder import Decoder
 from sfa.schema import Model
 from sfa.sweep import Figure
 
@@ -43,7 +44,7 @@ def test_adapters_are_read_from_safetensors_alone(adapted: Path, tmp_path: Path)
     both = shutil.copytree(adapted / "base", tmp_path / "both")
     shutil.copytree(pickled, both, dirs_exist_ok=True)
     with pytest.raises(models.ModelError, match=r"both has adapters and no adapter_model\.safetensors"):
-        models.build(Model(name=str(both)), 1, [])
+        models.build(Model(name=str(both)), 1, Decoder())
     under = json.loads((adapted / "adapters" / "adapter_config.json").read_text())
     on_it = shutil.copytree(adapted / "adapters", tmp_path / "on_it")
     (on_it / "adapter_config.json").write_text(json.dumps({**under, "base_model_name_or_path": str(both)}))

@@ -16,7 +16,9 @@ import train
 from scripts import report, sweep
 from sfa import runs, store
 from sfa.callbacks import Stopper
-from sfa.data.prepare import _once
+from sfa.data.array_cache import built_once
+from sfa.families.decoder import Decoder
+from sfa.families.image_classifier import ImageClassifier
 from sfa.models import build
 from sfa.pretrained import ModelError
 from sfa.schema import Model
@@ -150,14 +152,14 @@ def test_weights_are_never_unpickled_and_code_never_run(tmp_path: Path, made: Pa
     code = f"import pathlib; pathlib.Path({str(proof)!r}).touch()"
     (pickled / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(proof).encode() + b"'\ntR.")
     with pytest.raises(ModelError, match="cannot be used"):
-        build(Model(name=str(pickled)), 1, [], 10)
+        build(Model(name=str(pickled)), 1, ImageClassifier(10))
     coded = tmp_path / "coded"
     coded.mkdir()
     (coded / "theirs.py").write_text(f"{code}\nfrom transformers import PretrainedConfig as C\n")
     auto = {"AutoConfig": "theirs.C", "AutoModelForCausalLM": "theirs.C"}
     (coded / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": auto}))
     with pytest.raises(ModelError, match="cannot be used"):
-        build(Model(name=str(coded)), 1, [])
+        build(Model(name=str(coded)), 1, Decoder())
     assert not proof.exists()
 
 
@@ -189,7 +191,7 @@ def test_data_that_two_processes_want_at_once_are_prepared_once(tmp_path: Path) 
     made, found = [], []
 
     def want() -> None:
-        with _once(tmp_path / "cache" / "odd") as temporary:
+        with built_once(tmp_path / "cache" / "odd") as temporary:
             if temporary is not None:
                 made.append(temporary)
                 time.sleep(0.2)

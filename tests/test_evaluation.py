@@ -34,13 +34,13 @@ from eval.evaluator import Evaluations
 from eval.kind import Settings
 from eval.lm import LiveLM, alike
 from scripts import evaluate
-from sfa import models
 from sfa.data import registered
+from sfa.tokenizer_training import train_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return models.train_tokenizer(600, [registered("arithmetic"), registered("returns")])
+    return train_tokenizer(600, [registered("arithmetic"), registered("returns")])
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,13 @@ from PIL import Image
 import train
 from eval.evaluator import Evaluations
 from eval.kind import Settings
-from sfa import hub, models, plan, stage
+from sfa import hub, plan, stage
 from sfa.config import load
 from sfa.data import Custom, Images, registered
-from sfa.data.prepare import content
 from sfa.data.source import SourceError
+from sfa.data.text_arrays import content
 from sfa.schema import Model
+from sfa.tokenizer_training import train_tokenizer
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 SMALL = ["train.max_duration=3ba", "eval.limit=10", "sfa.every=null", "sfa.p=0.5", "name=run"]
@@ -159,8 +160,8 @@ def test_data_that_change_while_an_earlier_stage_trains_are_an_error(
 
 def test_prepared_rows_are_those_of_their_tokenizer() -> None:
     """With the same vocabulary and another end of text."""
-    one = models.train_tokenizer(400, [registered("arithmetic")])
-    other = models.train_tokenizer(400, [registered("arithmetic")])
+    one = train_tokenizer(400, [registered("arithmetic")])
+    other = train_tokenizer(400, [registered("arithmetic")])
     assert content(one) == content(other)
     other.add_special_tokens({"eos_token": "!"})
     assert one.get_vocab() == other.get_vocab() and content(one) != content(other)

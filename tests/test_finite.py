@@ -11,8 +11,10 @@ from torch import Tensor
 
 import train
 from sfa import SFA
-from sfa.finite import Finite, NotFinite, check
+from sfa.errors import NotFinite
+from sfa.finite import check
 from sfa.fisher import diagonal
+from sfa.trainers.finite import Finite
 from sfa.weights import distance
 from tests.toy import Regression, trainer
 

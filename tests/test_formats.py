@@ -12,7 +12,7 @@ import pytest
 
 import train
 from sfa.data import Custom, registered
-from sfa.data.source import SourceError, identity, labelled, load, splits
+from sfa.data.source import SourceError, find, identity, labelled, load, splits
 
 
 def folder(path: Path, **files: str | bytes) -> str:
@@ -146,17 +146,17 @@ def test_the_shards_of_a_split_are_read_in_their_order(tmp_path: Path) -> None:
     for k in (1, 0):
         pq.write_table(pa.table({"a": [2 * k, 2 * k + 1]}), tmp_path / "p" / f"train-0000{k}-of-00002.parquet", 1)
     assert shown(str(tmp_path / "p")) == ["0", "1", "2", "3"]
-    before = identity(str(tmp_path / "p"), None)
+    before = identity(find(str(tmp_path / "p"), None))
     pq.write_table(pa.table({"a": [7]}), tmp_path / "p" / "train-00001-of-00002.parquet")
-    assert len(before["train"]) == 2 and identity(str(tmp_path / "p"), None) != before
+    assert len(before["train"]) == 2 and identity(find(str(tmp_path / "p"), None)) != before
 
 
 def test_a_test_split_in_a_form_that_is_not_read_is_not_drawn_instead(tmp_path: Path) -> None:
     for name in ("test_json", "test_jsonl_gz", "Test_csv", "validation_CSV"):
         source = folder(tmp_path / name, train_csv="a\n1\n2\n", **{name: ""})
         with pytest.raises(SourceError, match=f"{name.replace('_', '.')} is not read; make it"):
-            splits(source, None)
-    assert splits(folder(tmp_path / "d", train_csv="a\n1\n", labels_json="[]", README_md=""), None) == ["train"]
+            splits(find(source, None))
+    assert splits(find(folder(tmp_path / "d", train_csv="a\n1\n", labels_json="[]", README_md=""), None)) == ["train"]
 
 
 def test_a_dot_is_a_column_s_own_or_leads_into_an_object(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_label_that_is_no_whole_number(label: Any) -> None:
 
 def test_an_optional_column_is_there_where_it_has_a_value(tmp_path: Path) -> None:
     source = folder(tmp_path / "d", train_csv="a,document\n1,x\n2,\n")
-    rows = load(source, "train", ["a"], optional=["document", "none"])
+    rows = load(find(source, None), "train", ["a"], optional=["document", "none"])
     assert rows == [{"a": "1", "document": "x"}, {"a": "2"}]
 
 

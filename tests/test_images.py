@@ -25,13 +25,14 @@ from scripts.export import export
 from sfa import merge_steps
 from sfa.config import ConfigError, load
 from sfa.data import ImageTask, registered
-from sfa.data.batches import Steps, data_spec
+from sfa.data.batches import BatchSchedule, data_spec
 from sfa.data.digits import Digits
 from sfa.data.glyphs import FACES, LATIN_AND_GREEK, OTHERS, Glyphs, draw
+from sfa.data.image_arrays import ImageArrays
 from sfa.data.images import Images, decode
-from sfa.data.prepare import ImagePreparer
 from sfa.data.source import SourceError
-from sfa.mlp import MLPConfig, MLPForImageClassification
+from sfa.families.image_classifier import ImageClassifier
+from sfa.families.mlp import MLPConfig, MLPForImageClassification
 from sfa.models import build, read_model, read_processor
 from sfa.schema import Model
 from sfa.store import DamagedStage
@@ -126,13 +127,13 @@ def images(source: Path, **options: Any) -> Images:
 @pytest.mark.parametrize("feature", [True, False])
 def test_any_data_set_with_a_label_column_is_read_and_only_its_own_labels(tmp_path: Path, feature: bool) -> None:
     task = images(folder(tmp_path / "data", feature), labels=(1, 3))
-    packed, skipped = ImagePreparer(PROCESSOR).split(task, "train", tmp_path / "cache")
+    packed, skipped = ImageArrays(PROCESSOR).split(task, "train", tmp_path / "cache")
     assert set(packed["labels"]) == {1, 3} and len(packed["labels"]) == 20 and skipped == 0
     assert packed["pixel_values"].shape == (20, 3, 8, 8) and packed["pixel_values"].dtype == np.uint8
     assert packed["pixel_values"][:, 0, 0, 0].tolist() == [i for i in range(40) if i % 4 in (1, 3)]
-    test, _ = ImagePreparer(PROCESSOR).split(task, "test", tmp_path / "cache")
+    test, _ = ImageArrays(PROCESSOR).split(task, "test", tmp_path / "cache")
     assert test["labels"].tolist() == [1, 3, 1, 3]
-    limited, _ = ImagePreparer(PROCESSOR).split(images(tmp_path / "data", limit=7), "train", tmp_path / "cache")
+    limited, _ = ImageArrays(PROCESSOR).split(images(tmp_path / "data", limit=7), "train", tmp_path / "cache")
     assert len(limited["labels"]) == 7
 
 
@@ -146,8 +147,8 @@ def test_a_label_column_that_holds_something_else_is_told(tmp_path: Path) -> Non
 def test_a_broken_image_is_named_or_left_out_and_counted(tmp_path: Path) -> None:
     source = folder(tmp_path / "data", True, broken=True)
     with pytest.raises(SourceError, match=r"train/5.png \(row 5\) is no readable image.*skip_unreadable"):
-        ImagePreparer(PROCESSOR).split(images(source), "train", tmp_path / "cache")
-    packed, skipped = ImagePreparer(PROCESSOR).split(images(source, skip_unreadable=True), "train", tmp_path / "cache")
+        ImageArrays(PROCESSOR).split(images(source), "train", tmp_path / "cache")
+    packed, skipped = ImageArrays(PROCESSOR).split(images(source, skip_unreadable=True), "train", tmp_path / "cache")
     assert skipped == 1 and 5 not in packed["pixel_values"][:, 0, 0, 0] and len(packed["labels"]) == 39
     with pytest.raises(OSError, match=r"gone\.png"):
         decode(str(tmp_path / "gone.png"), 3)
@@ -203,7 +204,9 @@ def test_accuracy_is_counted_over_all_labels_and_a_task_s_own_images(tmp_path: P
         Glyphs(name="a", labels=(1, 2, 3), drawings=4),
         Glyphs(name="b", labels=(40,), drawings=4),
     ]
-    model, processor = build(Model(architecture="mlp", config={"image_size": 32, "hidden_sizes": [20]}), 3, [], 100)
+    model, processor = build(
+        Model(architecture="mlp", config={"image_size": 32, "hidden_sizes": [20]}), 3, ImageClassifier(100)
+    )
     names = ["a_accuracy", "b_accuracy"]
     found = Evaluations(names, tasks, Settings(cache=tmp_path, batch_size=7))(model, processor)
     for score, task in zip(found, tasks, strict=True):
@@ -228,16 +231,16 @@ def test_accuracy_is_counted_over_all_labels_and_a_task_s_own_images(tmp_path: P
 def test_augmentation_depends_on_the_position_alone_and_workers_change_nothing(tmp_path: Path) -> None:
     from sfa.data.augment import Augment
 
-    packed, _ = ImagePreparer(PROCESSOR).split(images(folder(tmp_path / "d", True)), "train", tmp_path / "cache")
+    packed, _ = ImageArrays(PROCESSOR).split(images(folder(tmp_path / "d", True)), "train", tmp_path / "cache")
     noisy = {
         **packed,
         "pixel_values": np.random.default_rng(0).integers(0, 256, packed["pixel_values"].shape, np.uint8),
     }
-    steps = Steps([noisy], 4, 8, 1, transform=Augment(5))
+    steps = BatchSchedule([noisy], 4, 8, 1, transform=Augment(5))
     assert torch.equal(steps[3]["pixel_values"], steps[3]["pixel_values"])
-    plain = Steps([noisy], 4, 8, 1)
+    plain = BatchSchedule([noisy], 4, 8, 1)
     assert sum(torch.equal(steps[i]["pixel_values"], plain[i]["pixel_values"]) for i in range(32)) < 8
-    first = Steps([packed], 4, 8, 1, transform=Augment(5))
+    first = BatchSchedule([packed], 4, 8, 1, transform=Augment(5))
     alone, helped = (list(data_spec(first, 8, workers).dataloader) for workers in (0, 2))
     assert all(torch.equal(a[key], b[key]) for a, b in zip(alone, helped, strict=True) for key in a)
 
@@ -287,7 +290,7 @@ def test_while_a_task_trains_only_those_seen_so_far_are_scored(glyph_runs: Path)
 def test_a_pretrained_classifier_gets_a_new_head_and_keeps_the_rest(glyph_runs: Path, tmp_path: Path) -> None:
     stage = json.loads((glyph_runs / "sequential" / "results.json").read_text())["stages"][-1]["fingerprint"]
     source = glyph_runs / "stages" / stage / "model"
-    one, two = (build(Model(name=str(source)), seed, [], 7)[0].state_dict() for seed in (1, 2))
+    one, two = (build(Model(name=str(source)), seed, ImageClassifier(7))[0].state_dict() for seed in (1, 2))
     old = read_model(source).state_dict()
     heads = [name for name in one if name.startswith("classifier")]
     assert one["classifier.weight"].shape == (7, 16) and not torch.equal(

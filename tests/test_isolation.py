@@ -9,12 +9,13 @@ from transformers import AutoConfig, BertLMHeadModel
 from sfa import models
 from sfa.composer_model import StageModel
 from sfa.data import registered
-from sfa.data.batches import Steps, collate, example_count
+from sfa.data.batches import BatchSchedule, collate, example_count
 from sfa.data.packing import alone, encode, pack
 from sfa.data.tokens import Encoder
+from sfa.families import family_of
+from sfa.families.decoder import Decoder
 from sfa.isolation import NotCausal, why_padded
-from sfa.kinds import kind_of
-from sfa.training import _why_padded
+from sfa.tokenizer_training import train_tokenizer
 
 ROWS = registered("arithmetic").rows("train")[:20]
 WIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -53,7 +54,7 @@ LEAKING: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return models.train_tokenizer(400, [registered("arithmetic")])
+    return train_tokenizer(400, [registered("arithmetic")])
 
 
 def tiny(kind: str, tokenizer: Any, **more: Any) -> Any:
@@ -62,7 +63,7 @@ def tiny(kind: str, tokenizer: Any, **more: Any) -> Any:
     special = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     config = AutoConfig.for_model(kind, **special, **options)
     kinds = {"bert": BertLMHeadModel}  # which is refused by its configuration already, unless that says is_decoder
-    return (kinds.get(kind) or kind_of(config))(config).float()
+    return (kinds.get(kind) or family_of(config).model_class(config))(config).float()
 
 
 @pytest.mark.parametrize("kind", list(ISOLATING))
@@ -82,7 +83,7 @@ def test_models_that_do_not_are_padded_without_harm(kind: str, tokenizer: Any) -
     sequences = alone(examples, 0)
     assert example_count(sequences) == len(ROWS) and "position_ids" not in sequences
     stage_model = StageModel(model.eval(), tokenizer)
-    steps = Steps([sequences], 1, len(ROWS), seed=0)
+    steps = BatchSchedule([sequences], 1, len(ROWS), seed=0)
     batch = collate([steps[i] for i in range(len(ROWS))])
     assert batch["input_ids"].shape[1] == max(len(example["input_ids"]) for example in examples)
     with torch.no_grad():
@@ -104,7 +105,7 @@ def test_packing_such_a_model_would_change_the_loss(tokenizer: Any) -> None:
         losses = []
         for sequences in (pack(examples, 96, 0, seed=0), alone(examples, 0)):
             n = len(sequences["labels"])
-            steps = Steps([sequences], 1, n, 0)
+            steps = BatchSchedule([sequences], 1, n, 0)
             batch = collate([steps[i] for i in range(n)])
             with torch.no_grad():
                 losses.append(float(stage_model.loss(stage_model(batch), batch)))
@@ -129,9 +130,9 @@ def test_a_model_that_sees_what_it_is_to_predict_is_refused(tokenizer: Any) -> N
     with pytest.raises(NotCausal, match="is_decoder"):
         why_padded(tiny("bert", tokenizer), tokenizer)
     with pytest.raises(models.ModelError, match="is_decoder"):
-        _why_padded(tiny("bert", tokenizer), tokenizer)
+        Decoder().why_padded(tiny("bert", tokenizer), tokenizer)
     why_padded(tiny("bert", tokenizer, is_decoder=True), tokenizer)
 
 
 def test_a_model_of_few_positions_is_looked_at_as_well(tokenizer: Any) -> None:
-    assert _why_padded(tiny("gpt2", tokenizer, n_positions=8), tokenizer) is None
+    assert Decoder().why_padded(tiny("gpt2", tokenizer, n_positions=8), tokenizer) is None

@@ -14,10 +14,10 @@ from eval.kind import Settings
 from eval.lm import LiveLM
 from sfa import config as configs
 from sfa.data import Task
-from sfa.data.packing import IGNORED, encode, encode_pairs
-from sfa.data.prepare import TextPreparer
+from sfa.data.packing import IGNORED, encode, encode_seq2seq
 from sfa.data.source import SourceError
 from sfa.data.template import Layout
+from sfa.data.text_arrays import DecoderArrays
 from sfa.data.tokens import Encoder
 from sfa.describe import describe
 from sfa.plan import plan
@@ -58,7 +58,7 @@ def test_a_cut_takes_the_middle_out_of_a_prompt_and_nothing_else(template: Any, 
 def test_the_default_leaves_long_rows_out() -> None:
     examples, cut = encode(ROWS, encoder("plain", "llama"), 64)
     assert cut == 0 and len(examples) == 1
-    packed, cut = encode_pairs(ROWS, Encoder(tokenizer("unigram"), pairs=True), 64)
+    packed, cut = encode_seq2seq(ROWS, Encoder(tokenizer("unigram"), seq2seq=True), 64)
     assert cut == 0 and len(packed["labels"]) == 1
 
 
@@ -71,13 +71,13 @@ def test_an_error_names_the_row_and_its_length() -> None:
 
 
 def test_an_encoder_and_a_decoder_have_the_length_each() -> None:
-    found = Encoder(tokenizer("unigram"), pairs=True)
-    packed, cut = encode_pairs(ROWS, found, 64, "cut")
+    found = Encoder(tokenizer("unigram"), seq2seq=True)
+    packed, cut = encode_seq2seq(ROWS, found, 64, "cut")
     assert cut == 1 and len(packed["labels"]) == 2
     given = packed["input_ids"][1][packed["attention_mask"][1] == 1]
     assert len(given) == 64 and given[-1] == found.tokenizer.eos_token_id
     fits: Any = {"prompt": "Is it so? " * 4, "response": "Yes, 45 of 67. " * 2}
-    assert len(encode_pairs([fits], found, 64)[0]["labels"]) == 1
+    assert len(encode_seq2seq([fits], found, 64)[0]["labels"]) == 1
 
 
 @pytest.mark.parametrize("room", [40, 41, 48, 49])
@@ -103,15 +103,15 @@ class Given(Task):
 def test_what_was_dropped_and_cut_is_counted(tmp_path: Path) -> None:
     found = encoder("plain", "llama")
     for rule, counts in (("drop", {"dropped": 2, "cut": 0}), ("cut", {"dropped": 1, "cut": 1})):
-        data = TextPreparer(found, 64, rule)  # type: ignore[arg-type]
+        data = DecoderArrays(found, 64, rule)  # type: ignore[arg-type]
         changed = data.training([Given(name="given")], 0, tmp_path)[1]
         assert changed == counts and data.training([Given(name="given")], 0, tmp_path)[1] == counts
         assert len(data.examples(Given(name="given"), 3, 0)) == 3 - counts["dropped"]
     assert len(list(tmp_path.glob("given-*"))) == 2
-    TextPreparer(found, 64, "drop", packs=False).training([Given(name="given")], 0, tmp_path)
+    DecoderArrays(found, 64, "drop", packs=False).training([Given(name="given")], 0, tmp_path)
     assert len(list(tmp_path.glob("given-*"))) == 3
     with pytest.raises(SourceError, match=r"given: no row fits into train\.seq_len: 5 tokens"):
-        TextPreparer(found, 5).training([Given(name="given")], 0, tmp_path)
+        DecoderArrays(found, 5).training([Given(name="given")], 0, tmp_path)
 
 
 def model(size: int, positions: int = 400) -> Any:
@@ -189,6 +189,6 @@ def test_the_rule_is_in_the_plan_where_it_is_not_the_default_and_in_the_dry_run(
         prints[rule] = plan(config)[1].fingerprint
         assert f"(train.long_rows: {rule})" in describe(config)
     assert len(set(prints.values())) == 3 and prints["drop"] == plan(configs.load(file))[1].fingerprint
-    assert "long_rows" not in plan(configs.load(file))[1].spec["train"]
+    assert "long_rows" not in plan(configs.load(file))[1].spec()["train"]
     with pytest.raises(configs.ConfigError, match=r"model\.system: is shown under model\.template: chat alone"):
         configs.load(file, ["model.system=Be kind."])

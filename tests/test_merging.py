@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from sfa import machine, merging
-from sfa.algorithm import SFA
 from sfa.tensors import write
 from sfa.threshold import threshold
+from sfa.trainers.composer import SFA
 from tests.toy import Regression, trainer, weights
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -128,14 +128,14 @@ def test_the_threshold_is_exactly_that_of_sorting(kind: str, density: float) -> 
     }[kind].astype(np.float32)
     kept = max(1, round(density * len(vector)))
     expected = np.partition(np.abs(vector), len(vector) - kept)[len(vector) - kept]
-    found = threshold(lambda: (part.copy() for part in np.array_split(vector, 7)), density)
+    found = threshold(lambda: (torch.from_numpy(part.copy()) for part in np.array_split(vector, 7)), density)
     np.testing.assert_array_equal(np.float32(found), expected)
 
 
 @pytest.mark.parametrize("density", [-0.1, 1.1, float("nan")])
 def test_a_density_that_is_no_share_is_refused(density: float) -> None:
     with pytest.raises(ValueError, match="a density is from 0 to 1"):
-        threshold(lambda: [np.ones(3, np.float32)], density)
+        threshold(lambda: [torch.ones(3)], density)
 
 
 def test_fisher_merging_weighs_by_information(folders: list[Path], tmp_path: Path) -> None:

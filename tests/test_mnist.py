@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import train
 from sfa.data import registered
-from sfa.data.batches import Steps
+from sfa.data.batches import BatchSchedule
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 
@@ -78,7 +78,7 @@ def test_mnist_ab_is_what_a_plain_loop_makes_of_it(method: str, tmp_path: Path) 
     orders = []
     for labels in (even, odd):
         y = arrays(labels, "train")[1].numpy()
-        orders.append(Steps([{"labels": y}], 35, 20, 17).order)
+        orders.append(BatchSchedule([{"labels": y}], 35, 20, 17).order)
     x, y = arrays(even, "train")
     loop(model, x, y, orders[0], 0.05)
     old = [p.detach().clone() for p in model.parameters()]

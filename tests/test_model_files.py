@@ -30,10 +30,13 @@ from transformers import (
 
 import train
 from sfa import models, weights
-from sfa.mlp import MLPConfig, MLPForImageClassification
+from sfa.families.decoder import Decoder
+from sfa.families.image_classifier import ImageClassifier
+from sfa.families.mlp import MLPConfig, MLPForImageClassification
 from sfa.pretrained import ModelError
 from sfa.schema import Model
 from sfa.tensors import locations
+from sfa.tokenizer_training import train_tokenizer
 from tests.test_bad_input import config, pretrained
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -45,7 +48,7 @@ Tensors = dict[str, torch.Tensor]
 def tokenizer() -> PreTrainedTokenizerBase:
     from sfa.data import registered
 
-    return models.train_tokenizer(300, [registered("arithmetic")])
+    return train_tokenizer(300, [registered("arithmetic")])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,8 @@ def reindexed(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
 
 
 def built(folder: Path, classes: int | None = None, **more: Any) -> Any:
-    return models.build(Model(name=str(folder)), 1, [], classes, **more)[0]
+    family = Decoder() if classes is None else ImageClassifier(classes)
+    return models.build(Model(name=str(folder)), 1, family, **more)[0]
 
 
 def test_an_index_decides_and_what_lies_beside_it_is_not_the_model(llama: Path, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from transformers import (
 from sfa import models, weights
 from sfa.composer_model import StageModel
 from sfa.data import registered
-from sfa.data.batches import Steps, collate
-from sfa.data.packing import IGNORED, encode, encode_pairs, pack
+from sfa.data.batches import BatchSchedule, collate
+from sfa.data.packing import IGNORED, encode, encode_seq2seq, pack
 from sfa.data.tokens import Encoder
-from sfa.kinds import kind_of
+from sfa.families import family_of
+from sfa.families.decoder import Decoder
 from sfa.schema import LoRA, Model
+from sfa.tokenizer_training import train_tokenizer
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIGS = {
@@ -36,7 +38,7 @@ ROWS = registered("arithmetic").rows("train")[:40]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return models.train_tokenizer(400, [registered("arithmetic")])
+    return train_tokenizer(400, [registered("arithmetic")])
 
 
 def model(name: str, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -44,10 +46,10 @@ def model(name: str, tokenizer: PreTrainedTokenizerBase) -> Any:
     start = {"decoder_start_token_id": 0} if name == "t5" else {}
     config = kind(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, eos_token_id=0, **start, **options)
     torch.manual_seed(0)
-    return kind_of(config)(config).float()
+    return family_of(config).model_class(config)(config).float()
 
 
-def batch_of(steps: Steps, n: int) -> dict[str, torch.Tensor]:
+def batch_of(steps: BatchSchedule, n: int) -> dict[str, torch.Tensor]:
     return collate([steps[i] for i in range(n)])
 
 
@@ -60,7 +62,7 @@ def test_packed_and_unpacked_losses_agree(name: str, tokenizer: PreTrainedTokeni
         arrays = [pack(part, 64, int(tokenizer.pad_token_id), seed=0) for part in parts]
         packed = {key: np.concatenate([array[key] for array in arrays]) for key in arrays[0]}
         n = len(packed["input_ids"])
-        batch = batch_of(Steps([packed], 1, n, 0), n)
+        batch = batch_of(BatchSchedule([packed], 1, n, 0), n)
         losses.append(stage_model.loss(stage_model(batch), batch).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -76,10 +78,10 @@ def test_training_computes_the_logits_of_learned_tokens_alone(
         bare = get_peft_model(bare, LoraConfig(target_modules="all-linear"))
     stage_model = StageModel(bare, None)
     if name == "t5":
-        packed, _ = encode_pairs(ROWS, Encoder(tokenizer, pairs=True), 64)
+        packed, _ = encode_seq2seq(ROWS, Encoder(tokenizer, seq2seq=True), 64)
     else:
         packed = pack(encode(ROWS, Encoder(tokenizer), 64)[0], 64, int(tokenizer.pad_token_id), seed=0)
-    batch = batch_of(Steps([packed], 1, 6, 0), 6)
+    batch = batch_of(BatchSchedule([packed], 1, 6, 0), 6)
     batch["labels"][3] = IGNORED  # one sequence has nothing to learn
     found = {}
     for training in (False, True):
@@ -99,9 +101,9 @@ def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreT
     """Against the model's own loss, one row at a time, without padding."""
     t5 = model("t5", tokenizer)
     stage_model = StageModel(t5, None)
-    packed, _ = encode_pairs(ROWS, Encoder(tokenizer, pairs=True), 64)
+    packed, _ = encode_seq2seq(ROWS, Encoder(tokenizer, seq2seq=True), 64)
     assert len(packed["labels"]) == len(ROWS)
-    batch = batch_of(Steps([packed], 1, len(ROWS), 0), len(ROWS))
+    batch = batch_of(BatchSchedule([packed], 1, len(ROWS), 0), len(ROWS))
     ours = stage_model.loss(stage_model(batch), batch).item()
     summed, count = 0.0, 0
     for row in ROWS:
@@ -118,7 +120,7 @@ def test_adapters_alone_are_trained_saved_and_read(
 ) -> None:
     model(name, tokenizer).save_pretrained(tmp_path / "pretrained")
     tokenizer.save_pretrained(tmp_path / "pretrained")
-    adapted, _ = models.build(Model(name=str(tmp_path / "pretrained"), lora=LoRA(rank=2)), 1, [])
+    adapted, _ = models.build(Model(name=str(tmp_path / "pretrained"), lora=LoRA(rank=2)), 1, Decoder())
     trained = {key for key, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert trained and all("lora_" in key for key in trained)
     with torch.no_grad():

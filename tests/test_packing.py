@@ -10,10 +10,11 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from sfa.composer_model import StageModel
 from sfa.data import registered
-from sfa.data.batches import Steps, step_count
+from sfa.data.batches import BatchSchedule
 from sfa.data.packing import IGNORED, encode, pack
 from sfa.data.tokens import Encoder
-from sfa.models import train_tokenizer
+from sfa.schedule import Duration
+from sfa.tokenizer_training import train_tokenizer
 
 SEQ_LEN = 96
 
@@ -56,7 +57,7 @@ def test_only_responses_are_learned(packed_rows) -> None:  # type: ignore[no-unt
 def test_the_packed_loss_is_that_of_the_examples_alone(packed_rows) -> None:  # type: ignore[no-untyped-def]
     tokenizer, _, examples, packed = packed_rows
     stage_model, n = model(tokenizer), len(packed["input_ids"])
-    steps = Steps([packed], steps=1, batch=n, seed=0)
+    steps = BatchSchedule([packed], steps=1, batch=n, seed=0)
     batch = {name: torch.stack([steps[i][name] for i in range(n)]) for name in steps[0]}
     together = stage_model.loss(stage_model(batch), batch)
     summed, count = torch.zeros(()), 0
@@ -71,7 +72,7 @@ def test_the_packed_loss_is_that_of_the_examples_alone(packed_rows) -> None:  # 
 def test_parts_of_a_batch_average_to_the_loss_of_the_whole(packed_rows) -> None:  # type: ignore[no-untyped-def]
     tokenizer, _, _, packed = packed_rows
     stage_model = model(tokenizer)
-    steps = Steps([packed], steps=1, batch=6, seed=0)
+    steps = BatchSchedule([packed], steps=1, batch=6, seed=0)
     batch = {name: torch.stack([steps[i][name] for i in range(6)]) for name in steps[0]}
     whole = stage_model.loss(stage_model(batch), batch)
     parts = []
@@ -84,10 +85,10 @@ def test_parts_of_a_batch_average_to_the_loss_of_the_whole(packed_rows) -> None:
 def test_each_epoch_shows_every_sequence_once_in_a_new_order(packed_rows) -> None:  # type: ignore[no-untyped-def]
     _, _, _, packed = packed_rows
     n = len(packed["input_ids"])
-    order = Steps([packed], steps=2 * n, batch=1, seed=0).order
+    order = BatchSchedule([packed], steps=2 * n, batch=1, seed=0).order
     assert sorted(order[:n]) == sorted(order[n:]) == list(range(n))
     assert order[:n].tolist() != order[n:].tolist()
-    assert Steps([packed], steps=2 * n, batch=1, seed=0).order.tolist() == order.tolist()
+    assert BatchSchedule([packed], steps=2 * n, batch=1, seed=0).order.tolist() == order.tolist()
 
 
 @pytest.mark.parametrize(
@@ -95,4 +96,4 @@ def test_each_epoch_shows_every_sequence_once_in_a_new_order(packed_rows) -> Non
     [("1ep", 12), ("2ep", 25), ("300ba", 300), ("1_000ba", 1000), ("16384tok", 2), ("16385tok", 3)],
 )
 def test_durations_in_steps(duration: str, steps: int) -> None:
-    assert step_count(duration, sequences=100, batch=8, seq_len=1024) == steps
+    assert Duration.parse(duration).step_count(sequences=100, batch=8, seq_len=1024) == steps

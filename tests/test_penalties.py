@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from sfa.anchor import Anchor, trained_shards
 from sfa.fisher import Fisher, diagonal
-from sfa.penalties import Penalty, add_gradient
+from sfa.penalties import add_gradient
 from sfa.store import seal
+from sfa.trainers.penalty import Penalty
 from tests.toy import BATCH, Regression, data, trainer, weights
 
 STEPS = 7

@@ -20,11 +20,12 @@ from eval.evaluator import Evaluations
 from eval.kind import Settings
 from sfa.composer_model import StageModel
 from sfa.data.augment import Augment
+from sfa.data.image_arrays import ImageArrays
 from sfa.data.images import Images, decode
 from sfa.data.pixels import BOUND, Pixels, normalised
-from sfa.data.prepare import ImagePreparer
 from sfa.data.source import SourceError
-from sfa.models import ModelError, build, faults
+from sfa.families.image_classifier import ImageClassifier
+from sfa.models import ModelError, build, configuration_errors
 from sfa.schema import Model
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -144,9 +145,9 @@ def test_an_image_that_would_have_to_be_guessed_is_told_in_one_line_or_left_out(
 
     task = Pair(name="m", source="x", classes=2)
     with pytest.raises(SourceError, match=r"row 1(\)|) is no readable image: .+; tasks.….skip_unreadable") as caught:
-        ImagePreparer(processor).examples(task, 2, 0)
+        ImageArrays(processor).examples(task, 2, 0)
     assert "\n" not in str(caught.value)
-    kept = ImagePreparer(processor).examples(task.model_copy(update={"skip_unreadable": True}), 2, 0)
+    kept = ImageArrays(processor).examples(task.model_copy(update={"skip_unreadable": True}), 2, 0)
     assert [int(example["labels"]) for example in kept] == [0]
 
 
@@ -222,7 +223,7 @@ def test_training_and_evaluation_see_the_processor_s_own_output(kind: str, tmp_p
     for split in ("train", "test"):
         pq.write_table(table, tmp_path / "d" / f"{split}.parquet")
     task = Images(name="m", source=str(tmp_path / "d"), classes=4)
-    (packed,), _ = ImagePreparer(processor).training([task], 0, tmp_path / "cache")
+    (packed,), _ = ImageArrays(processor).training([task], 0, tmp_path / "cache")
     model = Seen(transformers.EfficientNetConfig())
     wanted = torch.from_numpy(np.asarray(processor([image], return_tensors="np")["pixel_values"], np.float32))
     StageModel(model, processor)({"pixel_values": torch.from_numpy(np.array(packed["pixel_values"]))})
@@ -241,7 +242,7 @@ def test_pixels_in_lists_and_labels_in_digits_are_read(tmp_path: Path) -> None:
         (tmp_path / "d" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     processor = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.5], image_std=[0.5])
     task = Images(name="m", source=str(tmp_path / "d"), classes=2)
-    packed, _ = ImagePreparer(processor).split(task, "train", tmp_path / "cache")
+    packed, _ = ImageArrays(processor).split(task, "train", tmp_path / "cache")
     assert packed["labels"].tolist() == [0, 1, 0] and np.array_equal(packed["pixel_values"][1, 0], RAMP)
     (tmp_path / "d" / "test.jsonl").write_text('{"image": [[0]], "label": true}')
     with pytest.raises(SourceError, match="label must hold whole numbers from 0 to 1, not True"):
@@ -254,9 +255,9 @@ def test_images_that_the_processor_leaves_in_several_sizes_are_told(tmp_path: Pa
     (tmp_path / "d" / "train.jsonl").write_text('{"image": [[0, 1]], "label": 0}\n{"image": [[0, 1, 2]], "label": 1}\n')
     task = Images(name="m", source=str(tmp_path / "d"), classes=2)
     (tmp_path / "d" / "test.jsonl").write_text('{"image": [[0, 1]], "label": 0}\n')
-    assert ImagePreparer(processor).split(task, "test", tmp_path / "cache")[0]["pixel_values"].shape == (1, 1, 1, 2)
+    assert ImageArrays(processor).split(task, "test", tmp_path / "cache")[0]["pixel_values"].shape == (1, 1, 1, 2)
     with pytest.raises(SourceError, match="row 1: the model's image processor makes images of 1 × 2 and 1 × 3 pixels"):
-        ImagePreparer(processor).split(task, "train", tmp_path / "cache")
+        ImageArrays(processor).split(task, "train", tmp_path / "cache")
 
 
 TINY: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -279,17 +280,17 @@ def test_a_model_and_its_processor_are_tried_together(
     ViTForImageClassification(ViTConfig(**TINY, num_channels=channels)).save_pretrained(tmp_path)
     ViTImageProcessor(**processor).save_pretrained(tmp_path)
     if not told:
-        model, _ = build(Model(name=str(tmp_path)), 0, [], 5)
+        model, _ = build(Model(name=str(tmp_path)), 0, ImageClassifier(5))
         assert model.classifier.out_features == 5
         return
     with pytest.raises(ModelError, match="cannot be used: ") as caught:
-        build(Model(name=str(tmp_path)), 0, [], 5)
+        build(Model(name=str(tmp_path)), 0, ImageClassifier(5))
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_classifier_whose_images_are_not_known_is_a_fault_of_the_config() -> None:
-    told = faults(Model(architecture="resnet"), 5, 0)
+    told = configuration_errors(Model(architecture="resnet"), ImageClassifier(5), 0)
     assert told == ["model.config: no model can be built: image_size is required: resnet takes images of any size"]
-    assert faults(Model(architecture="vit", config={**TINY, "num_channels": 2}), 5, 0) == [
-        "model.config.num_channels: must be 1 or 3, not 2"
-    ]
+    assert configuration_errors(
+        Model(architecture="vit", config={**TINY, "num_channels": 2}), ImageClassifier(5), 0
+    ) == ["model.config.num_channels: must be 1 or 3, not 2"]

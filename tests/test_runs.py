@@ -98,7 +98,7 @@ def test_a_checkpoint_of_an_earlier_release_keeps_its_scores() -> None:
     ("change", "said"),
     [
         ({"seed": "one"}, "seed: "),
-        ({"config": {"method": "sfa"}}, "config lacks tasks, eval, sfa: it was not written by this suite"),
+        ({"config": {"method": "sfa"}}, "config lacks tasks, eval: it was not written by this suite"),
         ({"metrics": 3}, "metrics: "),
         ({"evaluations": [{"after": "base", "task": "a", "metric": "acc", "value": "x", "stderr": None, "n": 1}]}, "x"),
     ],

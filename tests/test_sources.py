@@ -163,3 +163,12 @@ def test_the_fingerprint_of_a_local_source_is_its_content(tmp_path: Path) -> Non
     before = task.data_spec()
     jsonl(tmp_path / "MetaMathQA", "train", [SCHEMAS["MetaMathQA"]] * 2)
     assert task.data_spec() != before
+
+
+def test_a_data_set_is_looked_for_once_when_its_task_is_made(tmp_path: Path) -> None:
+    task = registered("metamathqa", data_folder=tmp_path)
+    jsonl(tmp_path / "MetaMathQA", "train", [SCHEMAS["MetaMathQA"]])
+    assert task.data_spec()["source"] == "meta-math/MetaMathQA"
+    now = registered("metamathqa", data_folder=tmp_path)
+    assert set(now.data_spec()["source"]) == {"train"}
+    assert "data_folder" not in now.model_dump()

@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import train
 from scripts import evaluate
-from sfa import merge_steps, models
+from sfa import merge_steps
 from sfa.data import registered
+from sfa.tokenizer_training import train_tokenizer
 from tests.test_sources import SCHEMAS, jsonl, numbered
 
 TRAIN = {"max_duration": "10ba", "global_batch_size": 4, "seq_len": 64, "lr": 1e-3, "save_interval": "4ba"}
@@ -68,7 +69,7 @@ def test_an_instruction_stream_on_an_encoder_decoder(data: Path, tmp_path: Path)
 
 
 def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tokenizer = models.train_tokenizer(400, [registered("arithmetic")])
+    tokenizer = train_tokenizer(400, [registered("arithmetic")])
     tokenizer.bos_token = tokenizer.eos_token
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

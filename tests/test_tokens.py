@@ -12,8 +12,8 @@ from eval.kind import Settings
 from eval.lm import LiveLM
 from sfa.data import Task
 from sfa.data.packing import IGNORED, alone, encode
-from sfa.data.prepare import content
 from sfa.data.template import Layout
+from sfa.data.text_arrays import content
 from sfa.data.tokens import Encoder
 from tests.zoo import ZOO, byte_level, tokenizer
 
@@ -22,9 +22,9 @@ RESPONSES = ["Yes", "No", "12", "\nYes", " Yes", "是", "a </s> b", "Yes, 45 of 
 ROWS: list[Any] = [{"prompt": prompt, "response": response} for prompt in PROMPTS for response in RESPONSES]
 
 
-def tiny(size: int, pairs: bool = False) -> Any:
+def tiny(size: int, seq2seq: bool = False) -> Any:
     torch.manual_seed(0)
-    if pairs:
+    if seq2seq:
         sizes = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1}
         return T5ForConditionalGeneration(T5Config(vocab_size=size, decoder_start_token_id=0, **sizes)).eval()
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -107,12 +107,12 @@ def test_an_encoder_is_given_what_the_tokenizer_adds_and_a_response_is_not(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tok = tokenizer(name)
-    encoder = Encoder(tok, pairs=True)
+    encoder = Encoder(tok, seq2seq=True)
     rows: list[Any] = [row for row in ROWS if row["prompt"].startswith("Is it so")]
     pairs = encoder.rows(rows, "rows")
     assert all(given == tok("Is it so?")["input_ids"] for given, _ in pairs)
     assert all(tok.eos_token_id not in response for _, response in pairs)
-    lm = LiveLM(pretrained=tiny(len(tok), pairs=True), tokenizer=tok, batch_size=64)
+    lm = LiveLM(pretrained=tiny(len(tok), seq2seq=True), tokenizer=tok, batch_size=64)
     scored, started = seen(lm, monkeypatch, rows, encoder.show(rows, "rows"))
     assert scored == pairs and started == [given for given, _ in pairs[: len(started)]]
 

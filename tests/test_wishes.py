@@ -12,11 +12,14 @@ from eval import available
 from scripts import compare, sweep
 from sfa import loggers, models
 from sfa.config import ConfigError, load
+from sfa.families import family_of
+from sfa.families.decoder import Decoder
+from sfa.families.image_classifier import ImageClassifier
 from sfa.isolation import NotCausal, why_padded
-from sfa.kinds import kind_of
 from sfa.models import ModelError
 from sfa.reading import read_value, written
 from sfa.schema import Model
+from sfa.tokenizer_training import train_tokenizer
 from tests.test_config import GOOD, write
 
 LINE = "would be read as the number"
@@ -230,14 +233,14 @@ def folder_of(kind: str, folder: Path, **options: Any) -> Model:
     "kind", ["gemma3", "qwen2_vl", "llava", "mllama", "paligemma", "idefics3", "llama4", "whisper", "moshi", "t5gemma2"]
 )
 def test_a_model_that_takes_more_than_text_is_refused(kind: str, tmp_path: Path) -> None:
-    (error,) = models.faults(folder_of(kind, tmp_path), None, 32)
+    (error,) = models.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
     assert error.startswith("model.name: ") and f"{kind} takes images or sound beside text" in error
     assert "a text-only checkpoint is needed" in error
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm", "xlnet", "bert-generation"])
 def test_an_encoder_is_refused_for_text(kind: str, tmp_path: Path) -> None:
-    (error,) = models.faults(folder_of(kind, tmp_path), None, 32)
+    (error,) = models.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
     assert f"{kind} is an encoder: it reads text in both directions, and a decoder is needed" in error
 
 
@@ -255,12 +258,12 @@ def test_an_encoder_is_refused_for_text(kind: str, tmp_path: Path) -> None:
 )
 def test_image_classifiers_of_any_architecture(architecture: str, config: dict[str, Any], message: str | None) -> None:
     asked = Model(architecture=architecture, config=config)
-    found = models.faults(asked, 3, 32)
+    found = models.configuration_errors(asked, ImageClassifier(3), 32)
     if message is not None:
         assert len(found) == 1 and message in found[0], found
         return
     assert not found
-    model, processor = models.build(asked, 17, [], 3)
+    model, processor = models.build(asked, 17, ImageClassifier(3))
     assert model.config.num_labels == 3 and processor.size["height"] == 32
 
 
@@ -274,8 +277,8 @@ def test_what_a_new_model_cannot_do_is_told_before_it_is_trained(tmp_path: Path)
     }
     both = transformers.BertConfig(**small)
     with pytest.raises(ValueError, match="bert is an encoder"):
-        kind_of(both)
-    tokenizer = models.train_tokenizer(300, [])
+        family_of(both)
+    tokenizer = train_tokenizer(300, [])
     with pytest.raises(NotCausal, match="the model sees the tokens that it is to predict"):
         why_padded(transformers.BertLMHeadModel(both), tokenizer, 4)
     decoder = transformers.BertLMHeadModel(transformers.BertConfig(**small, is_decoder=True))
@@ -283,4 +286,4 @@ def test_what_a_new_model_cannot_do_is_told_before_it_is_trained(tmp_path: Path)
     assert decoder.training  # as it was
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ModelError, match=r"^the model .* cannot be used: [^\n]*$"):
-        models.build(Model(name=str(tmp_path)), 17, [])
+        models.build(Model(name=str(tmp_path)), 17, Decoder())

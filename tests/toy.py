@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sfa.callbacks import Stopper, checkpoint_saver
 from sfa.fisher import Fisher
-from sfa.penalties import Penalty
 from sfa.schedule import exact_fraction
+from sfa.trainers.penalty import Penalty
 
 BATCH = 4
 

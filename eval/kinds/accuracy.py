@@ -17,7 +17,7 @@ class Accuracy(Kind):
 
     name: ClassVar[str] = "accuracy"
     unit: ClassVar[str] = "images"
-    modules: ClassVar[tuple[str, ...]] = ("sfa.composer_model", "sfa.data.prepare")
+    modules: ClassVar[tuple[str, ...]] = ("sfa.composer_model", "sfa.data.image_arrays")
 
     def __init__(self, names: Sequence[str], stream: Sequence[Task], settings: Settings):
         super().__init__(names, stream, settings)
@@ -34,12 +34,11 @@ class Accuracy(Kind):
         return fingerprint(["accuracy", self.tasks[name].data_spec(), self.settings.limit, self.settings.bf16])
 
     def load(self, name: str, model: Any, processor: Any) -> None:
-        from sfa.data.prepare import ImagePreparer
-        from sfa.kinds import channels_of
+        from sfa.data.image_arrays import ImageArrays, channels_of
 
         limit = self.settings.limit
-        preparer = ImagePreparer(processor, channels_of(model.config))
-        found, _ = preparer.split(self.tasks[name], "test", self.settings.cache)
+        builder = ImageArrays(processor, channels_of(model.config))
+        found, _ = builder.split(self.tasks[name], "test", self.settings.cache)
         if limit is not None and limit < len(found["labels"]):
             drawn = np.sort(np.random.default_rng(0).permutation(len(found["labels"]))[:limit])
             found = {key: array[drawn] for key, array in found.items()}

@@ -34,18 +34,20 @@ class Loss(TextKind):
 
     def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, Part]:
         """Of each row the summed loss and the number of its tokens."""
+
         from eval.row_losses import row_losses
-        from sfa.data.tokens import Encoder
-        from sfa.kinds import is_encoder_decoder
+        from sfa.data.text_arrays import TextArrays
+        from sfa.families import family_of
 
         settings = self.settings
-        encoder = Encoder(processor, settings.layout, is_encoder_decoder(model.config))
+        builder = family_of(model.config).array_builder(
+            processor, model.config, settings.layout, settings.seq_len, settings.long_rows
+        )
+        assert isinstance(builder, TextArrays), "only models of text have losses"
         found = {}
         for name, wanted in rows.items():
             part = [self.rows[name][i] for i in wanted]
-            losses, cut = row_losses(
-                model, encoder, part, settings.seq_len, settings.long_rows, settings.batch_size, settings.bf16, name
-            )
+            losses, cut = row_losses(model, builder, part, settings.batch_size, settings.bf16, name)
             found[name] = Part(losses, len(part) - len(losses), cut)
         return found
 

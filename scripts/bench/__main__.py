@@ -31,12 +31,14 @@ import torch
 from scripts.bench.measure import HardwareRecord, LineRecord, Missing, Outcome, RowRecord, Setup
 from scripts.bench.report import write
 from sfa.store import write_json
+from sfa.terminal import command, start
 
 LINES = ("merging", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "folders", "evaluation",
          "start", "growth")  # fmt: skip
 PACKAGES = ("torch", "mosaicml", "transformers", "lm_eval", "mergekit")
 
 
+@command("python -m scripts.bench")
 def main(arguments: list[str]) -> int:
     """Exit code: 0, or another if a line failed, or could not be measured for another reason than its device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,11 +53,11 @@ def main(arguments: list[str]) -> int:
         parser.error("no CUDA device is there")
     if len(given.only) > 1:
         # Each in a process of its own: what one leaves in memory and in the environment is not the next one's.
-        command = [sys.executable, "-m", "scripts.bench", *arguments, "--only"]
-        return max(abs(subprocess.run([*command, line], check=False).returncode) for line in given.only)
+        again = [sys.executable, "-m", "scripts.bench", *arguments, "--only"]
+        return max(abs(subprocess.run([*again, line], check=False).returncode) for line in given.only)
     (line,) = given.only
     warnings.filterwarnings("ignore")
-    start = time.perf_counter()
+    begun = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         setup = Setup(given.device, given.data_folder, Path(scratch), given.small)
         try:
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> int:
         except Missing as error:
             print(f"{line}: not measured: {error}", file=sys.stderr)
             outcome = {"missing": str(error)}
-    seconds = round(time.perf_counter() - start)
+    seconds = round(time.perf_counter() - begun)
     found: LineRecord = {**outcome, "date": time.strftime("%Y-%m-%d"), "seconds": seconds}
     for row in found.get("rows", []):
         print(_told(row), flush=True)
@@ -103,4 +105,4 @@ def _hardware(device: str) -> str:
 if __name__ == "__main__":
     if not shutil.which("hyperfine"):
         print("hyperfine is not installed, which times commands: apt-get install hyperfine time", file=sys.stderr)
-    sys.exit(main(sys.argv[1:]))
+    start(main)

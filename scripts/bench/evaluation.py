@@ -21,6 +21,7 @@ from scripts.bench.measure import Missing, Row, Setup, commands_in_turn
 from sfa import models
 from sfa.data import registered
 from sfa.data.source import SourceError
+from sfa.tokenizer_training import train_tokenizer
 
 EVALUATIONS = ["gsm8k", "casehold", "tos", "overruling"]
 PRETRAINED = Path("models/smollm2-135m")
@@ -139,7 +140,7 @@ def _random_model(setup: Setup, hidden: int) -> Path:
     """A model of which nearly nothing is computed, so that only what comes with an evaluation takes time."""
     folder = setup.scratch / "random"
     try:
-        tokenizer = models.train_tokenizer(4096, [registered("law", data_folder=setup.data_folder)])
+        tokenizer = train_tokenizer(4096, [registered("law", data_folder=setup.data_folder)])
     except SourceError as error:
         raise Missing(f"{error}; a data folder with casehold, claudette_tos and overruling does") from error
     end = int(tokenizer.eos_token_id)

@@ -10,9 +10,8 @@ from scripts.bench.measure import Missing, Row, Setup, in_turn
 from sfa import config as configs
 from sfa import models
 from sfa.composer_model import StageModel
-from sfa.data.prepare import preparer
+from sfa.families import family_of
 from sfa.fisher import diagonal
-from sfa.kinds import is_encoder_decoder
 from sfa.schema import Config
 
 LINE = "Fisher information"
@@ -45,10 +44,11 @@ def run(setup: Setup) -> list[Row]:
 
 
 def _prepared(config: Config, count: int, device: str) -> tuple[StageModel, list[dict[str, Tensor]]]:
-    model, processor = models.build(config.model, config.seed, config.tokenizer_tasks(), config.classes())
-    task, pairs = config.tasks[0], is_encoder_decoder(model.config)
+    model, processor = models.build(config.model, config.seed, config.family(), config.tokenizer_tasks())
+    task = config.tasks[0]
     settings = config.train_of(task)
-    data = preparer(processor, pairs, config.model.layout, settings.seq_len, settings.long_rows)
+    family, layout = family_of(model.config), config.model.layout
+    data = family.array_builder(processor, model.config, layout, settings.seq_len, settings.long_rows)
     examples = data.examples(task, count, config.seed)
     moved = [{key: tensor.to(device) for key, tensor in example.items()} for example in examples]
     return StageModel(model, processor).eval().to(device), moved

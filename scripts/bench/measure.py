@@ -19,6 +19,7 @@ import torch
 from torch.utils.benchmark import timer
 
 from sfa import machine
+from sfa.errors import SFAError
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Row:
         }
 
 
-class Missing(Exception):
+class Missing(SFAError):
     """Something that a line needs is not there; the message says what, and how to get it."""
 
 

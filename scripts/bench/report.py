@@ -9,9 +9,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from tabulate import tabulate
 
 from scripts.bench.measure import HardwareRecord, RowRecord
 
+HEAD = ["line", "case", "ours", "against", "it", "ratio", "bound", ""]
 HELD = {True: "holds", False: "**missed**", None: "–"}
 COLOURS = {True: "#009E73", False: "#D55E00", None: "0.5"}
 
@@ -37,18 +39,16 @@ def _table(hardware: str, found: HardwareRecord, picture: Path) -> str:
         "",
         f"![Each ratio against its bound]({picture.name})",
         "",
-        "| line | case | ours | against | it | ratio | bound | |",
-        "|---|---|---|---|---|---|---|---|",
     ]
+    rows = []
     for name, line in found["lines"].items():
         if "missing" in line:
-            lines.append(f"| {name} | not measured: {line['missing']} | | | | | | |")
-        for row in line.get("rows", []):
-            lines.append(_row(row, line["date"]))
-    return "\n".join(lines)
+            rows.append([name, f"not measured: {line['missing']}"])
+        rows += [_row(row, line["date"]) for row in line.get("rows", [])]
+    return "\n".join([*lines, tabulate(rows, HEAD, tablefmt="github", disable_numparse=True)])
 
 
-def _row(row: RowRecord, date: str) -> str:
+def _row(row: RowRecord, date: str) -> list[str]:
     unit, median, ratio = row["unit"], row["median"], row["ratio"]
     ours = "" if not row["other"] else _number(median["ours"], unit)
     other = "" if median["other"] is None else _number(median["other"], unit)
@@ -57,8 +57,7 @@ def _row(row: RowRecord, date: str) -> str:
     sign = {"at most": "≤", "at least": "≥"}[row["sense"]]
     bound = "" if row["bound"] is None else f"{sign} {row['bound']:.3g}"
     case = row["case"] + (f" ({row['note']})" if row["note"] else "")
-    cells = (f"{row['line']}, {date}", case, ours, row["against"], other, value, bound, HELD[row["holds"]])
-    return f"| {' | '.join(cells)} |"
+    return [f"{row['line']}, {date}", case, ours, row["against"], other, value, bound, HELD[row["holds"]]]
 
 
 def _number(value: float, unit: str) -> str:

@@ -13,7 +13,7 @@ from sfa import config as configs
 from sfa import stage
 from sfa.context import Context
 from sfa.parallel import join
-from sfa.plan import Stage, in_order, plan
+from sfa.plan import Stage, Training, in_order, plan
 from sfa.sweep import SweepRun, read, stages
 from sfa.tensors import locations
 
@@ -31,7 +31,7 @@ def run(setup: Setup) -> list[Row]:
     runs = read(file, data, available)
     once = [part for part, _ in stages(runs)]
     loop = [part for one in runs for part in in_order(plan(one.config))]
-    counted = [float(sum(part.train is not None for part in parts)) for parts in (once, loop)]
+    counted = [float(sum(isinstance(part, Training) for part in parts)) for parts in (once, loop)]
     if counted != [8, 25]:
         raise AssertionError(f"Table 1's sweep takes {counted[0]} trainings and a loop {counted[1]}, not 8 and 25")
     rows = [Row(LINE, "counted in the plan", "a loop over its rows", counted[:1], counted[1:], 8 / 25, unit="")]

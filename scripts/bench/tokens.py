@@ -18,7 +18,7 @@ from scripts.bench.measure import Missing, Row, Setup, in_turn
 from sfa import config as configs
 from sfa import models
 from sfa.composer_model import StageModel
-from sfa.data.batches import Steps, data_spec
+from sfa.data.batches import BatchSchedule, data_spec
 from sfa.data.packing import IGNORED, Example, encode, pack
 from sfa.data.source import SourceError
 from sfa.data.tokens import Encoder
@@ -92,7 +92,7 @@ def _ours(
     def train() -> int:
         trainer = Trainer(
             model=StageModel(model, processor),
-            train_dataloader=data_spec(Steps([packed], steps, batch, next(seeds)), batch),
+            train_dataloader=data_spec(BatchSchedule([packed], steps, batch, next(seeds)), batch),
             max_duration=f"{steps}ba",
             optimizers=torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device == "cuda"),
             precision="amp_bf16" if device == "cuda" else "fp32",

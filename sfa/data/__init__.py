@@ -4,7 +4,7 @@
 from sfa.data import arithmetic, digits, glyphs, instructions, law, licences, magicoder, metamathqa, returns  # noqa: F401
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
-from sfa.data.task import TASKS, FileName, Row, Split, Task, owner, registered
+from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered
 
 __all__ = [
     "TASKS",
@@ -16,6 +16,7 @@ __all__ = [
     "Row",
     "Split",
     "Task",
+    "looking_in",
     "owner",
     "registered",
 ]

@@ -1,4 +1,4 @@
-"""Packed sequences, or images, in the order of training, the same for any number of ranks."""
+"""Arrays sequences, or images, in the order of training, the same for any number of ranks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sfa.data.packing import IGNORED, Packed
+from sfa.data.packing import IGNORED, Arrays
 from sfa.orphans import end_worker_with_parent
 
 Transform = Callable[[dict[str, Tensor], int], dict[str, Tensor]]  # of an item and its position
 
 
-class Steps(Dataset[dict[str, Tensor]]):
+class BatchSchedule(Dataset[dict[str, Tensor]]):
     """The sequences (or images) of ``steps`` global batches, epoch after epoch, each epoch in a new seeded order.
 
     Item ``k·batch + j`` is sequence j of global batch k. Its ``weight`` makes the mean over sequences of
@@ -37,11 +37,11 @@ class Steps(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        current: Sequence[Packed],
+        current: Sequence[Arrays],
         steps: int,
         batch: int,
         seed: int,
-        past: Sequence[Packed] = (),
+        past: Sequence[Arrays] = (),
         fraction: float = 0.0,
         transform: Transform | None = None,
     ):
@@ -83,38 +83,30 @@ def _learned(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def keep(packed: Packed, size: int | None, seed: int) -> Packed:
+def sample_rows(arrays: Arrays, size: int | None, seed: int) -> Arrays:
     """The buffer of a past task: ``size`` of its sequences, drawn with a seed, or all."""
-    n = len(packed["labels"])
+    n = len(arrays["labels"])
     if size is None or size >= n:
-        return packed
+        return arrays
     drawn = np.sort(np.random.default_rng([seed, 2]).choice(n, size, replace=False))
-    return {name: array[drawn] for name, array in packed.items()}
+    return {name: array[drawn] for name, array in arrays.items()}
 
 
-def example_count(packed: Packed) -> int:
+def example_count(arrays: Arrays) -> int:
     """How many examples lie in sequences."""
-    if "position_ids" not in packed:
-        return len(packed["labels"])
-    used = np.arange(packed["input_ids"].shape[1]) < packed["tokens"][:, None]
-    return int(((packed["position_ids"] == 0) & used).sum())
+    if "position_ids" not in arrays:
+        return len(arrays["labels"])
+    used = np.arange(arrays["input_ids"].shape[1]) < arrays["tokens"][:, None]
+    return int(((arrays["position_ids"] == 0) & used).sum())
 
 
-def step_count(max_duration: str, sequences: int, batch: int, seq_len: int) -> int:
-    """Steps of a duration such as ``"2ep"``, ``"300ba"`` or ``"1000000tok"``. Epochs leave out the
-    sequences that fill no batch, and are 0 steps of too few; tokens are rounded up to a batch."""
-    unit = max_duration.lstrip("0123456789_")
-    value = int(max_duration.removesuffix(unit).replace("_", ""))
-    return {"ba": value, "ep": value * sequences // batch, "tok": -(-value // (batch * seq_len))}[unit]
-
-
-def data_spec(steps: Steps, batch: int, workers: int = 0) -> DataSpec:
+def data_spec(schedule: BatchSchedule, batch: int, workers: int = 0) -> DataSpec:
     """This rank's part of every global batch, for a Composer Trainer. ``workers`` are processes that read ahead; they
     are started from a server without CUDA, never forked from this process."""
     loader: DataLoader[Any] = DataLoader(
-        steps,
+        schedule,
         batch_size=batch // dist.get_world_size(),
-        sampler=dist.get_sampler(steps, shuffle=False),
+        sampler=dist.get_sampler(schedule, shuffle=False),
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         num_workers=workers,

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from sfa.data import pictures
 from sfa.data.decoding import content, decode
 from sfa.data.holdout import draw
-from sfa.data.source import SourcedTask, SourceError, column, local, whole_number
+from sfa.data.source import SourcedTask, SourceError, column, whole_number
 from sfa.data.task import TASKS, Split, Task
 from sfa.values import Checked
 
@@ -69,9 +69,8 @@ class Images(ImageTask, SourcedTask):
         content: see :func:`sfa.data.holdout.draw`."""
         test = self.own_test()
         part = test if test is not None and split == "test" else "train"
-        options = self.data_folder, self.subset, self.revision
         labels = np.array([self._label(row[self.label]) for row in self.read(part, [self.label])], np.int64)
-        images = column(self.source, part, self.image, *options)
+        images = column(self._source, part, self.image)
         chosen = np.flatnonzero(np.isin(labels, self.own_labels()))
         if test is None and len(chosen):
             hashes = [hashlib.sha256(content(images[i])).hexdigest() for i in chosen.tolist()]
@@ -83,10 +82,10 @@ class Images(ImageTask, SourcedTask):
 
     def data_spec(self) -> dict[str, Any]:
         spec = super().data_spec()
-        if local(self.source, self.data_folder) is None:
+        if self._source.folder is None:
             return spec
         names = dict.fromkeys(["train", self.own_test() or "train"])
-        named = pictures.identity(self.source, self.data_folder, list(names), self.image)
+        named = pictures.identity(self._source, list(names), self.image)
         return spec if named is None else {**spec, "pictures": named}
 
     def _label(self, value: Any) -> int:

@@ -4,11 +4,11 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 
-from sfa.data.source import identity, labelled, load, shuffled, splits
-from sfa.data.task import Row, Split, Task
-from sfa.values import Checked, LocalPath
+from sfa.data.source import Source, find, identity, labelled, load, shuffled, splits
+from sfa.data.task import Row, Split, Task, data_folder_of
+from sfa.values import Checked
 
 LETTERS = ["A", "B", "C", "D", "E"]
 ANSWERS = ["No", "Yes"]
@@ -39,7 +39,13 @@ class Law(Task):
     casehold: Part = Part()
     tos: Part = Part()
     overruling: Part = Part()
-    data_folder: LocalPath | None = Field(None, exclude=True, description="set from the config's data_folder")
+    _sources: dict[str, Source] = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        folder = data_folder_of(context)
+        self._sources = {
+            name: find(getattr(self, name).source or known.source, folder, known.subset) for name, known in SETS.items()
+        }
 
     def rows(self, split: Split) -> list[Row]:
         rows: list[Row] = []
@@ -55,20 +61,17 @@ class Law(Task):
 
     def part_rows(self, name: str, split: Split) -> list[Row]:
         """All rows of one of the three data sets."""
-        known, source = SETS[name], getattr(self, name).source or SETS[name].source
+        known, source = SETS[name], self._sources[name]
         data = {
-            own: load(source, own, known.columns, self.data_folder, known.subset, optional=["document"])
-            for own in splits(source, self.data_folder, known.subset)
+            own: load(source, own, known.columns, optional=["document"])
+            for own in splits(source)
             if own in ("train", "test")
         }
         train, test = divide(data["train"], data.get("test"), known.columns[0])
         return [known.row(found) for found in (train if split == "train" else test)]
 
     def data_spec(self) -> dict[str, Any]:
-        sources = {
-            name: identity(getattr(self, name).source or known.source, self.data_folder) for name, known in SETS.items()
-        }
-        return {**super().data_spec(), "sources": sources}
+        return {**super().data_spec(), "sources": {name: identity(source) for name, source in self._sources.items()}}
 
 
 def divide(

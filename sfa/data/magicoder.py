@@ -1,13 +1,12 @@
 """Code: Magicoder-Evol-Instruct-110K, scored on HumanEval with five shots."""
 
 import random
-from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from sfa.data.source import SourcedTask, identity, load
-from sfa.data.task import Row, Split
+from sfa.data.source import Source, SourcedTask, find, identity, load
+from sfa.data.task import Row, Split, data_folder_of
 
 SHOTS = 5
 
@@ -22,6 +21,12 @@ class Magicoder(SourcedTask):
 
     humaneval: str = Field("openai/openai_humaneval", description="where the test problems are")
 
+    _problems: Source = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        self._problems = find(self.humaneval, data_folder_of(context))
+
     def rows(self, split: Split) -> list[Row]:
         def examples(row: dict[str, Any]) -> list[Row]:
             return [{"prompt": row["instruction"], "response": row["response"]}]
@@ -29,18 +34,18 @@ class Magicoder(SourcedTask):
         return self.split_rows(split, ["instruction", "response"], examples)
 
     def eval_rows(self, evaluation: str) -> list[Row]:
-        return humaneval_rows(self.humaneval, self.data_folder)
+        return humaneval_rows(self._problems)
 
     def eval_spec(self, evaluation: str) -> dict[str, Any]:
         own = super().eval_spec(evaluation)
-        return {**own, "humaneval": identity(self.humaneval, self.data_folder)} if evaluation == "humaneval" else own
+        return {**own, "humaneval": identity(self._problems)} if evaluation == "humaneval" else own
 
 
-def humaneval_rows(source: str, data_folder: Path | None = None, shots: int = SHOTS) -> list[Row]:
+def humaneval_rows(source: Source, shots: int = SHOTS) -> list[Row]:
     """HumanEval's problems (Chen et al., 2021), as text to be continued. The shots before each are other problems with
     their canonical solutions, drawn with a seed: never the problem itself, and no unit tests."""
     columns = ["prompt", "canonical_solution", "test", "entry_point"]
-    problems = load(source, "test", columns, data_folder)
+    problems = load(source, "test", columns)
     rng = random.Random(0)
     rows: list[Row] = []
     for problem in problems:

@@ -4,10 +4,10 @@ import re
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from sfa.data.source import SourcedTask, SourceError, identity, load
-from sfa.data.task import Row, Split
+from sfa.data.source import Source, SourcedTask, SourceError, find, identity, load
+from sfa.data.task import Row, Split, data_folder_of
 
 
 class MetaMathQA(SourcedTask):
@@ -24,6 +24,12 @@ class MetaMathQA(SourcedTask):
     response: str = Field("response", description="column of the worked answer")
     gsm8k: str = Field("openai/gsm8k", description="where the test problems are")
 
+    _problems: Source = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        self._problems = find(self.gsm8k, data_folder_of(context), "main")
+
     def rows(self, split: Split) -> list[Row]:
         def examples(row: dict[str, Any]) -> list[Row]:
             return [{"prompt": row[self.query], "response": row[self.response]}]
@@ -31,12 +37,12 @@ class MetaMathQA(SourcedTask):
         return self.split_rows(split, [self.query, self.response], examples)
 
     def eval_rows(self, evaluation: str) -> list[Row]:
-        found = load(self.gsm8k, "test", ["question", "answer"], self.data_folder, "main")
+        found = load(self._problems, "test", ["question", "answer"])
         return [{"prompt": row["question"], "response": number(row["answer"])} for row in found]
 
     def eval_spec(self, evaluation: str) -> dict[str, Any]:
         own = super().eval_spec(evaluation)
-        return {**own, "gsm8k": identity(self.gsm8k, self.data_folder)} if evaluation == "gsm8k" else own
+        return {**own, "gsm8k": identity(self._problems)} if evaluation == "gsm8k" else own
 
 
 def number(answer: str) -> str:

@@ -26,7 +26,7 @@ class Example(TypedDict):
 # of a packed sequence is one more example, of pad tokens that are not learned. Of an encoder-decoder, one row each:
 # ``input_ids`` and ``attention_mask`` ``[n, seq_len]``, ``labels`` ``[n, seq_len]``. All: ``tokens`` ``[n]``, how many
 # are not padding.
-Packed = dict[str, NDArray[np.int64]]
+Arrays = dict[str, NDArray[np.int64]]
 
 
 def encode(
@@ -41,9 +41,9 @@ def encode(
     return [{"input_ids": p + learned, "labels": [IGNORED] * len(p) + learned} for p, learned in pairs], cut
 
 
-def encode_pairs(
+def encode_seq2seq(
     rows: Sequence[Row], encoder: Encoder, seq_len: int, long_rows: LongRows = "drop", name: str = "rows"
-) -> tuple[Packed, int]:
+) -> tuple[Arrays, int]:
     """Rows for an encoder-decoder, one sequence each: the prompt for the encoder, the response and its end to learn.
 
     Returns:
@@ -85,11 +85,11 @@ def fitting(
     cut = 0
     for number, (prompt, response) in enumerate(encoder.rows(rows, name)):
         learned = response + encoder.end
-        room = seq_len if encoder.pairs else seq_len - len(learned)
+        room = seq_len if encoder.seq2seq else seq_len - len(learned)
         if len(prompt) <= room and len(learned) <= seq_len:
             found.append((prompt, learned))
         elif long_rows == "error":
-            length = max(len(prompt), len(learned)) if encoder.pairs else len(prompt) + len(learned)
+            length = max(len(prompt), len(learned)) if encoder.seq2seq else len(prompt) + len(learned)
             raise SourceError(
                 f"{name}: row {number} has {length:,} tokens, more than train.seq_len: {seq_len}; train.long_rows=drop "
                 "leaves such rows out, cut takes the middle out of their prompts"
@@ -106,7 +106,7 @@ def none_fits(name: str, seq_len: int) -> SourceError:
     return SourceError(f"{name}: no row fits into train.seq_len: {seq_len} tokens; {hint}")
 
 
-def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Packed:
+def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Arrays:
     """Fills sequences of ``seq_len`` tokens with whole examples in a seeded order, each into the first of the last
     sequences that has room.
 
@@ -149,7 +149,7 @@ def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Pack
     return packed
 
 
-def alone(examples: Sequence[Example], pad: int) -> Packed:
+def alone(examples: Sequence[Example], pad: int) -> Arrays:
     """One example a sequence, padded at its end, where a decoder's learned tokens cannot see it."""
     lengths = [len(example["input_ids"]) for example in examples]
     shape = (len(examples), max(lengths, default=0))

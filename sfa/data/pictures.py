@@ -6,25 +6,24 @@ from typing import Any
 
 from sfa import store
 from sfa.data.folder import split_files
-from sfa.data.source import column, local
+from sfa.data.source import Source, column
 
 
-def identity(source: str, data_folder: Path | None, names: Sequence[str], images: str) -> str | None:
+def identity(source: Source, names: Sequence[str], images: str) -> str | None:
     """Hash of the files that a local data set's column of images names, and of their content, in their order; ``None``
     where all images are in the data set itself.
 
     Args:
-        source: of the data set.
-        data_folder: where local copies are.
+        source: the data set.
         names: of its splits.
         images: name of the column.
     """
-    folder = local(source, data_folder)
-    assert folder is not None, "only local data sets name files"
+    assert source.folder is not None, "only local data sets name files"
+    files = split_files(source.folder)
     found: list[tuple[str, str | None]] = []
     for name in names:
-        if not _holds_bytes(split_files(folder)[name], images):
-            found += _named(column(source, name, images, data_folder))
+        if not _holds_bytes(files[name], images):
+            found += _named(column(source, name, images))
     return store.fingerprint(found) if found else None
 
 

@@ -3,32 +3,63 @@
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from sfa import hub, store
 from sfa.data.folder import split_files, unread
 from sfa.data.formats import ParquetRows, SourceError, read_text
 from sfa.data.holdout import draw
-from sfa.data.task import Row, Split, Task
-from sfa.values import REMOTE, LocalPath, at_home
+from sfa.data.task import Row, Split, Task, data_folder_of
+from sfa.values import REMOTE, at_home
 
 __all__ = [
+    "Source",
     "SourceError",
     "SourcedTask",
     "column",
+    "find",
     "identity",
     "labelled",
     "load",
-    "local",
     "open_rows",
     "shuffled",
     "splits",
 ]
 __all__ += ["usable", "whole_number"]
 ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was looked for once, when its task was made: see :func:`find`.
+
+    Attributes:
+        name: as it is written in a config.
+        folder: that holds it; ``None``: it comes from the hub.
+        subset: the hub's configuration name.
+        revision: the hub's branch, tag or commit.
+    """
+
+    name: str
+    folder: Path | None
+    subset: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder or self.name)
+
+
+def find(name: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> Source:
+    """The data set of a hub name or path.
+
+    Raises:
+        SourceError: ``name`` is a path to nothing, or to a folder with none of its files.
+    """
+    return Source(name, _local(name, data_folder), subset, revision)
 
 
 class SourcedTask(Task):
@@ -38,15 +69,18 @@ class SourcedTask(Task):
     subset: str | None = Field(None, description="the hub's configuration name")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     limit: int | None = Field(None, ge=1, description="rows to train on, the first after a seeded shuffle; null: all")
-    data_folder: LocalPath | None = Field(None, exclude=True, description="set from the config's data_folder")
+    _source: Source = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        self._source = find(self.source, data_folder_of(context), self.subset, self.revision)
 
     def read(self, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of one of the source's splits."""
-        return load(self.source, split, columns, self.data_folder, self.subset, self.revision)
+        return load(self._source, split, columns)
 
     def own_test(self) -> str | None:
         """The source's own split of held-out rows, if it has one."""
-        own = splits(self.source, self.data_folder, self.subset, self.revision)
+        own = splits(self._source)
         return next((name for name in ("test", "validation") if name in own), None)
 
     def split_rows(
@@ -88,35 +122,24 @@ class SourcedTask(Task):
         return shuffled([row for rows in made for row in rows], self.limit if split == "train" else None)
 
     def data_spec(self) -> dict[str, Any]:
-        return {**super().data_spec(), "source": identity(self.source, self.data_folder, self.revision)}
+        return {**super().data_spec(), "source": identity(self._source)}
 
 
-def load(
-    source: str,
-    split: str,
-    columns: Sequence[str],
-    data_folder: Path | None = None,
-    subset: str | None = None,
-    revision: str | None = None,
-    optional: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The named columns of all rows of a split.
 
     Args:
-        source: hub name or folder. A hub name is looked for in ``data_folder`` first, by its last part.
+        source: the data set.
         split: name of the split.
         columns: columns that must be there. ``meta.text`` is the column of that name, or else ``text`` of the objects
             in the column ``meta``.
-        data_folder: where local copies are.
-        subset: the hub's configuration name.
-        revision: the hub's branch, tag or commit.
         optional: columns that a row has where they have a value.
 
     Raises:
         SourceError: the data set, the split or a column is not there, or a column has no value in a row.
     """
-    where = f"{local(source, data_folder) or source} ({split})"
-    rows, known = open_rows(source, split, [*columns, *optional], data_folder, subset, revision)
+    where = f"{source} ({split})"
+    rows, known = open_rows(source, split, [*columns, *optional])
     if known:
         _check(where, [column for column in columns if _top(column, known) is None], known)
     found: list[dict[str, Any]] = []
@@ -137,20 +160,13 @@ def load(
     return found
 
 
-def column(
-    source: str,
-    split: str,
-    name: str,
-    data_folder: Path | None = None,
-    subset: str | None = None,
-    revision: str | None = None,
-) -> Sequence[Any]:
+def column(source: Source, split: str, name: str) -> Sequence[Any]:
     """The values of one column of a split, ``None`` where there is none. Those of Parquet files and of the hub are read
     when they are asked for, fast in ascending order. Arguments and errors are those of :func:`load`."""
-    rows, known = open_rows(source, split, [name], data_folder, subset, revision)
+    rows, known = open_rows(source, split, [name])
     values = [_value_or_none(row, name) for row in rows] if isinstance(rows, Iterator) else _Column(rows, name)
     lacking = [name] if _top(name, known) is None else []
-    _check(f"{local(source, data_folder) or source} ({split})", lacking, known)
+    _check(f"{source} ({split})", lacking, known)
     return values
 
 
@@ -166,12 +182,7 @@ class _Column(Sequence[Any]):
 
 
 def open_rows(
-    source: str,
-    split: str,
-    columns: Sequence[str],
-    data_folder: Path | None = None,
-    subset: str | None = None,
-    revision: str | None = None,
+    source: Source, split: str, columns: Sequence[str]
 ) -> tuple[Iterable[Mapping[str, Any]], dict[str, None]]:
     """The rows of a split, with the named columns where there are such, and the names of all columns. Rows of text
     files are read one after another, and the names with them; others are a sequence that is read when it is asked.
@@ -179,9 +190,9 @@ def open_rows(
     Raises:
         SourceError: the data set or the split is not there, has no rows, or cannot be read.
     """
-    folder = local(source, data_folder)
+    folder = source.folder
     if folder is None:
-        data = _hub(source, split, subset, revision)
+        data = _hub(source, split)
         known = dict.fromkeys(data.column_names)
         return data.select_columns(_tops(columns, known)), known
     files = split_files(folder).get(split)
@@ -209,15 +220,15 @@ def _text_rows(files: Sequence[Path], known: dict[str, None]) -> Iterator[dict[s
         raise SourceError(f"{files[0]} cannot be read: it holds no rows")
 
 
-def _hub(source: str, split: str, subset: str | None, revision: str | None) -> Any:
+def _hub(source: Source, split: str) -> Any:
     """A split from the hub, with images as they are stored."""
     import datasets
 
     try:
-        commit = hub.commit(source, revision, "dataset") or revision
-        data = datasets.load_dataset(source, subset, split=split, revision=commit)
+        commit = hub.commit(source.name, source.revision, "dataset") or source.revision
+        data = datasets.load_dataset(source.name, source.subset, split=split, revision=commit)
     except Exception as error:  # the hub's libraries raise a dozen kinds
-        raise SourceError(f"{_cannot(source, error)}") from error
+        raise SourceError(f"{_cannot(source.name, error)}") from error
     for name, feature in data.features.items():
         if isinstance(feature, datasets.Image):
             data = data.cast_column(name, datasets.Image(decode=False))
@@ -284,13 +295,13 @@ def labelled(options: Sequence[str], label: Any) -> str:
     return options[number]
 
 
-def splits(source: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> list[str]:
+def splits(source: Source) -> list[str]:
     """The names of a source's splits.
 
     Raises:
         SourceError: the data set cannot be had, or one of its splits is in a form that is not read.
     """
-    folder = local(source, data_folder)
+    folder = source.folder
     if folder is not None:
         found = sorted(split_files(folder))
         for split in {"train", "test", "validation"} - set(found):
@@ -300,24 +311,25 @@ def splits(source: str, data_folder: Path | None, subset: str | None = None, rev
     import datasets
 
     try:
-        return list(datasets.get_dataset_split_names(source, subset, revision=revision))
+        return list(datasets.get_dataset_split_names(source.name, source.subset, revision=source.revision))
     except Exception as error:
-        raise SourceError(f"{_cannot(source, error)}") from error
+        raise SourceError(f"{_cannot(source.name, error)}") from error
 
 
-def identity(source: str, data_folder: Path | None, revision: str | None = None) -> Any:
+def identity(source: Source) -> Any:
     """What a source is, for a fingerprint: the contents of the local files, or its name on the hub with the commit, as
     far as that is known."""
-    folder = local(source, data_folder)
-    if folder is None:
-        commit = hub.commit(source, revision, "dataset")
-        return source if commit is None else {"name": source, "commit": commit}
-    hashes = {split: [store.identity(file) for file in files] for split, files in sorted(split_files(folder).items())}
+    if source.folder is None:
+        commit = hub.commit(source.name, source.revision, "dataset")
+        return source.name if commit is None else {"name": source.name, "commit": commit}
+    local = sorted(split_files(source.folder).items())
+    hashes = {split: [store.identity(file) for file in files] for split, files in local}
     return {split: found[0] if len(found) == 1 else found for split, found in hashes.items()}
 
 
-def local(source: str, data_folder: Path | None) -> Path | None:
-    """The folder that holds a source, or ``None`` if it has to come from the hub.
+def _local(source: str, data_folder: Path | None) -> Path | None:
+    """The folder that holds a source, or ``None`` if it has to come from the hub. A hub name is looked for in
+    ``data_folder`` first, as it is and by its last part.
 
     Raises:
         SourceError: ``source`` is a path to nothing, or to a folder with none of its files.

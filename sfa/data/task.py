@@ -94,9 +94,20 @@ class Task(Checked):
         return self.data_spec()
 
 
-def registered(name: str, **options: Any) -> Task:
-    """A registered task, with default options but for those given."""
-    return TASKS[name](**options)
+def registered(name: str, data_folder: Path | None = None, **options: Any) -> Task:
+    """A registered task, with default options but for those given; ``data_folder`` holds local copies of hub data sets,
+    a folder each, by last name."""
+    return TASKS[name].model_validate(options, context=looking_in(data_folder))
+
+
+def looking_in(data_folder: Path | None) -> dict[str, Any]:
+    """The context of a task's validation, in which the task finds its data sets."""
+    return {"data_folder": data_folder}
+
+
+def data_folder_of(context: Any) -> Path | None:
+    """The folder of local copies in a validation's context; ``None`` without one."""
+    return None if context is None else context["data_folder"]
 
 
 def owner(evaluation: str) -> type[Task] | None:

@@ -26,7 +26,7 @@ class Encoder:
     Args:
         tokenizer: of the model.
         layout: how prompts are shown.
-        pairs: whether the model is an encoder-decoder, whose prompt and response are two texts.
+        seq2seq: whether the model is an encoder-decoder, whose prompt and response are two texts.
 
     Attributes:
         shown: shows a prompt.
@@ -36,8 +36,8 @@ class Encoder:
         TemplateError: of the chat template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: Layout | None = None, pairs: bool = False):
-        self.tokenizer, self.pairs, self.layout = tokenizer, pairs, layout or Layout()
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: Layout | None = None, seq2seq: bool = False):
+        self.tokenizer, self.seq2seq, self.layout = tokenizer, seq2seq, layout or Layout()
         self.shown = Prompter(self.layout, tokenizer)
         self._chat = self.layout.template == "chat"
         self._literal = re.compile("|".join(map(re.escape, controls(tokenizer))) or r"(?!)")
@@ -94,7 +94,7 @@ class Encoder:
         starts = [bodies[unique[text]] for text in shown]
         prompts = [self._whole(start, ids) for start, ids in bodies]
         given = [prompts[unique[text]] for text in shown]
-        if self.pairs:
+        if self.seq2seq:
             return list(zip(given, self._tokenize(following), strict=True))
         texts = [self._without_bos(text)[1] + more for text, more in zip(shown, following, strict=True)]
         whole = self._tokenize(texts)
@@ -157,7 +157,7 @@ class Encoder:
         return list(zip(starts, self._tokenize(list(texts)), strict=True))
 
     def _whole(self, start: list[int], ids: list[int]) -> list[int]:
-        whole = start + ids + (self.suffix if self.pairs else [])
+        whole = start + ids + (self.suffix if self.seq2seq else [])
         if whole:
             return whole
         bos = self.tokenizer.bos_token_id  # nothing can be predicted from nothing

@@ -4,15 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from composer.core import State
 from composer.utils import dist
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sfa.anchor import Anchor, trained_shards
+from sfa.anchor import Anchor, sum_over_ranks, trained_shards
 from sfa.parallel import raise_together
 from sfa.runs import weights_hash
 from sfa.weights import read_shards
@@ -64,7 +61,7 @@ class Origin:
         else:
             del built
             anchor = Anchor(trained_shards(module), self.device)
-        norm = math.sqrt(over_ranks(module, anchor.squared_norm()))
+        norm = math.sqrt(sum_over_ranks(module, anchor.squared_norm()))
         raise_together(self._another(norm))
         self.norm, self.resumes = norm, False
         return anchor
@@ -104,17 +101,6 @@ def bare(state: State) -> nn.Module:
     return state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
 
 
-def over_ranks(model: nn.Module, value: float) -> float:
-    """Sum of a per-rank ``value`` over the whole model: sharded parts add up, replicas count once."""
-    ranks = dist.get_world_size()
-    replicas = _replicas(model, ranks)
-    if replicas == ranks:
-        return value
-    total = torch.tensor(value, dtype=torch.float64, device=next(model.parameters()).device)
-    dist.all_reduce(total)
-    return float(total) / replicas
-
-
 def _agree(state: State) -> None:
     """Gives all ranks the trained weights of rank 0 where each holds the whole model. DDP does so too, but only when it
     wraps the model: after a checkpoint was loaded."""
@@ -123,16 +109,6 @@ def _agree(state: State) -> None:
     for parameter in state.model.parameters():
         if parameter.requires_grad:
             dist.broadcast(parameter.detach(), 0)
-
-
-def _replicas(model: nn.Module, ranks: int) -> int:
-    """How many ranks hold the same shard."""
-    for parameter in model.parameters():
-        if isinstance(parameter, DTensor):
-            mesh = parameter.device_mesh
-            shards = [mesh.size(i) for i, where in enumerate(parameter.placements) if isinstance(where, Shard)]
-            return ranks // math.prod(shards)
-    return 1 if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) else ranks
 
 
 def _folder_hash(folder: str | None) -> str | None:

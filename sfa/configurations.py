@@ -1,0 +1,65 @@
+"""Configurations of ``transformers``: of a pretrained model, read without running its code, or of an architecture."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from sfa.families import register_architectures
+from sfa.model_files import read_settings, refuse_special_files
+from sfa.pretrained import ModelError
+from sfa.schema import Model
+
+MOST_LAYERS = 1000
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run
+ADAPTERS = "adapter_model.safetensors"
+
+register_architectures()
+
+
+def read_configuration(model: Model, options: dict[str, Any]) -> Any:
+    """The configuration of a config's model.
+
+    Args:
+        model: pretrained, or an architecture.
+        options: in place of a pretrained model's own, or all of an architecture's.
+
+    Raises:
+        ModelError: adapters are pickles, or there are more layers than can be built.
+        OSError: there is no such model, or the hub is off.
+    """
+    _refuse_sizes(model.config)
+    if model.name is None:
+        assert model.architecture is not None, "the config demands one or the other"
+        return AutoConfig.for_model(model.architecture, **options)
+    refuse_pickled_adapters(model.name, model.revision)
+    if Path(model.name).is_dir():
+        refuse_special_files(Path(model.name))
+        file = Path(model.name) / "config.json"
+        _refuse_sizes(read_settings(file) if file.is_file() else {})
+    return AutoConfig.from_pretrained(model.name, revision=model.revision, **NO_CODE, **options)
+
+
+def refuse_pickled_adapters(name: Path | str, revision: str | None = None) -> None:
+    """Adapters are read from safetensors alone; peft and transformers would take a pickle where there are none.
+
+    Raises:
+        ModelError: the model in a folder, or of a hub name, has adapters that are no safetensors.
+    """
+    if find_adapter_config_file(str(name), revision=revision) is None:
+        return
+    there = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    if cached_file(str(name), ADAPTERS, revision=revision, **there) is None:
+        raise ModelError(f"{name} has adapters and no {ADAPTERS}: other files of weights are pickles, and are not read")
+
+
+def _refuse_sizes(settings: dict[str, Any]) -> None:
+    """Raises a ModelError for more layers than can be built: ``transformers`` makes lists as long as that at once."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _refuse_sizes(value)
+        elif re.search(r"layer|depth|block", key) and isinstance(value, int) and value > MOST_LAYERS:
+            raise ModelError(f"{key} of {value} is more than can be built: at most {MOST_LAYERS}")

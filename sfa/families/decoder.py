@@ -1,0 +1,84 @@
+"""Decoders: prompt and response are one sequence, and sequences hold several examples where attention allows it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sfa.data.template import Layout
+from sfa.families.base import model_class
+from sfa.families.text import LanguageModel, is_encoder_decoder, position_count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfa.data.packing import LongRows
+    from sfa.data.text_arrays import DecoderArrays
+
+BOTH_DIRECTIONS = ("bert-generation", "xlnet")  # besides those that are trained on masked text
+
+
+@dataclass(frozen=True)
+class Decoder(LanguageModel):
+    """Predicts each token from those before it, such as Llama or GPT-NeoX."""
+
+    name = "decoder"
+    seq2seq = False
+    shift = 1
+    adapter_task = "CAUSAL_LM"
+
+    @classmethod
+    def knows(cls, configuration: Any) -> bool:
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        return not is_encoder_decoder(configuration) and type(configuration) in MODEL_FOR_CAUSAL_LM_MAPPING
+
+    @classmethod
+    def refuse(cls, configuration: Any) -> None:
+        from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+        super().refuse(configuration)
+        kind = configuration.model_type
+        both = type(configuration) in MODEL_FOR_MASKED_LM_MAPPING or kind in BOTH_DIRECTIONS
+        if cls.knows(configuration) and both and not getattr(configuration, "is_decoder", False):
+            raise ValueError(f"{kind} is an encoder: it reads text in both directions, and a decoder is needed")
+
+    @classmethod
+    def model_class(cls, configuration: Any) -> Any:
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        return model_class(MODEL_FOR_CAUSAL_LM_MAPPING, configuration)
+
+    def try_out(self, model: Any, tokenizer: Any) -> None:
+        from sfa.isolation import why_padded
+
+        why_padded(model, tokenizer, _length(model))
+
+    def why_padded(self, model: Any, processor: Any) -> str | None:
+        from sfa.isolation import why_padded_on_all_ranks
+
+        return why_padded_on_all_ranks(model, processor, _length(model))
+
+    def array_builder(
+        self,
+        processor: Any,
+        configuration: Any,
+        layout: Layout,
+        seq_len: int,
+        long_rows: "LongRows",
+        packs: bool = True,
+    ) -> "DecoderArrays":
+        from sfa.data.text_arrays import DecoderArrays
+
+        return DecoderArrays(self.encoder(processor, layout), seq_len, long_rows, packs)
+
+    def all_logits(self, model: Any, batch: dict[str, "Tensor"]) -> "Tensor":
+        """Restarting ``position_ids`` keep attention inside each example of a packed sequence."""
+        packed = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
+        logits: Tensor = model(input_ids=batch["input_ids"], **packed, use_cache=False).logits
+        return logits
+
+
+def _length(model: Any) -> int:
+    """Tokens of the examples that a model is tried with."""
+    from sfa.isolation import LENGTH
+
+    return min(LENGTH, (position_count(model.config) or 2 * LENGTH) // 2)

@@ -1,0 +1,17 @@
+"""Training on all tasks at once: the upper bound that needs all data at the same time."""
+
+from sfa.methods.base import Look, Method
+from sfa.plan import Stage, Stream
+
+
+class Multitask(Method):
+    """All tasks' rows, mixed, in one training."""
+
+    name = "multitask"
+    acts_on_one_task = True
+    stage_labels = ("multitask",)
+    ignores_order = True
+    look = Look(style={"color": "black", "linestyle": "none", "marker": "*", "markersize": 13}, in_bars="star")
+
+    def stages(self, stream: Stream) -> list[Stage]:
+        return [stream.base, stream.train(stream.tasks, self, stream.base, label=self.name)]

@@ -1,0 +1,78 @@
+"""Task Arithmetic (Ilharco et al., 2023), and what merges of single-task models have in common."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from sfa.methods.base import Look, Method, Sources, method
+from sfa.plan import Stage, Stream
+
+
+class OfSingleTasks(Method):
+    """After each task, a merge of the models that were trained on each task so far alone."""
+
+    ignores_order = True
+
+    def stages(self, stream: Stream) -> list[Stage]:
+        singles = [stream.train([task], method("sequential"), stream.base) for task in stream.tasks]
+        stages: list[Stage] = [stream.base]
+        for k, task in enumerate(stream.tasks, 1):
+            sources = (stream.base, *singles[:k])
+            merger = self.of_first(k, len(stream.tasks))
+            stages.append(stream.merge(task.name, self.name, merger, parent=stages[-1], sources=sources))
+        return stages
+
+    def of_first(self, count: int, tasks: int) -> Method:
+        """The merge of the models of the first ``count`` of a number of tasks."""
+        return self
+
+    def idle_reason(self, tasks: Sequence[str]) -> str | None:
+        if len(tasks) > 1 or self.acts_on_one_task:
+            return None
+        return (
+            f"{self.name} merges the models of several tasks, and this stream trains {tasks[0]} alone: list more "
+            "tasks, or use method=sequential"
+        )
+
+
+class Weighted(OfSingleTasks):
+    """Merges with a weight a model."""
+
+    weights: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        None, description="one for each task; null: 1/n each"
+    )
+
+    def of_first(self, count: int, tasks: int) -> Method:
+        """Their weights, scaled so that they sum up to what all tasks' do."""
+        weights = self.weights or [1 / tasks] * tasks
+        scaled = [weight * sum(weights) / (sum(weights[:count]) or 1) for weight in weights[:count]]
+        return self.model_copy(update={"weights": scaled})
+
+    def errors(self, tasks: Sequence[str], steps: Sequence[int | None]) -> list[str]:
+        if self.weights is None or len(self.weights) == len(tasks):
+            return []
+        return [
+            f"{self.name}.weights: must hold one number for each of the {len(tasks)} tasks, not {len(self.weights)}"
+        ]
+
+    def weights_of(self, sources: Sources) -> list[float]:
+        """One a model."""
+        return self.weights or [1 / len(sources.models)] * len(sources.models)
+
+
+class TaskArithmetic(Weighted):
+    """base + Σ wᵢ(θᵢ − base) over models trained on each task alone."""
+
+    name = "task_arithmetic"
+    merge_name = "task_arithmetic"
+    merges_from = True
+    acts_on_one_task = True
+    look = Look(style={"color": "#56B4E9", "linestyle": "-.", "marker": "s"}, bar="#0072B2")
+
+    def merge(self, sources: Sources, out: Path) -> list[str]:
+        from sfa import merging
+
+        assert sources.base is not None, "it merges from a base"
+        return merging.task_arithmetic(sources.base, sources.models, self.weights_of(sources), out)

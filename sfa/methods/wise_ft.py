@@ -1,0 +1,47 @@
+"""WiSE-FT: one average with θ_o after the training (Wortsman et al., 2022b)."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from sfa.methods.base import Look, Method, Sources, method
+from sfa.plan import Stage, Stream
+
+
+class WiseFT(Method):
+    """One average after the training."""
+
+    name = "wise_ft"
+    merge_name = "average"
+    merge_count = 2
+    neutral = ("beta", 0)
+    look = Look("WiSE-FT", {"color": "#0072B2", "linestyle": "--", "marker": "p"}, bar="#E69F00")
+
+    beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
+
+    def stages(self, stream: Stream) -> list[Stage]:
+        return merged_after_each(stream, self, self.name)
+
+    def merge(self, sources: Sources, out: Path) -> list[str]:
+        from sfa import merging
+
+        theta_o, theta = sources.models
+        return merging.average(theta_o, theta, self.beta, out)
+
+
+def merged_after_each(stream: Stream, merger: Method, label: str) -> list[Stage]:
+    """Each task is trained without intervention from the model before, θ_o, and then merged with it.
+
+    Args:
+        stream: of the run.
+        merger: merges θ_o and θ, in this order.
+        label: the method that results call these stages by.
+    """
+    plain = method("sequential")
+    stages: list[Stage] = [stream.base]
+    for i, task in enumerate(stream.tasks):
+        trained = stream.train([task], plain, stages[-1], stages[1:])
+        stages.append(
+            stream.merge(task.name, label, merger, parent=stages[-1], sources=(stages[-1], trained)) if i else trained
+        )
+    return stages

@@ -1,0 +1,134 @@
+"""Sequential Fine-tuning with Averaging (SFA) as a Composer algorithm."""
+
+import json
+import logging
+from typing import Any, Literal
+
+from composer.core import Algorithm, Event, State, TimeUnit
+from composer.loggers import Logger
+
+from sfa.averager import Averager, Merge
+from sfa.schedule import COUNTED, Duration
+from sfa.trainers.origin import Origin, bare
+
+log = logging.getLogger(__name__)
+
+# The end of training can come unannounced (a callback stops it); these events follow before the checkpoint is written.
+_LATE = (Event.BATCH_CHECKPOINT, Event.EPOCH_CHECKPOINT, Event.FIT_END)
+
+
+class SFA(Algorithm):
+    """Averages the weights with those of the previous task while the model trains on the next one (Algorithm 1).
+
+    After the optimizer's step t of T, for every t in :func:`sfa.merge_steps` ``(T, p)``, θ ← β·θ_o + (1−β)·θ. The
+    merge is done at ``Event.BATCH_END``, so evaluations and checkpoints of that step see the merged weights. The
+    optimizer's state is kept. Only trained, floating-point parameters are merged; buffers are not.
+
+    Each rank holds θ_o for exactly its own shards, so one process, DDP, FSDP1 and FSDP2 behave alike and a merge needs
+    no communication (the distance that is logged beside it is one all-reduce of one number when parameters are
+    sharded). θ_o is not in checkpoints: they name where it came from, and a resumed fit restores and checks it.
+
+    Args:
+        p: averaging frequency, the fraction of the training between merges, in (0, 1]. ``p=1`` merges once, at the
+            end, which is WiSE-FT.
+        every: the same as a time string, such as ``"50ba"``, ``"1ep"`` or ``"1000000tok"``; stands for ``p``.
+        beta: weight β of the old weights θ_o, in [0, 1].
+        anchor: folder of a model in Hugging Face format that is θ_o. ``None``: the weights at the start of the fit.
+        built_from_anchor: the Trainer's model was built with the weights in ``anchor``, so they are taken from it, and
+            checkpoints name the folder and its hash; otherwise the folder is read.
+        anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` beside the parameters.
+        reset_optimizer_on_merge: forget the optimizer's moments at each merge.
+
+    Raises:
+        ValueError: both or neither of ``p`` and ``every`` are given, or a value is out of range; at the start of the
+            fit, a trained parameter is not float32 or float64, or θ_o does not fit the model.
+
+    Examples:
+        >>> from composer import Trainer
+        >>> from sfa import SFA
+        >>> trainer = Trainer(model=model, train_dataloader=next_task, max_duration="1ep", algorithms=[SFA(p=0.25)])
+    """
+
+    def __init__(
+        self,
+        p: float | None = None,
+        every: str | None = None,
+        beta: float = 0.5,
+        anchor: str | None = None,
+        anchor_device: Literal["cpu", "device"] = "cpu",
+        reset_optimizer_on_merge: bool = False,
+        built_from_anchor: bool = False,
+    ):
+        self.averager = Averager(p, every, beta, anchor_device)
+        self.reset_optimizer_on_merge = reset_optimizer_on_merge
+        self._origin = Origin(anchor, anchor_device, built_from_anchor)
+
+    @property
+    def merges(self) -> list[Merge]:
+        """That were done since the start of the fit."""
+        return self.averager.merges
+
+    def match(self, event: Event, state: State) -> bool:
+        return event in (Event.BEFORE_LOAD, Event.FIT_START, Event.BATCH_END, *_LATE)
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.BEFORE_LOAD:
+            self._origin.before_load(state)
+        elif event == Event.FIT_START:
+            self._fit_start(state)
+        elif event == Event.BATCH_END:
+            self._record(self.averager.step(bare(state), _progress(state), last=_has_ended(state)), state, logger)
+        elif _has_ended(state) and self._last_merge != state.timestamp.batch.value:
+            if event == Event.FIT_END:
+                log.warning("Training was stopped too late for its last checkpoint to hold SFA's final merge.")
+            self._record(self.averager.merge(bare(state), int(state.timestamp.batch.value)), state, logger)
+
+    def _fit_start(self, state: State) -> None:
+        resume = self._origin.resumes
+        self.averager.anchor = None  # so that there are never two copies
+        anchor = self._origin.fit_start(state)
+        assert state.max_duration is not None, "Composer sets it before the fit starts"
+        total = Duration.parse(state.max_duration.to_timestring())
+        epoch = None if state.dataloader_len is None else int(state.dataloader_len)
+        self.averager.start(bare(state), total, epoch, _progress(state), anchor, resume)
+
+    def _record(self, merge: Merge | None, state: State, logger: Logger) -> None:
+        if merge is None:
+            return
+        if self.reset_optimizer_on_merge:
+            for optimizer in state.optimizers:
+                optimizer.state.clear()
+        logger.log_metrics({f"sfa/{name}": merge[name] for name in ("l2_before", "l2_after", "seconds")})
+
+    @property
+    def _last_merge(self) -> int | None:
+        return self.merges[-1]["step"] if self.merges else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Composer's own keys, and, as one string, where θ_o came from and how far the fit is: Composer gives every
+        rank rank 0's tensors, so a checkpoint could not hold shards."""
+        saved = {**self._origin.saved(), **self.averager.state_dict()} if self.averager.started else None
+        return {**super().state_dict(), "json": json.dumps(saved)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        saved = json.loads(state["json"])
+        if saved is not None:
+            self._origin.load(saved)
+            self.averager.load_state_dict(saved)
+
+
+def _progress(state: State) -> dict[str, int]:
+    return {unit: int(state.timestamp.get(TimeUnit(unit)).value) for unit in COUNTED}
+
+
+def _has_ended(state: State) -> bool:
+    """Whether training ends with this batch. With a duration in epochs Composer's own clock says so only after
+    ``BATCH_END``, so the last batch is told from the dataloader's length."""
+    end = state.max_duration
+    assert end is not None, "Composer sets it before the fit starts"
+    if state.timestamp >= end:
+        return True
+    if end.unit != TimeUnit.EPOCH or state.dataloader_len is None:
+        return False
+    last_epoch = state.timestamp.epoch.value + 1 >= end.value
+    return bool(last_epoch and state.timestamp.batch_in_epoch.value >= int(state.dataloader_len))

@@ -1,0 +1,32 @@
+"""Stops a fit whose numbers have gone wrong, before they reach its weights or a checkpoint."""
+
+import math
+
+from composer.core import Algorithm, Event, State
+from composer.loggers import Logger
+from torch import Tensor
+
+from sfa.anchor import local
+from sfa.errors import NotFinite
+from sfa.finite import check
+from sfa.trainers.origin import bare
+
+
+class Finite(Algorithm):
+    """Looks at the loss and at this rank's shards of the gradients after the backward passes of every step, before the
+    optimizer's. List it before gradient clipping, which would spread what is wrong over all tensors.
+
+    Raises:
+        NotFinite: names the step and the tensor.
+    """
+
+    def match(self, event: Event, state: State) -> bool:
+        return event == Event.AFTER_TRAIN_BATCH
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        gradients = {name: local(p.grad) for name, p in bare(state).named_parameters() if p.grad is not None}
+        loss = float(state.loss) if isinstance(state.loss, Tensor) else 0.0
+        where = f"step {int(state.timestamp.batch.value) + 1}: the loss is {loss:g}"
+        check(gradients, f"{where}, and the gradient")
+        if not math.isfinite(loss):
+            raise NotFinite(where)
