@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     from eval import available
     from sfa import config as configs
 
-    config = configs.load(arguments[0], arguments[1:], available())
+    config = configs.load(arguments[0], arguments[1:], available)
     if config.dry_run:
         from sfa.describe import describe
 
@@ -48,10 +48,11 @@ def main(arguments: list[str]) -> int:
     if is_first_rank():
         from scripts.curves import draw
         from sfa.results import matrix_text
+        from sfa.runs import results_file, run_folder
 
-        folder = config.save_folder / config.name
+        folder = run_folder(config.save_folder, config.name)
         picture = draw([folder], folder / "curves.png")
-        console.print(f"\n{matrix_text(results)}\n\n{folder / 'results.json'}  {picture}")
+        console.print(f"\n{matrix_text(results)}\n\n{results_file(folder)}  {picture}")
     return 0
 
 

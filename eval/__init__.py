@@ -1,10 +1,29 @@
-"""Evaluations: lm-eval on a live model, and the task files it reads (``eval/tasks/*.yaml``)."""
+"""Evaluations: their kinds, which are files in ``eval/kinds``, and the task files that lm-eval reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfa.data import Task
+
+if TYPE_CHECKING:
+    from eval.kind import Kind
 
 TASK_FILES = Path(__file__).parent / "tasks"
 
 
-def available() -> list[str]:
-    """The names that ``eval.tasks`` of a config may hold."""
-    return sorted(file.stem for file in TASK_FILES.glob("*.yaml"))
+def available(stream: Sequence[Task] = ()) -> list[str]:
+    """The names that ``eval.tasks`` of a run of these tasks may hold; without tasks, those that need none."""
+    return list(dict.fromkeys(name for kind in all_kinds() for name in kind.owned(stream)))
+
+
+def owner(name: str, stream: Sequence[Task] = ()) -> "type[Kind] | None":
+    """The kind of an evaluation in a run of these tasks."""
+    return next((kind for kind in all_kinds() if name in kind.owned(stream)), None)
+
+
+def all_kinds() -> "list[type[Kind]]":
+    """All kinds of evaluation."""
+    from eval.kinds import KINDS
+
+    return list(KINDS.values())

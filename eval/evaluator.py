@@ -1,32 +1,133 @@
-"""The evaluations that a config asks for."""
+"""The evaluations of a run, of whatever kinds, on a live model: without leaving a trace in its training, and with the
+rows split over the ranks."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from composer.utils import dist
+from torch import nn
 
+from eval import owner
+from eval.kind import Kind, Part, Settings
+from eval.live import is_sharded, unsharded, untouched
 from sfa.callbacks import Evaluator
+from sfa.data import Task
+from sfa.data.source import SourceError
+from sfa.records import Score
 from sfa.schema import Config
 
 
 def evaluator(config: Config) -> Evaluator:
-    """Accuracy of images, or lm-eval and losses of text."""
+    """The evaluations that a config asks for."""
     train = config.train
-    bf16 = train.precision == "amp_bf16" or (train.precision == "auto" and torch.cuda.is_available())
-    if config.family().rows == "images":
-        from eval.accuracy import Accuracy
-
-        cache = config.save_folder / "data"
-        return Accuracy(config.evaluations(), config.tasks, cache, config.eval.limit, config.eval.batch_size, bf16)
-    from eval.harness import Harness, Settings
-
     settings = Settings(
         template=config.model.template,
         seq_len=train.seq_len,
         long_rows=train.long_rows,
         limit=config.eval.limit,
         batch_size=config.eval.batch_size,
-        bf16=bf16,
+        bf16=train.precision == "amp_bf16" or (train.precision == "auto" and torch.cuda.is_available()),
         unshard=config.eval.unshard,
         data_folder=config.data_folder,
         system=config.model.system,
         date=config.model.date,
+        cache=config.save_folder / "data",
     )
-    return Harness(config.evaluations(), config.tasks, settings)
+    return Evaluations(config.evaluations(), config.tasks, settings)
+
+
+class Evaluations:
+    """Implements :class:`sfa.callbacks.Evaluator`.
+
+    Args:
+        names: of the evaluations.
+        stream: tasks with options of their own.
+        settings: how they are scored.
+
+    Attributes:
+        kinds: by evaluation, what scores it.
+    """
+
+    def __init__(self, names: Sequence[str], stream: Sequence[Task], settings: Settings):
+        self.names, self.stream, self.settings = list(names), list(stream), settings
+        owners = {name: self._owner(name) for name in self.names}
+        made = {
+            kind: kind([name for name in self.names if owners[name] is kind], stream, settings)
+            for kind in dict.fromkeys(owners.values())
+        }
+        self.kinds: dict[str, Kind] = {name: made[owners[name]] for name in self.names}
+        self._keys: dict[str, str] = {}
+        self._loaded: set[str] = set()
+
+    def key(self, name: str) -> str:
+        """Hash of what determines the score of a given model, as it was when it was first asked for."""
+        if name not in self._keys:
+            self._keys[name] = self.kinds[name].key(name)
+        return self._keys[name]
+
+    def lower_is_better(self, name: str) -> bool:
+        """Whether lower scores of an evaluation are better, of this run or not."""
+        kind = owner(name, self.stream)
+        return kind is not None and kind.lower_is_better
+
+    def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]:
+        """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. All
+        ranks call it and receive the whole. Each scores every n-th row with the gathered weights, or, if these do not
+        fit (``unshard: false``), all ranks score every row in lockstep."""
+        names = self.names if names is None else list(names)
+        for name in names:
+            self.load(name, model, processor)
+        split = self.settings.unshard or not is_sharded(model)
+        rank, ranks = (dist.get_global_rank(), dist.get_world_size()) if split else (0, 1)
+        mine = {name: list(range(self.kinds[name].count(name)))[rank::ranks] for name in names}
+        mine = {name: rows for name, rows in mine.items() if rows}
+        with untouched(model), unsharded(model) if split else contextlib.nullcontext():
+            measured = [
+                kind.measure(model, processor, {name: rows for name, rows in mine.items() if self.kinds[name] is kind})
+                for kind in dict.fromkeys(self.kinds[name] for name in mine)
+            ]
+        parts = {name: part for found in measured for name, part in found.items()}
+        gathered = dist.all_gather_object(parts) if split else [parts]
+        return [self._score(name, [found[name] for found in gathered if name in found]) for name in names]
+
+    def drive(self, lm: Any, tokenizer: Any) -> list[Score]:
+        """Scores a model of another backend on all evaluations, in one process."""
+        for name in self.names:
+            self.load(name, None, tokenizer)
+        parts = {
+            name: part
+            for kind in dict.fromkeys(self.kinds.values())
+            for name, part in kind.drive(lm, tokenizer).items()
+        }
+        return [self._score(name, [parts[name]]) for name in self.names]
+
+    def load(self, name: str, model: Any, processor: Any) -> None:
+        """Reads the rows of an evaluation, once.
+
+        Raises:
+            SourceError: they are not those that its key is of.
+        """
+        if name in self._loaded:
+            return
+        kind, key = self.kinds[name], self.key(name)
+        kind.load(name, model, processor)
+        if kind.key(name) != key:
+            raise SourceError(
+                f"the {kind.unit} of {name} were changed while the run was going; start the command again"
+            )
+        self._loaded.add(name)
+
+    def _score(self, name: str, parts: Sequence[Part]) -> Score:
+        kind = self.kinds[name]
+        score = kind.score(name, parts)
+        if kind.lower_is_better:
+            score["lower_is_better"] = True
+        return score
+
+    def _owner(self, name: str) -> type[Kind]:
+        kind = owner(name, self.stream)
+        if kind is None:
+            raise KeyError(f"no kind of evaluation owns {name}")
+        return kind

@@ -1,8 +1,9 @@
 """The average over all tasks at the end of a stream, a bar a method (the paper's Figure 1)."""
 
+import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -10,16 +11,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from scripts.interval import half_width
-from scripts.series import Results, label, look, save
+from scripts.series import Swept, label, look, save
 from sfa.methods import METHODS
+from sfa.records import Overrides, Results
 from sfa.results import is_loss
 
 
-def draw(results: Results, out: Path) -> Path:
+def draw(results: Swept, out: Path) -> Path:
     """Writes the picture to ``out``: bars with 95 % intervals as whiskers; for a method that is a band, a line across
     them for each value of its first key; for one that is a star, a mark beside them."""
     figure, ax = plt.subplots(figsize=(max(4.5, 1.0 + 0.62 * len(results)), 4.0))
-    drawn: dict[str, Results] = {"bar": [], "band": [], "star": []}
+    drawn: dict[str, Swept] = {"bar": [], "band": [], "star": []}
     for part in results:
         drawn[look(part[0]["method"]).in_bars].append(part)
     bars = drawn["bar"]
@@ -50,19 +52,19 @@ def draw(results: Results, out: Path) -> Path:
     return out
 
 
-def _average(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    values = [run["metrics"]["average"] for run in runs]
+def _average(runs: Sequence[Results]) -> tuple[float, float]:
+    values = [run["metrics"]["average"] if run["metrics"] else math.nan for run in runs]
     return statistics.fmean(values), half_width(values) if len(values) > 1 else 0.0
 
 
-def _first_value(point: dict[str, Any]) -> float:
+def _first_value(point: Overrides) -> float:
     """Of the first key of the point's method: as it is set, or its default."""
     kind = METHODS[point["method"]]
     key = next(iter(kind.model_fields))
     return float(point.get(f"{kind.name}.{key}", getattr(kind(), key)))
 
 
-def _name(point: dict[str, Any]) -> str:
+def _name(point: Overrides) -> str:
     method = str(point["method"])
     settings = [f"{key.rpartition('.')[2]}={value}" for key, value in point.items() if key != "method"]
     return " ".join([label(method), *settings])

@@ -11,7 +11,7 @@ undecided otherwise. Intervals are over seeds.
 
 import argparse
 import itertools
-import json
+import math
 import shlex
 import statistics
 import sys
@@ -27,11 +27,12 @@ from rich.console import Console
 from tabulate import tabulate
 
 from eval import available
-from scripts import cells, kept
+from scripts import cells, files
 from scripts.interval import half_width
 from scripts.sweep import sweep
-from sfa import store
 from sfa.machine import hardware
+from sfa.records import Results
+from sfa.runs import read_results, read_sweep, run_folder, sweep_file
 from sfa.sweep import read
 from sfa.terminal import command, start
 
@@ -61,34 +62,34 @@ class Runs:
     """The runs of a sweep, as its file lists them, by label."""
 
     def __init__(self, folder: Path, sweep: str):
-        self.runs: dict[str, list[tuple[Any, dict[str, Any]]]] = {}
-        for run in json.loads((folder / f"{sweep}.json").read_text())["runs"]:
-            results = json.loads((store.run_folder(folder, run["name"]) / "results.json").read_text())
+        self.runs: dict[str, list[tuple[list[int] | None, Results]]] = {}
+        for run in read_sweep(sweep_file(folder, sweep))["runs"]:
+            results = read_results(run_folder(folder, run["name"]))
             self.runs.setdefault(run["label"], []).append((run.get("order"), results))
 
-    def of(self, label: str, order: list[int] | None = None) -> list[dict[str, Any]]:
+    def of(self, label: str, order: list[int] | None = None) -> list[Results]:
         """The results of a label, in the order of the seeds."""
         return [results for found, results in self.runs[label] if order is None or found == order]
 
     def averages(self, label: str) -> list[float]:
         """Mean score over all tasks at the end, a value a seed."""
-        return [run["metrics"]["average"] for run in self.of(label)]
+        return [run["metrics"]["average"] if run["metrics"] else math.nan for run in self.of(label)]
 
     def labels(self, method: str) -> list[str]:
         return [label for label in self.runs if label.split()[0] == method]
 
 
-def score(run: dict[str, Any], task: int, after: int) -> float:
+def score(run: Results, task: int, after: int) -> float:
     """A run's score on the stream's ``task`` after its stage ``after``, from 0; −1: the base."""
     name = run["config"]["tasks"][task]["evals"][0]
     asked = run["config"]["eval"]["tasks"]
     stage = "base" if after == -1 else run["stages"][after]["task"]
     names = [name] if asked is None else asked[task : task + 1]
-    (value,) = (row["value"] for row in run["evaluations"] if row["after"] == stage and row["task"] in names)
+    (value,) = (row["value"] for row in run["evaluations"] if row["after"] == stage and row["evaluation"] in names)
     return float(value)
 
 
-def final(run: dict[str, Any]) -> Point:
+def final(run: Results) -> Point:
     """A run's scores on the first two tasks at its end."""
     last = len(run["stages"]) - 1
     return score(run, 0, last), score(run, 1, last)
@@ -325,7 +326,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[17, 18, 19])
     parser.add_argument("--jobs", type=int, default=1, help="stages at once")
     parser.add_argument("--only", nargs="+", type=int, choices=CLAIMS, default=list(CLAIMS), help="these claims")
-    parser.add_argument("--out", type=kept.path, help="also write the table to this Markdown file")
+    parser.add_argument("--out", type=files.path, help="also write the table to this Markdown file")
     given = parser.parse_intermixed_args(arguments)
     if len(given.seeds) < 2:
         parser.error("an interval needs two seeds or more")
@@ -337,7 +338,7 @@ def main(arguments: list[str]) -> int:
         if name not in found:
             assert name is not None, "claims without a sweep were answered above"
             seeds = f"seeds=[{','.join(map(str, given.seeds))}]"
-            runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available())
+            runs = read(SWEEPS / f"{name}.yaml", [*given.overrides, seeds], available)
             failed = sweep(name, runs, console, given.jobs)
             if failed:
                 print("\n".join(failed), file=sys.stderr)
@@ -353,7 +354,7 @@ def main(arguments: list[str]) -> int:
     if given.out:
         command = f"`python -m scripts.claims {shlex.join(arguments)}`"
         explained = (__doc__ or "").strip().rpartition("\n\n")[2].replace("\n", " ")
-        kept.write(given.out, f"{command}\n\n{about} {summary}.\n\n{explained}\n\n{cells.markdown(lines)}\n")
+        files.write(given.out, f"{command}\n\n{about} {summary}.\n\n{explained}\n\n{cells.markdown(lines)}\n")
     return 0
 
 

@@ -9,27 +9,28 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts import cells, kept
+from scripts import cells, files
 from scripts.curves import draw
 from scripts.interval import spread
 from sfa.config import flat
-from sfa.results import average_name
+from sfa.records import ConfigRecord, FinalScore, Results
+from sfa.results import average_name, named_metrics
+from sfa.runs import read_manifest_of, read_results
 from sfa.terminal import command, start
 
 PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only where things are
 
 
-def compare(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+def compare(runs: Sequence[Results]) -> list[list[str]]:
     """Lines of cells, the first the head: one column a run, with its final score on every evaluation, how much of the
     first task was kept, and the metrics. Runs that differ only in their seed share a column: mean ± half a 95 %
     interval over the seeds."""
-    columns: dict[str, list[dict[str, Any]]] = {}
+    columns: dict[str, list[Results]] = {}
     for run in runs:
         columns.setdefault(_but_the_seed(run["config"]), []).append(run)
     figures = [[_figures(run) for run in group] for group in columns.values()]
@@ -48,10 +49,10 @@ def as_table(lines: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: str) -> str:
+def markdown(folders: Sequence[Path], runs: Sequence[Results], command: str) -> str:
     """The comparison and the score of every run after every stage, with what they were made with."""
     made = {
-        json.dumps(kept.manifest(folder, stage["fingerprint"])["made"], sort_keys=True): None
+        json.dumps(read_manifest_of(folder, stage["fingerprint"])["made"], sort_keys=True): None
         for folder, run in zip(folders, runs, strict=True)
         for stage in run["stages"]
     }
@@ -62,8 +63,8 @@ def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: s
         cells.markdown(compare(runs)),
     ]
     for run in runs:
-        names = list(dict.fromkeys(row["task"] for row in run["evaluations"]))
-        values = {(row["after"], row["task"]): row for row in run["evaluations"]}
+        names = list(dict.fromkeys(row["evaluation"] for row in run["evaluations"]))
+        values = {(row["after"], row["evaluation"]): row for row in run["evaluations"]}
         lines = [["after", *names]]
         for after in dict.fromkeys(row["after"] for row in run["evaluations"]):
             lines.append([after, *(_score(values[after, name]) for name in names)])
@@ -71,30 +72,30 @@ def markdown(folders: Sequence[Path], runs: Sequence[dict[str, Any]], command: s
     return "\n\n".join(parts) + "\n"
 
 
-def _overrides(run: dict[str, Any], first: dict[str, Any]) -> list[str]:
+def _overrides(run: Results, first: Results) -> list[str]:
     """The method, the seed, and in what else the config differs from that of the first run."""
     ours, theirs = flat(run["config"]), flat(first["config"])
     differs = [key for key, value in ours.items() if theirs.get(key, value) != value]
     return [f"{key}={ours[key]}" for key in dict.fromkeys(["method", "seed", *differs]) if key not in PLACES]
 
 
-def _score(row: dict[str, Any]) -> str:
+def _score(row: FinalScore) -> str:
     spread = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
     majority = f" (majority {row['majority']:.3f})" if "majority" in row else ""
     return f"{row['value']:.3f}{spread}{majority}"
 
 
-def _figures(run: dict[str, Any]) -> dict[str, list[float]]:
+def _figures(run: Results) -> dict[str, list[float]]:
     """What a run came to, each a list of one number, or of one for every stage."""
     stages = run["stages"]
     first, last = stages[0]["task"], stages[-1]["task"]
-    values = {(row["after"], row["task"]): row["value"] for row in run["evaluations"]}
+    values = {(row["after"], row["evaluation"]): row["value"] for row in run["evaluations"]}
     figures = {name: [value] for (after, name), value in values.items() if after == last}
     if (first, first) in values and values[first, first] > values["base", first]:
         gain = values[first, first] - values["base", first]
         figures[f"{first} kept"] = [(values[last, first] - values["base", first]) / gain]
-    metrics = run["metrics"] or {}
-    figures |= {(average_name(run) if k == "average" else k.replace("_", " ")): [v] for k, v in metrics.items()}
+    for key, value in named_metrics(run):
+        figures[average_name(run) if key == "average" else key.replace("_", " ")] = [value]
     figures["L2 from anchor"] = [stage["l2_from_anchor"] for stage in stages]
     figures["seconds of training"] = [sum(stage["seconds"] for stage in stages)]
     return figures
@@ -109,7 +110,7 @@ def _cell(seeds: list[list[float]]) -> str:
     return ", ".join(cells)
 
 
-def _but_the_seed(config: dict[str, Any]) -> str:
+def _but_the_seed(config: ConfigRecord) -> str:
     return json.dumps({k: value for k, value in config.items() if k not in ("seed", *PLACES)}, sort_keys=True)
 
 
@@ -121,18 +122,18 @@ def _title(names: list[str]) -> str:
 @command("python -m scripts.compare")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=kept.path, help="folders of runs, with their results.json")
-    parser.add_argument("--picture", type=kept.picture, help="also draw the curves of the first seed's runs")
-    parser.add_argument("--markdown", type=kept.path, help="also write all scores to this file")
+    parser.add_argument("runs", nargs="+", type=files.path, help="folders of runs, with their results.json")
+    parser.add_argument("--picture", type=files.picture, help="also draw the curves of the first seed's runs")
+    parser.add_argument("--markdown", type=files.path, help="also write all scores to this file")
     given = parser.parse_args(arguments)
-    found = [kept.results(run) for run in given.runs]
+    found = [read_results(run) for run in given.runs]
     Console().print(as_table(compare(found)))
     if given.picture:
         alone = [run for run, content in zip(given.runs, found, strict=True) if content["seed"] == found[0]["seed"]]
         print(draw(alone, given.picture))
     if given.markdown:
         made_by = f"python -m scripts.compare {shlex.join(arguments)}"
-        print(kept.write(given.markdown, markdown(given.runs, found, made_by)))
+        print(files.write(given.markdown, markdown(given.runs, found, made_by)))
     return 0
 
 

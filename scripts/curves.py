@@ -17,11 +17,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from scripts import kept
+from scripts import files
 from scripts.series import save
 from sfa import terminal
+from sfa.config import flat
 from sfa.errors import UsageError
 from sfa.methods import METHODS
+from sfa.records import Results, StageRecord
+from sfa.runs import read_results, read_scores_of
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"
@@ -65,38 +68,42 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
 
 def _told(run: Path) -> str:
     """A run's method, and the tasks that it left out."""
-    config = kept.results(run)["config"]
+    config = read_results(run)["config"]
     without = ", ".join(task["name"] for task in config["tasks"] if task["held_back"])
     return str(config["method"]) + (f", all but {without}" if without else "")
 
 
 def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], list[tuple[int, str]]]:
     """Of a run: the points (step over the stream, score) of each evaluation, the merges, and each stage's start."""
-    results = kept.results(run)
+    results = read_results(run)
     points: dict[str, list[tuple[int, float]]] = {}
     for row in results["evaluations"]:
         if row["after"] == "base":
-            points[row["task"]] = [(0, row["value"])]
+            points[row["evaluation"]] = [(0, row["value"])]
     merges, starts, start = [], [], 0
     for stage in results["stages"]:
-        for row in _rows(run, stage, results):
-            points[row["task"]].append((start + row["step"], row["value"]))
+        for step, name, value in _scores(run, stage, results):
+            points[name].append((start + step, value))
         merges += [start + step for step in stage["merge_steps"]]
         starts.append((start, stage["task"]))
         start += stage["steps"]
     return points, merges, [*starts, (start, "")]
 
 
-def _rows(run: Path, stage: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
-    """A stage's scores during training, ending with the final one of the run's results."""
-    rows = kept.evaluations(run, stage["fingerprint"])
-    final = [{**r, "step": stage["steps"]} for r in results["evaluations"] if r["after"] == stage["task"]]
-    names = {row["task"] for row in final}
-    return [row for row in rows if not row["final"] and row["task"] in names] + final
+def _scores(run: Path, stage: StageRecord, results: Results) -> list[tuple[int, str, float]]:
+    """Steps, evaluations and values of a stage's scores during training, ending with those of the run's results."""
+    final = [r for r in results["evaluations"] if r["after"] == stage["task"]]
+    names = {row["evaluation"] for row in final}
+    rows = read_scores_of(run, stage["fingerprint"])
+    during = [row for row in rows if not row["final"] and row["evaluation"] in names]
+    return [
+        *((row["step"], row["evaluation"], row["value"]) for row in during),
+        *((stage["steps"], row["evaluation"], row["value"]) for row in final),
+    ]
 
 
 def _panel(ax: Axes, run: Path) -> None:
-    results = kept.results(run)
+    results = read_results(run)
     points, merges, starts = curves(run)
     for merge in merges:
         ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
@@ -119,10 +126,10 @@ def _panel(ax: Axes, run: Path) -> None:
             "transform": ax.get_xaxis_transform(),
         }
         ax.text((start + end) / 2, 1.01, task.rpartition("_")[2] if many else f"training on {task}", **place)
-    average = (results["metrics"] or {}).get("average")
+    average = results["metrics"]["average"] if results["metrics"] else None
     method = results["config"]["method"]
     key = METHODS[method].headline if method in METHODS else ""
-    value = results["config"].get(method, {}).get(key)
+    value = flat(results["config"]).get(f"{method}.{key}")
     setting = f" {key}={value}" if value else ""
     title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
     ax.set_ylabel(f"score\n{title}", fontsize=9)
@@ -137,8 +144,8 @@ def _panel(ax: Axes, run: Path) -> None:
 @terminal.command("python -m scripts.curves")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=kept.path, help="folders of runs, with their results.json")
-    parser.add_argument("--out", type=kept.picture, default=Path("curves.png"))
+    parser.add_argument("runs", nargs="+", type=files.path, help="folders of runs, with their results.json")
+    parser.add_argument("--out", type=files.picture, default=Path("curves.png"))
     parser.add_argument("--together", metavar="EVALUATION", help="this evaluation of all runs in one panel")
     given = parser.parse_args(arguments)
     print(draw_together(given.runs, given.together, given.out) if given.together else draw(given.runs, given.out))

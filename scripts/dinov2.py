@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model, ViTImageProcessor
 
-from scripts import kept
+from scripts import files
 from sfa.terminal import command, start
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
@@ -70,7 +70,7 @@ def _positions(graph: Any, found: dict[str, torch.Tensor]) -> torch.Tensor:
 @command("python -m scripts.dinov2")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=kept.path)
+    parser.add_argument("out", type=files.path)
     parser.add_argument("--image-size", type=int, default=84, help="pixels, a multiple of 14")
     given = parser.parse_args(arguments)
     convert(given.out, given.image_size)

@@ -8,10 +8,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from scripts.series import Axis, Results, label, look, on_axis, save, scores
+from scripts.series import Axis, Swept, label, look, on_axis, save, scores
 
 
-def draw(results: Results, y: Axis, out: Path) -> Path:
+def draw(results: Swept, y: Axis, out: Path) -> Path:
     """Writes the picture to ``out``: every run a mark, SFA's means over p a line."""
     figure, ax = plt.subplots(figsize=(5.2, 4.2))
     points = pairs(results, y)
@@ -40,7 +40,7 @@ def draw(results: Results, y: Axis, out: Path) -> Path:
     return out
 
 
-def pairs(results: Results, y: Axis) -> dict[str, list[tuple[float, float]]]:
+def pairs(results: Swept, y: Axis) -> dict[str, list[tuple[float, float]]]:
     """Distance and score of every run of SFA and of sequential training, by label."""
     found = {}
     for point, runs in results:
@@ -50,7 +50,7 @@ def pairs(results: Results, y: Axis) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def correlation(results: Results, y: Axis) -> float:
+def correlation(results: Swept, y: Axis) -> float:
     """Pearson's, over all runs."""
     every = np.array([pair for found in pairs(results, y).values() for pair in found])
     return float(np.corrcoef(every.T)[0, 1])

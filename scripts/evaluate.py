@@ -10,28 +10,28 @@ import json
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from eval import available
-from scripts import kept
-from sfa import store
-from sfa.data import TASKS
+from eval import available, owner
+from scripts import files
 from sfa.data.packing import LongRows
 from sfa.data.template import DATE, Template
 from sfa.errors import UsageError
+from sfa.records import Manifest, Score
+from sfa.runs import read_manifest, verify, verify_adapted
 from sfa.terminal import command, quiet, start
 
 
 @command("python -m scripts.evaluate")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [*available(), *(f"{name}_loss" for name in TASKS)]
+    known = available()
     parser.add_argument("model", type=_model, help="folder in Hugging Face format, or a hub name")
     parser.add_argument("--tasks", nargs="+", required=True, choices=known, metavar="TASK", help=", ".join(known))
     parser.add_argument("--template", choices=get_args(Template), help="unless given: the stage's own, or else plain")
     parser.add_argument("--system", help="under chat, the system message")
     parser.add_argument("--date", type=date.fromisoformat, help=f"that a chat template is told it is; else {DATE}")
-    parser.add_argument("--data-folder", type=kept.path, help="local copies of hub data sets")
+    parser.add_argument("--data-folder", type=files.path, help="local copies of hub data sets")
     parser.add_argument("--limit", type=int, help="rows of each evaluation; all unless given")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seq-len", type=int, help="of the longest row of which a loss is taken; else 1024")
@@ -39,46 +39,48 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
     parser.add_argument("--run-generated-code", action="store_true", help="lets humaneval run code, in a sandbox")
-    parser.add_argument("--out", type=kept.path, help="also write the scores to this JSON file")
+    parser.add_argument("--out", type=files.path, help="also write the scores to this JSON file")
     given = parser.parse_args(arguments)
     if "humaneval" in given.tasks and not given.run_generated_code:
         parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
-    if given.backend == "vllm" and any(name.endswith("_loss") for name in given.tasks):
-        parser.error("losses are computed with --backend hf only")
+    for name in given.tasks:
+        kind = owner(name)
+        if kind is not None and given.backend not in kind.backends:
+            parser.error(f"{name} is scored with --backend {' or '.join(kind.backends)} only")
     asked = asked_of(Path(given.model))
-    if asked:
-        store.verify(Path(given.model).parent)
-        store.verify_adapted(Path(given.model).parent)
-    if not asked:
+    if asked is not None:
+        verify(Path(given.model).parent)
+        verify_adapted(Path(given.model).parent)
+    if asked is None:
         about = "the model has no manifest of a trained stage; --template chooses another"
     elif given.template not in (None, asked["template"]):
         about = f"the model was trained with {asked['template']}"
     else:
         about = "from the stage's manifest"
-    if asked and given.date is None and "date" in asked:
+    if asked is not None and given.date is None and "date" in asked:
         given.date = date.fromisoformat(asked["date"])
     defaults = {"template": "plain", "system": None, "date": DATE, "seq_len": 1024, "long_rows": "drop"}
-    for key, value in defaults.items():
-        if getattr(given, key) is None:
-            setattr(given, key, asked.get(key, value))
+    for key, value in {**defaults, **(asked or {})}.items():
+        if key in defaults and getattr(given, key) is None:
+            setattr(given, key, value)
     scores = evaluate(given)
     print(f"template {given.template} ({about})", file=sys.stderr)
     for score in scores:
         spread = "" if score["stderr"] is None else f" ± {score['stderr']:.4f}"
         majority = f", majority class {score['majority']:.4f}" if "majority" in score else ""
         also = "".join(f", {metric} {value:.4f}" for metric, value in score.get("also", {}).items())
-        print(
-            f"{score['task']:<20} {score['metric']:<12} {score['value']:.4f}{spread} (n={score['n']}{majority}{also})"
-        )
+        value = f"{score['evaluation']:<20} {score['metric']:<12} {score['value']:.4f}{spread}"
+        print(f"{value} (n={score['n']}{majority}{also})")
     if given.out:
-        kept.write(given.out, json.dumps(scores, indent=2) + "\n")
+        files.write(given.out, json.dumps(scores, indent=2) + "\n")
     return 0
 
 
-def asked_of(model: Path) -> dict[str, Any]:
-    """How the run of a stage's model showed prompts and what it did with long rows; nothing of any other model."""
-    made = store.manifest(model.parent) if model.name == "model" else None
-    return made if made and "template" in made else {}
+def asked_of(model: Path) -> Manifest | None:
+    """The manifest of a trained stage's model, which says how its run showed prompts and what it did with long rows;
+    ``None`` of any other model."""
+    made = read_manifest(model.parent) if model.name == "model" else None
+    return made if made is not None and "template" in made else None
 
 
 def _model(name: str) -> str:
@@ -87,19 +89,20 @@ def _model(name: str) -> str:
     Raises:
         argparse.ArgumentTypeError: it looks like a path, and there is no such folder.
     """
-    folder = kept.path(name)
+    folder = files.path(name)
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise argparse.ArgumentTypeError(f"must be a folder or a hub name, and {name} is neither")
     return str(folder)
 
 
-def evaluate(given: argparse.Namespace) -> list[Any]:
+def evaluate(given: argparse.Namespace) -> list[Score]:
     """The scores of the model that the command line names."""
     quiet()
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from eval.harness import Harness, Settings
+    from eval.evaluator import Evaluations
+    from eval.kind import Settings
     from sfa import models
     from sfa.pretrained import model_errors
 
@@ -114,7 +117,7 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
         date=given.date,
         long_rows=given.long_rows,
     )
-    harness = Harness(given.tasks, [], settings)
+    evaluations = Evaluations(given.tasks, [], settings)
     with model_errors(given.model):
         processor = models.read_processor(given.model)
     if not isinstance(processor, PreTrainedTokenizerBase):
@@ -124,10 +127,10 @@ def evaluate(given: argparse.Namespace) -> list[Any]:
 
         bos = False if given.template == "chat" else None  # a chat template writes it, or there is none
         lm = VLLM(pretrained=given.model, batch_size="auto", add_bos_token=bos, load_format="safetensors")
-        return harness.score(lm, processor)
+        return evaluations.drive(lm, processor)
     with model_errors(given.model):
         model = models.read_model(given.model).eval()
-    return harness(model.cuda() if torch.cuda.is_available() else model, processor)
+    return evaluations(model.cuda() if torch.cuda.is_available() else model, processor)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from eval import all_kinds
 from sfa import store
 from sfa.errors import INTERRUPTED
 from sfa.orphans import end_with_parent, run_with_parent
 from sfa.plan import Stage
+from sfa.runs import is_made, stage_folder
 from sfa.sweep import SweepRun
 from sfa.terminal import prepare_streams
 
@@ -37,7 +39,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.run.config.save_folder / "stages" / self.stage.fingerprint
+        return stage_folder(self.run.config.save_folder, self.stage.fingerprint)
 
     @property
     def title(self) -> str:
@@ -85,7 +87,7 @@ def make_all(jobs: Sequence[Job], at_once: int, launcher: Sequence[str], watcher
             for name, job in list(waiting.items()):
                 if job.needs & failed.keys():
                     end(waiting.pop(name), "a stage that it needs failed")
-                elif job.needs <= done and (job.folder / "manifest.json").is_file():
+                elif job.needs <= done and is_made(job.folder):
                     end(waiting.pop(name), None)
                 elif job.needs <= done and store.is_locked(job.folder):
                     elsewhere = True
@@ -121,7 +123,8 @@ def _start(work: Callable[[Any], int], given: Any, log: Path, slot: int, at_once
     """The process is a fork of one that has imported everything and done nothing: it starts in no time, and the memory
     that it measures is its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "eval.accuracy", "eval.harness", "sfa.run"])
+    used = [module for kind in all_kinds() for module in kind.modules]
+    context.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.run"])
     log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_logged, args=(work, given, str(log), slot, at_once))
     process.start()

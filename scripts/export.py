@@ -7,9 +7,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from scripts import kept
-from sfa import store
+from scripts import files
 from sfa.errors import UsageError
+from sfa.runs import read_manifest_of, read_results, stage_folder, verify
 from sfa.terminal import command, start
 
 
@@ -20,12 +20,12 @@ def export(run: Path, out: Path) -> None:
         UsageError: ``run`` is no finished run, its last stage is gone, or ``out`` holds something else than a model.
         DamagedStage: its files are not those that were written.
     """
-    last = kept.results(run)["stages"][-1]["fingerprint"]
-    kept.manifest(run, last)
-    stage = store.stage_folder(run.parent, last)
+    last = read_results(run)["stages"][-1]["fingerprint"]
+    stage = stage_folder(run.parent, last)
     if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} is there and is no model: name another folder")
-    store.verify(stage)
+    read_manifest_of(run, last)
+    verify(stage)
     temporary = out.with_name(f".{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -38,8 +38,8 @@ def export(run: Path, out: Path) -> None:
 @command("python -m scripts.export")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=kept.path, help="folder of a run, with its results.json")
-    parser.add_argument("out", type=kept.path)
+    parser.add_argument("run", type=files.path, help="folder of a run, with its results.json")
+    parser.add_argument("out", type=files.path)
     given = parser.parse_args(arguments)
     export(given.run, given.out)
     return 0

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts import bars, curves, distance, kept, tradeoff
+from scripts import bars, curves, distance, files, tradeoff
 from scripts.series import chosen, points_of
-from sfa import store
+from sfa.runs import read_sweep, run_folder, sweep_file
 from sfa.sweep import Figure, read, read_file
 from sfa.terminal import command, start
 
@@ -22,8 +22,8 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
     """Writes a figure of the sweep whose runs ``index`` lists to ``out``."""
     if figure.kind in ("stream", "together"):
         first: dict[str, Path] = {}
-        for run in kept.sweep(index)["runs"]:
-            first.setdefault(run["label"], store.run_folder(index.parent, run["name"]))
+        for run in read_sweep(index)["runs"]:
+            first.setdefault(run["label"], run_folder(index.parent, run["name"]))
         folders = [first[label] for label in figure.runs if label in first]
         if figure.kind == "together":
             return curves.draw_together(folders, figure.evaluation or "", out)
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 there was nothing to draw, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="SWEEP.yaml | KEY=VALUE", help="sweeps, and overrides")
-    parser.add_argument("--out", type=kept.path, default=Path("runs/figures"), help="folder")
+    parser.add_argument("--out", type=files.path, default=Path("runs/figures"), help="folder")
     given = parser.parse_args(arguments)
     sweeps = [Path(file) for file in given.files if Path(file).parent.name == "sweeps"]
     overrides = [word for word in given.files if Path(word) not in sweeps]
@@ -62,7 +62,7 @@ def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
     figures = read_file(file, overrides)[0].figures
     if not figures:
         return []
-    index = read(file, overrides)[0].config.save_folder / f"{file.stem}.json"
+    index = sweep_file(read(file, overrides)[0].config.save_folder, file.stem)
     if not index.is_file():
         return []
     out.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
-from scripts import kept
+from scripts import files
 from scripts.cells import markdown
 from sfa.errors import UsageError
 from sfa.methods import METHODS, Method
@@ -41,10 +41,10 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 the models cannot be merged, 2 wrong usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=sorted(MERGES))
-    parser.add_argument("models", nargs="+", type=kept.path)
-    parser.add_argument("--out", type=kept.path, required=True)
-    parser.add_argument("--base", type=kept.path, help=f"that all were trained from, for {_users('base')}")
-    parser.add_argument("--fishers", nargs="+", type=kept.path, help=f"for {_users('fishers')}, one folder a model")
+    parser.add_argument("models", nargs="+", type=files.path)
+    parser.add_argument("--out", type=files.path, required=True)
+    parser.add_argument("--base", type=files.path, help=f"that all were trained from, for {_users('base')}")
+    parser.add_argument("--fishers", nargs="+", type=files.path, help=f"for {_users('fishers')}, one folder a model")
     parser.add_argument("--seed", type=int, help=f"of what is drawn, for {_users('seed')}; 0 unless given")
     for name, field in _options().items():
         kind: dict[str, Any] = {"type": float}
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
     told = "".join(f"\n{note}\n" for note in notes)
     table = markdown([["model", "weight"], *rows])
     card = CARD.format(title=f"{given.method} of models", command=written, table=table, notes=told)
-    kept.write(given.out / "README.md", card)
+    files.write(given.out / "README.md", card)
     print("\n".join([*notes, str(given.out)]))
     return 0
 

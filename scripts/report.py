@@ -13,26 +13,80 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jinja2
 import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from scripts import curves, kept
+from scripts import curves, files
 from scripts.interval import half_width
 from scripts.series import base_scores, is_alone, label, look, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
-from sfa import store
 from sfa.config import flat
+from sfa.data import Task
 from sfa.errors import UsageError
+from sfa.records import Overrides, Results, SweptRun
+from sfa.runs import has_results, read_manifest_of, read_results, read_sweep, run_folder
 from sfa.terminal import command, start
 
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",
            "*": "star", "X": "x"}  # fmt: skip
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot", "none": "none"}
+
+
+class Style(TypedDict):
+    """How Plotly draws a method."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+class PlanePoint(TypedDict):
+    """A label in the trade-off plane; ``scores`` are by task a mean and half its 95 % interval."""
+
+    label: str
+    method: str
+    joined: bool
+    order: float
+    settings: str
+    runs: int
+    scores: dict[str, list[float]]
+    style: Style
+
+
+class Plane(TypedDict):
+    """Scores on every two tasks against each other; ``base`` are those of the model before the stream."""
+
+    tasks: list[str]
+    points: list[PlanePoint]
+    base: dict[str, float]
+
+
+class Curves(TypedDict):
+    """A run's scores over its steps, by evaluation, with its merges and the starts of its stages."""
+
+    label: str
+    lines: dict[str, list[tuple[int, float]]]
+    merges: list[int]
+    stages: list[tuple[int, str]]
+
+
+class SweepSection(TypedDict):
+    """What the page shows of a sweep."""
+
+    name: str
+    seeds: list[int]
+    streams: list[str]
+    head: list[str]
+    rows: list[list[str]]
+    plane: Plane
+    curves: list[Curves]
+    runs: list[dict[str, str]]
+    made: list[dict[str, str]]
 
 
 def page(indexes: Sequence[Path]) -> str:
@@ -69,14 +123,14 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _sweep(index: Path) -> dict[str, Any] | None:
+def _sweep(index: Path) -> SweepSection | None:
     """What the page shows of a sweep."""
-    listed = kept.sweep(index)
-    found = [(run, store.run_folder(index.parent, run["name"])) for run in listed["runs"]]
-    found = [(run, folder) for run, folder in found if (folder / "results.json").is_file()]
+    listed = read_sweep(index)
+    found = [(run, run_folder(index.parent, run["name"])) for run in listed["runs"]]
+    found = [(run, folder) for run, folder in found if has_results(folder)]
     if not found:
         return None
-    every = [kept.results(folder) for _, folder in found]
+    every = [read_results(folder) for _, folder in found]
     labelled = [(run["label"], run["point"], results) for (run, _), results in zip(found, every, strict=True)]
     first = {run["label"]: (run, folder) for run, folder in reversed(found)}
     made = {json.dumps(_made(folder), sort_keys=True) for _, folder in found}
@@ -93,24 +147,24 @@ def _sweep(index: Path) -> dict[str, Any] | None:
     }
 
 
-def _tasks(results: dict[str, Any]) -> list[str]:
+def _tasks(results: Results) -> list[str]:
     return [str(task["name"]) for task in results["config"]["tasks"]]
 
 
-def _made(folder: Path) -> dict[str, Any]:
+def _made(folder: Path) -> dict[str, str]:
     """With what a run's last stage was made."""
-    stage = kept.results(folder)["stages"][-1]["fingerprint"]
-    made = kept.manifest(folder, stage)["made"]
-    return {key: made[key] for key in ("hardware", "torch", "date")}
+    stage = read_results(folder)["stages"][-1]["fingerprint"]
+    made = read_manifest_of(folder, stage)["made"]
+    return {"hardware": made["hardware"], "torch": made["torch"], "date": made["date"]}
 
 
-def _plane(labelled: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
     """A point a label, with its score on every task; methods' points in order, so that lines can join them."""
-    grouped: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    grouped: dict[str, tuple[Overrides, list[Results]]] = {}
     for name, point, results in labelled:
         grouped.setdefault(name, (point, []))[1].append(results)
     tasks = _tasks(labelled[0][2])
-    points = []
+    points: list[PlanePoint] = []
     for name, (point, runs) in grouped.items():
         finals = [_by_task(run, scores(run, -1)) for run in runs]
         if not all(math.isfinite(final.get(task, math.nan)) for final in finals for task in tasks):
@@ -135,11 +189,12 @@ def _plane(labelled: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> di
     return {"tasks": tasks, "points": sorted(points, key=lambda p: (p["method"], p["order"])), "base": base}
 
 
-def _by_task(run: dict[str, Any], found: dict[str, float]) -> dict[str, float]:
+def _by_task(run: Results, found: dict[str, float]) -> dict[str, float]:
     """Of every task the mean over those of its evaluations that were scored."""
     means = {}
     for task in run["config"]["tasks"]:
-        own = [value for name, value in found.items() if name in task["evals"] or name == f"{task['name']}_loss"]
+        names = {*task["evals"], *Task.declares(task["name"])}
+        own = [value for name, value in found.items() if name in names]
         if own:
             means[str(task["name"])] = sum(own) / len(own)
     return means
@@ -149,7 +204,7 @@ def _mean(values: Sequence[float]) -> list[float]:
     return [sum(values) / len(values), half_width(values) if len(values) > 1 else 0.0]
 
 
-def _style(method: str) -> dict[str, Any]:
+def _style(method: str) -> Style:
     style = look(method).style
     colour = str(style.get("markeredgecolor", style["color"]))
     grey = f"rgb({','.join([str(round(255 * float(colour)))] * 3)})" if colour[0].isdigit() else colour
@@ -157,13 +212,13 @@ def _style(method: str) -> dict[str, Any]:
     return {"colour": grey, "symbol": symbol, "dash": DASHES[style.get("linestyle", "-")]}
 
 
-def _curves(name: str, folder: Path) -> dict[str, Any]:
+def _curves(name: str, folder: Path) -> Curves:
     points, merges, starts = curves.curves(folder)
     return {"label": name, "lines": points, "merges": merges, "stages": starts}
 
 
-def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
-    config = kept.results(folder)["config"]
+def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
+    config = read_results(folder)["config"]
     told = {key: value for key, value in flat(config).items() if value is not None}
     return {
         "label": name,
@@ -176,10 +231,10 @@ def _run(name: str, run: dict[str, Any], folder: Path) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 there is nothing to report on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", nargs="+", type=kept.path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
-    parser.add_argument("--out", type=kept.path, default=Path("runs/report.html"))
+    parser.add_argument("sweeps", nargs="+", type=files.path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
+    parser.add_argument("--out", type=files.path, default=Path("runs/report.html"))
     given = parser.parse_args(arguments)
-    print(kept.write(given.out, page(given.sweeps)))
+    print(files.write(given.out, page(given.sweeps)))
     return 0
 
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from matplotlib.figure import Figure as Picture
 
-from scripts import kept
 from scripts.interval import half_width
-from sfa import store
 from sfa.methods import METHODS
 from sfa.methods.base import Look
+from sfa.records import Overrides, Results
+from sfa.runs import has_results, read_results, read_sweep, run_folder
 from sfa.sweep import Figure
 
 BEFORE = Look("before the last task", {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9})
 
-Results = list[tuple[dict[str, Any], list[dict[str, Any]]]]  # overrides of a point of a sweep, its runs' results
+Swept = list[tuple[Overrides, list[Results]]]  # overrides of a point of a sweep, its runs' results
 Axis = Mapping[str, Sequence[str]]  # a domain's name, and the evaluations that its score is the mean of
 
 
@@ -34,25 +34,25 @@ class Point:
     dy: float = 0.0
 
 
-def points_of(index: Path) -> Results:
+def points_of(index: Path) -> Swept:
     """The runs that a sweep's file lists, seeds and orders together. Those without results are left out, and so is a
     point of which a run diverged: the rest of its runs would not stand for it."""
-    found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-    for run in kept.sweep(index)["runs"]:
-        folder = store.run_folder(index.parent, run["name"])
-        if (folder / "results.json").is_file():
-            found.setdefault(run["label"], (run["point"], []))[1].append(kept.results(folder))
+    found: dict[str, tuple[Overrides, list[Results]]] = {}
+    for run in read_sweep(index)["runs"]:
+        folder = run_folder(index.parent, run["name"])
+        if has_results(folder):
+            found.setdefault(run["label"], (run["point"], []))[1].append(read_results(folder))
     diverged = [label for label, (_, runs) in found.items() if not all(_finite(run) for run in runs)]
     if diverged:
         print(f"not drawn, because a seed diverged: {', '.join(diverged)}")
     return [part for label, part in found.items() if label not in diverged]
 
 
-def _finite(run: dict[str, Any]) -> bool:
+def _finite(run: Results) -> bool:
     return all(math.isfinite(stage["l2_from_anchor"]) for stage in run["stages"])
 
 
-def chosen(results: Results, figure: Figure) -> Results:
+def chosen(results: Swept, figure: Figure) -> Swept:
     """Those that belong into ``figure``: of its methods, its settings, and its order of tasks."""
     kept = []
     for point, runs in results:
@@ -67,7 +67,7 @@ def chosen(results: Results, figure: Figure) -> Results:
     return kept
 
 
-def names(run: dict[str, Any]) -> list[str]:
+def names(run: Results) -> list[str]:
     """The stream's tasks."""
     return [str(task["name"]) for task in run["config"]["tasks"]]
 
@@ -77,14 +77,14 @@ def is_alone(point: Mapping[str, Any]) -> bool:
     return any(key.endswith(".held_back") for key in point)
 
 
-def scores(run: dict[str, Any], after: int) -> dict[str, float]:
+def scores(run: Results, after: int) -> dict[str, float]:
     """A run's scores after one of its stages, counted like a list's items, by evaluation."""
     stage = run["stages"][after]["task"]
-    return {row["task"]: row["value"] for row in run["evaluations"] if row["after"] == stage}
+    return {row["evaluation"]: row["value"] for row in run["evaluations"] if row["after"] == stage}
 
 
-def base_scores(run: dict[str, Any]) -> dict[str, float]:
-    return {row["task"]: row["value"] for row in run["evaluations"] if row["after"] == "base"}
+def base_scores(run: Results) -> dict[str, float]:
+    return {row["evaluation"]: row["value"] for row in run["evaluations"] if row["after"] == "base"}
 
 
 def on_axis(found: Mapping[str, float], axis: Axis) -> float:
@@ -92,14 +92,14 @@ def on_axis(found: Mapping[str, float], axis: Axis) -> float:
     return statistics.fmean(statistics.fmean(found[name] for name in evaluations) for evaluations in axis.values())
 
 
-def has_losses(results: Results, axis: Axis) -> bool:
-    """Whether an evaluation of an axis is a loss, which may be above 1 and is better if it is lower."""
+def has_losses(results: Swept, axis: Axis) -> bool:
+    """Whether an evaluation of an axis is better if it is lower, like a loss, which may be above 1."""
     names = {name for evaluations in axis.values() for name in evaluations}
     rows = (row for _, runs in results for run in runs for row in run["evaluations"])
-    return any(row["metric"] == "loss" and row["task"] in names for row in rows)
+    return any(row.get("lower_is_better") and row["evaluation"] in names for row in rows)
 
 
-def line(results: Results, method: str, key: str | None, x: Axis, y: Axis) -> list[Point]:
+def line(results: Swept, method: str, key: str | None, x: Axis, y: Axis) -> list[Point]:
     """The points of a method along one of its keys, in order: those that share the commonest values of its others.
     ``None``: the key that is varied most."""
     own = [(point, runs) for point, runs in results if point.get("method") == method and not is_alone(point)]
@@ -111,7 +111,7 @@ def line(results: Results, method: str, key: str | None, x: Axis, y: Axis) -> li
     return sorted(found, key=lambda p: order_of(p.value))
 
 
-def varied(results: Results, method: str) -> dict[str, int]:
+def varied(results: Swept, method: str) -> dict[str, int]:
     """How many values each of a method's keys takes."""
     own = [point for point, _ in results if point.get("method") == method]
     keys = dict.fromkeys(key for point in own for key in point if key.startswith(f"{method}."))
@@ -124,14 +124,14 @@ def point_of(value: Any, found: Sequence[Mapping[str, float]], x: Axis, y: Axis)
     return Point(value, statistics.fmean(xs), statistics.fmean(ys), *spread)
 
 
-def before_last(results: Results, x: Axis, y: Axis) -> Point | None:
+def before_last(results: Swept, x: Axis, y: Axis) -> Point | None:
     """The model before the stream's last task, as sequential training made it: θ_o of the last stage."""
     plain = next((runs for point, runs in results if point == {"method": "sequential"}), [])
     found = [scores(run, -2) for run in plain if len(run["stages"]) > 1]
     return point_of(None, found, x, y) if found else None
 
 
-def bounds(results: Results, axis: Axis) -> tuple[float, float | None]:
+def bounds(results: Swept, axis: Axis) -> tuple[float, float | None]:
     """The base's score on an axis, and that of models trained on each of its domains alone, if there are any."""
     every = [run for _, runs in results for run in runs]
     low = statistics.fmean(on_axis(base_scores(run), axis) for run in every)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from scripts import kept
+from scripts import files
 from sfa.terminal import command, start
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -41,7 +41,7 @@ def convert(out: Path) -> None:
 @command("python -m scripts.smollm2")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=kept.path)
+    parser.add_argument("out", type=files.path)
     convert(parser.parse_args(arguments).out)
     return 0
 

@@ -3,15 +3,16 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-from scripts import cells, kept
+from scripts import cells
 from scripts.interval import spread
 from scripts.series import base_scores, scores
-from sfa.results import average_name, is_loss
+from sfa.records import Results
+from sfa.results import average_name, is_loss, named_metrics
+from sfa.runs import has_results, read_results
 from sfa.sweep import SweepRun
 
-Labelled = tuple[str, dict[str, Any]]  # label, content of results.json
+Labelled = tuple[str, Results]  # label, and what the run came to
 DIGITS = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "peak MiB": 0, "stored examples": 0,
           "L2 from anchor": 1}  # fmt: skip
 METRICS = ("average", "forgetting", "backward transfer")
@@ -28,14 +29,13 @@ FORMULAS = [
 
 def finished(runs: Sequence[SweepRun]) -> list[Labelled]:
     """The results of those runs of a sweep that have any."""
-    return [(run.label, kept.results(run.results.parent)) for run in runs if run.results.is_file()]
+    return [(run.label, read_results(run.folder)) for run in runs if has_results(run.folder)]
 
 
-def figures(run: dict[str, Any]) -> dict[str, float]:
+def figures(run: Results) -> dict[str, float]:
     """What a run came to and what it cost, by the names of :data:`DIGITS`; metrics are left out where it has none."""
     stages = run["stages"]
-    metrics = run["metrics"] or {}
-    told = {name: metrics[name.replace(" ", "_")] for name in METRICS if metrics}
+    told = {name.replace("_", " "): value for name, value in named_metrics(run)}
     return told | {
         "seconds": sum(stage["seconds"] for stage in stages),
         "peak MiB": max(stage["peak_bytes"] for stage in stages) / 2**20,
@@ -57,7 +57,7 @@ def head(runs: Sequence[Labelled]) -> list[str]:
 
 def rows(runs: Sequence[Labelled]) -> list[list[str]]:
     """Cells of :func:`table`, a line a label; a label without an average, or with one that diverged, comes last."""
-    by_label: dict[str, list[dict[str, Any]]] = {}
+    by_label: dict[str, list[Results]] = {}
     for label, run in runs:
         by_label.setdefault(label, []).append(run)
     ranked = []

@@ -28,7 +28,7 @@ from rich.progress import (
 )
 
 from eval import available
-from scripts import executor, kept
+from scripts import executor, files
 from scripts.cells import code
 from scripts.executor import Job, alone
 from scripts.summary import finished, table
@@ -38,7 +38,8 @@ from sfa.machine import hardware
 from sfa.orphans import interruptible
 from sfa.plan import in_order, plan
 from sfa.reading import read_value
-from sfa.store import write_json
+from sfa.records import SweptRun
+from sfa.runs import is_made, stage_folder, write_sweep
 from sfa.sweep import SweepRun, expand, read, stages
 from sfa.terminal import command, start
 
@@ -81,22 +82,27 @@ def sweep(
     code = alone(_finish, [run.arguments for run in whole], log)
     if code:
         failed[name] = f"the results: exit code {code}, log {log}"
-    write_json(folder / f"{name}.json", {"sweep": name, "runs": [_listed(run) for run in runs]})
+    write_sweep(folder, {"sweep": name, "runs": [_listed(run) for run in runs]})
     return list(failed.values())
 
 
-def _listed(run: SweepRun) -> dict[str, Any]:
+def _listed(run: SweepRun) -> SweptRun:
     """A run as a sweep's file lists it."""
-    seed, name = run.config.seed, run.config.name
-    about = {"label": run.label, "point": run.point, "seed": seed, "order": run.order, "name": name}
-    return {**about, "arguments": list(run.arguments)}
+    return {
+        "label": run.label,
+        "point": run.point,
+        "seed": run.config.seed,
+        "order": None if run.order is None else list(run.order),
+        "name": run.config.name,
+        "arguments": list(run.arguments),
+    }
 
 
 def _missing(runs: Sequence[SweepRun], folder: Path) -> list[Job]:
     """The stages that are not on disk yet."""
     jobs: dict[str, Job] = {}
     for stage, run in stages(runs):
-        if not (folder / "stages" / stage.fingerprint / "manifest.json").is_file():
+        if not is_made(stage_folder(folder, stage.fingerprint)):
             needs = frozenset(part.fingerprint for part in stage.needs) & jobs.keys()
             jobs[stage.fingerprint] = Job(stage, run, needs, folder / "logs" / f"{stage.fingerprint}.log")
     return list(jobs.values())
@@ -167,7 +173,7 @@ def _value(text: str, key: str) -> Any:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 a stage failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=kept.path, help="a sweep, or a config with --over")
+    parser.add_argument("file", type=files.path, help="a sweep, or a config with --over")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of all runs")
     parser.add_argument("--over", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help="a grid axis")
     parser.add_argument("--seeds", nargs="+", type=int, help="beside --over; 17 if not given")
@@ -177,7 +183,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--launcher", default="", help="command that starts a stage's train.py, instead of --ranks")
     parser.add_argument("--ray", metavar="ADDRESS", help="make the stages on a Ray cluster; local starts one here")
     parser.add_argument("--name", help="of the sweep; the file's if it is not given")
-    parser.add_argument("--out", type=kept.path, help="also write the table to this Markdown file")
+    parser.add_argument("--out", type=files.path, help="also write the table to this Markdown file")
     given = parser.parse_intermixed_args(arguments)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for option in ("jobs", "ranks"):
@@ -189,12 +195,12 @@ def main(arguments: list[str]) -> int:
         for order in orders:
             if order is not None and not (isinstance(order, list) and all(type(place) is int for place in order)):
                 parser.error(f"--orders takes places of tasks, like [0,2,1], not {str(order)[:40]}")
-        runs = expand(given.file, [axes], given.seeds or [17], given.overrides, available(), orders)
+        runs = expand(given.file, [axes], given.seeds or [17], given.overrides, available, orders)
     else:
         for option in ("seeds", "orders"):
             if getattr(given, option):
                 parser.error(f"--{option} needs --over; for a sweep's file, write {option}=[…]")
-        runs = read(given.file, given.overrides, available())
+        runs = read(given.file, given.overrides, available)
     name = given.file.stem if given.name is None else given.name
     try:
         TypeAdapter(FileName).validate_python(name)
@@ -214,7 +220,7 @@ def main(arguments: list[str]) -> int:
             command = f"python -m scripts.sweep {shlex.join(arguments)}"
             seeds = sorted({run.config.seed for run in runs})
             about = f"{code(command)}\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
-            kept.write(given.out, f"{about}\n\n{text}\n")
+            files.write(given.out, f"{about}\n\n{text}\n")
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

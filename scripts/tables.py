@@ -13,15 +13,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from scripts import kept
+from scripts import files
 from scripts.cells import comma_separated, latex, markdown, plain
 from scripts.interval import spread
 from scripts.summary import FORMULAS, figures
-from sfa import store, weights
+from sfa import weights
 from sfa.config import ConfigError
 from sfa.methods import METHODS
+from sfa.records import Results
+from sfa.runs import has_results, read_results, stage_folder
 from sfa.sweep import SweepRun, read, read_file
 from sfa.terminal import command, start
 
@@ -65,7 +66,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Table:
         paper = dict(zip(about.columns, map(float, runs[0].row["paper"]), strict=True))
         if "paper_l2" in runs[0].row:
             paper[L2] = float(runs[0].row["paper_l2"])
-        found = [(run, kept.results(run.results.parent)) for run in runs if run.results.is_file()]
+        found = [(run, read_results(run.folder)) for run in runs if has_results(run.folder)]
         ours: dict[str, list[float]] = {}
         for run, results in found:
             for column, value in _final(results, results["stages"][-1]["task"]).items():
@@ -83,21 +84,21 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Table:
     return Table(about.title, columns, rows)
 
 
-def _final(results: dict[str, Any], after: str) -> dict[str, float]:
-    return {row["task"]: row["value"] for row in results["evaluations"] if row["after"] == after}
+def _final(results: Results, after: str) -> dict[str, float]:
+    return {row["evaluation"]: row["value"] for row in results["evaluations"] if row["after"] == after}
 
 
-def _distance(run: SweepRun, results: dict[str, Any], by_name: dict[str, list[SweepRun]]) -> list[float]:
+def _distance(run: SweepRun, results: Results, by_name: dict[str, list[SweepRun]]) -> list[float]:
     """‖θ − θ_first‖₂, where θ_first is the model after the stream's first task, as sequential training made it."""
     if len(results["stages"]) == 2 and not METHODS[results["stages"][1]["method"]].ignores_order:
         return [float(results["stages"][1]["l2_from_anchor"])]
     plain = (other for runs in by_name.values() for other in runs if other.point == {"method": "sequential"})
     same = next((other for other in plain if other.config.seed == run.config.seed), None)
-    if same is None or not same.results.is_file():
+    if same is None or not has_results(same.folder):
         return []
-    first = kept.results(same.results.parent)["stages"][0]["fingerprint"]
+    first = read_results(same.folder)["stages"][0]["fingerprint"]
     last = results["stages"][-1]["fingerprint"]
-    model, start = (store.stage_folder(run.config.save_folder, name) / "model" for name in (last, first))
+    model, start = (stage_folder(run.config.save_folder, name) / "model" for name in (last, first))
     return [weights.distance(model, start)]
 
 
@@ -150,7 +151,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="TABLE.yaml | KEY=VALUE", help="sweeps with a table, and overrides")
     parser.add_argument("--format", choices=["text", "csv", "latex", "markdown"], default="text")
-    parser.add_argument("--out", type=kept.path, help="write to this file instead of the terminal")
+    parser.add_argument("--out", type=files.path, help="write to this file instead of the terminal")
     given = parser.parse_args(arguments)
     tables = [file for file in given.files if Path(file).parent.name == "sweeps"]
     overrides = [word for word in given.files if word not in tables]
@@ -158,7 +159,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"{' '.join(given.files)}: name a sweep's file, like yamls/sweeps/table1.yaml")
     text = "\n".join(render(load(Path(file), overrides), given.format) for file in tables)
     if given.out:
-        print(kept.write(given.out, text))
+        print(files.write(given.out, text))
     else:
         print(text, end="")
     return 0

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from scripts.series import (
     Axis,
     Point,
-    Results,
+    Swept,
     before_last,
     bounds,
     has_losses,
@@ -29,7 +29,7 @@ from scripts.series import (
 TITLES = {"sfa.beta": "SFA over β", "sfa.every": "SFA over batches between merges", "sfa.p": "SFA over p"}
 
 
-def draw(results: Results, x: Axis, y: Axis, out: Path) -> Path:
+def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
     """Writes the picture to ``out``, a panel for each key that is varied of the method that figures are about. Dashed
     lines are the base's scores and, where tasks were trained alone, those of single-task models; whiskers are 95 %
     intervals."""
@@ -51,7 +51,7 @@ def draw(results: Results, x: Axis, y: Axis, out: Path) -> Path:
     return out
 
 
-def _panel(ax: Axes, results: Results, key: str, x: Axis, y: Axis) -> None:
+def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
     first = before_last(results, x, y)
     if first is not None:
         _plot(ax, "before", [first])

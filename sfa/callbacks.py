@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from types import FrameType
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, Protocol
 
 import torch
 from composer.callbacks import CheckpointSaver
@@ -19,24 +19,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sfa.errors import Interrupted
+from sfa.records import Score, TimedScore, TimedScores, checked
 from sfa.schedule import Clock
-
-
-class Score(TypedDict):
-    """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, where the rows
-    offer the same choices, the share of the commonest answer: what always giving that one would score. ``also`` holds
-    the means of the evaluation's other metrics. ``dropped`` rows were too long and are not among the ``n``, ``cut``
-    ones lost the middle of their prompt; neither is there if 0."""
-
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    n: int
-    majority: NotRequired[float]
-    also: NotRequired[dict[str, float]]
-    dropped: NotRequired[int]
-    cut: NotRequired[int]
 
 
 def score_text(score: Score, digits: int = 3) -> str:
@@ -45,16 +29,18 @@ def score_text(score: Score, digits: int = 3) -> str:
     counts = [("dropped", score.get("dropped")), ("cut", score.get("cut"))]
     long = ", ".join(f"{count:,} {what}" for what, count in counts if count)
     behind = "; ".join([*([also] if also else []), *([f"too long: {long}"] if long else [])])
-    return f"{score['task']} {score['value']:.{digits}f}" + (f" ({behind})" if behind else "")
+    return f"{score['evaluation']} {score['value']:.{digits}f}" + (f" ({behind})" if behind else "")
 
 
 class Evaluator(Protocol):
     """Scores a live model, with its tokenizer or image processor; all ranks call it together and all receive the
-    scores. ``key`` names what was scored."""
+    scores. ``key`` identifies what was scored; ``lower_is_better`` also knows evaluations that are not in ``names``."""
 
     names: list[str]
 
     def key(self, name: str) -> str: ...
+
+    def lower_is_better(self, name: str) -> bool: ...
 
     def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]: ...
 
@@ -85,7 +71,7 @@ class Recorder(Callback):
     ):
         self.evaluate, self.key, self.seen, self.total = evaluate, key, seen, total
         self.clock = Clock(interval or Fraction(total), total)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[TimedScore] = []
         self.seconds = 0.0
         self._since = 0.0
 
@@ -98,8 +84,8 @@ class Recorder(Callback):
             return
         self._pause()
         scores = self.evaluate(bare_model(state), None if step == self.total else self.seen)
-        self.rows += [{"step": step, "key": self.key(score["task"]), **score} for score in scores]
-        logger.log_metrics({f"eval/{score['task']}/{score['metric']}": score["value"] for score in scores})
+        self.rows += [{"step": step, "key": self.key(score["evaluation"]), **score} for score in scores]
+        logger.log_metrics({f"eval/{score['evaluation']}/{score['metric']}": score["value"] for score in scores})
         self._since = time.perf_counter()
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -114,7 +100,8 @@ class Recorder(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         saved = json.loads(state["json"])
-        self.rows, self.seconds = saved["rows"], saved["seconds"]
+        self.rows = checked(TimedScores, saved["rows"], "the scores of a checkpoint")
+        self.seconds = saved["seconds"]
 
 
 class Stopper(Callback):

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from sfa.schema import Config, Train, config_class
 from sfa.values import LocalPath, at_home
 
 Block = TypeVar("Block", bound=BaseModel)
+Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 
 
 class ConfigError(SFAError):
@@ -37,14 +38,14 @@ class ConfigError(SFAError):
         super().__init__("\n".join([f"{source}: {len(self.errors)} {noun}", *(f"  {e}" for e in self.errors)]))
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> Config:
     """Reads a run's YAML with ``key=value`` overrides.
 
     Args:
         path: the YAML file; OmegaConf interpolations are resolved.
         overrides: like ``["method=sfa", "sfa.p=0.5"]``, values parsed as YAML, or further files, like
             ``"yamls/small.yaml"``; each wins over what is before it.
-        evaluations: the names an evaluation may have, besides ``<task>_loss``; ``None`` skips that check.
+        evaluations: the names that evaluations of a stream may have; ``None`` skips that check.
 
     Raises:
         ConfigError: with every error, each with its key, what is allowed and the nearest known key.
@@ -57,8 +58,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Iterable[
         config = _ordered(config, errors)
         tasks = config.tasks
     if config is not None:
-        known = sorted(set(evaluations)) if evaluations is not None else None
-        errors += _check_together(config, tasks, known)
+        errors += _check_together(config, tasks, evaluations)
     trained = [task.name for task in tasks if not task.held_back]
     if config is not None and not errors and (idle := config.block.idle_reason(trained)) is not None:
         errors.append(f"method: {idle}")
@@ -81,7 +81,7 @@ def _ordered(config: Config, errors: list[str]) -> Config:
     return config.model_copy(update={"tasks": [config.tasks[i] for i in config.order], "order": None})
 
 
-def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | None) -> list[str]:
+def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations | None) -> list[str]:
     """What no single key can tell."""
     errors = []
     for wanted in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
@@ -95,7 +95,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: list[str] | 
     else:
         errors += family.config_errors(config)
     if evaluations is not None and family is not None:
-        known = family.evaluations(tasks, evaluations)
+        known = evaluations(tasks)
         where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
         where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
         for name, key in where.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sfa import runs
 from sfa.callbacks import Evaluator
 from sfa.families import ArrayBuilder, family_of
 from sfa.plan import Stage, Training
@@ -34,7 +35,7 @@ class Context:
         return family.array_builder(processor, configuration, layout, train.seq_len, train.long_rows, packs)
 
     def folder(self, stage: Stage) -> Path:
-        return self.config.save_folder / "stages" / stage.fingerprint
+        return runs.stage_folder(self.config.save_folder, stage.fingerprint)
 
     def evaluations_while(self, stage: Training) -> list[str]:
         """The evaluations that tell something while ``stage`` trains: not those of tasks that are still to come."""

@@ -9,6 +9,7 @@ from rich import filesize
 from sfa import store
 from sfa.families import Family, family_of_tasks
 from sfa.plan import Merge, Stage, Training, in_order, plan
+from sfa.runs import is_made, read_manifest, stage_folder
 from sfa.schedule import Duration
 from sfa.schema import Config
 from sfa.sweep import SweepRun, stages
@@ -36,7 +37,7 @@ def describe(config: Config) -> str:
         "",
     ]
     for number, stage in enumerate(needed):
-        done = (config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        done = is_made(stage_folder(config.save_folder, stage.fingerprint))
         head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
         lines.append(head)
         if isinstance(stage, Training):
@@ -75,9 +76,7 @@ def check_disk(config: Config) -> None:
         OSError: there is too little.
     """
     missing = [
-        stage
-        for stage in in_order(plan(config))
-        if not (config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        stage for stage in in_order(plan(config)) if not is_made(stage_folder(config.save_folder, stage.fingerprint))
     ]
     parameters, _ = _parameters(config)
     if parameters is None or config.model.lora:
@@ -100,7 +99,7 @@ def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
     lines, done, trainings = [], 0, 0
     found = stages(runs)
     for stage, run in found:
-        ready = (run.config.save_folder / "stages" / stage.fingerprint / "manifest.json").is_file()
+        ready = is_made(stage_folder(run.config.save_folder, stage.fingerprint))
         kind = "trains" if isinstance(stage, Training) else "merges" if isinstance(stage, Merge) else "builds"
         needed = stage.sources if isinstance(stage, Merge) else stage.needs
         origin = f"from {' '.join(part.fingerprint[:8] for part in needed)}" if needed else ""
@@ -131,7 +130,7 @@ def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int | N
     measured: dict[str, float] = {}
     waiting: list[tuple[Training, SweepRun, int | None]] = []
     for (stage, run), size in zip(found, parameters, strict=True):
-        made = store.manifest(run.config.save_folder / "stages" / stage.fingerprint)
+        made = read_manifest(stage_folder(run.config.save_folder, stage.fingerprint))
         if not isinstance(stage, Training):
             continue
         if made is not None:

@@ -1,30 +1,17 @@
 """The evaluation matrix of a run, its metrics, and the file that holds them."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from sfa.callbacks import Score
 from sfa.plan import Stage
+from sfa.records import SCHEMA, FinalScore, Manifest, Metrics, Results, Score, StageRecord
 from sfa.schema import Config
 
-# Of a stage's manifest, what is in a run's results as well.
-STAGE_KEYS = (
-    "fingerprint",
-    "steps",
-    "merge_steps",
-    "l2_from_anchor",
-    "seconds",
-    "tokens",
-    "peak_bytes",
-    "stored_examples",
-)
 
-
-def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> dict[str, float]:
+def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> Metrics:
     """Summary of a stream of n tasks.
 
     Args:
@@ -51,8 +38,12 @@ def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> dict[str, flo
 
 
 def assemble(
-    config: Config, stages: list[Stage], manifests: list[dict[str, Any]], scores: list[list[Score]]
-) -> dict[str, Any]:
+    config: Config,
+    stages: Sequence[Stage],
+    manifests: Sequence[Manifest],
+    scores: Sequence[Sequence[Score]],
+    lower_is_better: Callable[[str], bool],
+) -> Results:
     """The content of ``results.json``.
 
     Args:
@@ -60,29 +51,46 @@ def assemble(
         stages: those that are evaluated, in order, the base first.
         manifests: of each, in the same order.
         scores: final scores of each, in the same order.
+        lower_is_better: of an evaluation's scores.
     """
     names = [stage.label for stage in stages]
-    rows = [{"after": after, **score} for after, part in zip(names, scores, strict=True) for score in part]
-    task_scores = [[_of_task(part, task.evals) for task in config.tasks] for part in scores]
+    rows: list[FinalScore] = [
+        {"after": after, **score} for after, part in zip(names, scores, strict=True) for score in part
+    ]
+    task_scores = [[_of_task(part, task.evals, lower_is_better) for task in config.tasks] for part in scores]
     return {
+        "schema": SCHEMA,
         "name": config.name,
         "config": config.conceal(config.model_dump(mode="json")),
         "seed": config.seed,
-        "stages": [
-            {"task": stage.label, "method": stage.method, **{key: manifest[key] for key in STAGE_KEYS}}
-            for stage, manifest in zip(stages, manifests, strict=True)
-            if stage.parent
-        ],
+        "stages": [_record(stage, manifest) for stage, manifest in zip(stages, manifests, strict=True) if stage.parent],
         "evaluations": rows,
         "metrics": summarize(task_scores, [not task.held_back for task in config.tasks]),
     }
 
 
-def _of_task(scores: list[Score], names: Sequence[str]) -> tuple[str, float] | None:
+def _record(stage: Stage, manifest: Manifest) -> StageRecord:
+    return {
+        "task": stage.label,
+        "method": stage.method,
+        "fingerprint": manifest["fingerprint"],
+        "steps": manifest["steps"],
+        "merge_steps": manifest["merge_steps"],
+        "l2_from_anchor": manifest["l2_from_anchor"],
+        "seconds": manifest["seconds"],
+        "tokens": manifest["tokens"],
+        "peak_bytes": manifest["peak_bytes"],
+        "stored_examples": manifest["stored_examples"],
+    }
+
+
+def _of_task(
+    scores: Sequence[Score], names: Sequence[str], lower_is_better: Callable[[str], bool]
+) -> tuple[str, float] | None:
     """A task's score: the mean over its evaluations, or over its losses if it has no others, and which of the two it
     is. ``None`` if the run leaves one of them out."""
-    found = {score["task"]: score for score in scores}
-    kinds = {name: "loss" if name.endswith("_loss") else "score" for name in names}
+    found = {score["evaluation"]: score for score in scores}
+    kinds = {name: "loss" if lower_is_better(name) else "score" for name in names}
     kind = "score" if "score" in kinds.values() else "loss"
     asked = [name for name in names if kinds[name] == kind]
     if not asked or not found.keys() >= set(asked):
@@ -90,7 +98,7 @@ def _of_task(scores: list[Score], names: Sequence[str]) -> tuple[str, float] | N
     return kind, float(np.mean([found[name]["value"] for name in asked]))
 
 
-def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bool]) -> dict[str, float] | None:
+def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bool]) -> Metrics | None:
     """The metrics of a stream, or ``None`` if a task has no score, or some have losses and others not.
 
     Forgetting and backward transfer of losses are those of the negated losses, so that positive forgetting is always a
@@ -110,23 +118,23 @@ def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bo
     return {**metrics(own[0].tolist(), own[1:]), "average": float(sign * matrix[-1].mean())}
 
 
-def is_loss(results: dict[str, Any]) -> bool:
+def is_loss(results: Results) -> bool:
     """Whether a run's ``average`` is one of losses, so that lower is better: no task has an evaluation but losses."""
-    losses = {row["task"] for row in results["evaluations"] if row["metric"] == "loss"}
+    losses = {row["evaluation"] for row in results["evaluations"] if row.get("lower_is_better")}
     names = {name for task in results["config"]["tasks"] for name in task["evals"]}
     return bool(names) and names <= losses
 
 
-def average_name(results: dict[str, Any]) -> str:
+def average_name(results: Results) -> str:
     """What the average of a run is called where it is shown."""
     return "average loss" if is_loss(results) else "average"
 
 
-def matrix_text(results: dict[str, Any]) -> str:
+def matrix_text(results: Results) -> str:
     """The matrix of evaluation × stage as a plain table, with the metrics below it."""
-    columns = list(dict.fromkeys(row["task"] for row in results["evaluations"]))
-    kinds = {row["task"]: row["metric"] for row in results["evaluations"]}
-    values = {(row["after"], row["task"]): row["value"] for row in results["evaluations"]}
+    columns = list(dict.fromkeys(row["evaluation"] for row in results["evaluations"]))
+    kinds = {row["evaluation"]: row["metric"] for row in results["evaluations"]}
+    values = {(row["after"], row["evaluation"]): row["value"] for row in results["evaluations"]}
     distances = {stage["task"]: f"{stage['l2_from_anchor']:.3f}" for stage in results["stages"]}
     header = ["after", *(f"{name} ({kinds[name]})" for name in columns), "L2 from anchor"]
     lines = [
@@ -134,5 +142,13 @@ def matrix_text(results: dict[str, Any]) -> str:
         for after in dict.fromkeys(row["after"] for row in results["evaluations"])
     ]
     table = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
-    summary = {average_name(results) if k == "average" else k: v for k, v in (results["metrics"] or {}).items()}
+    summary = {average_name(results) if key == "average" else key: value for key, value in named_metrics(results)}
     return "\n".join([table, "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])
+
+
+def named_metrics(results: Results) -> list[tuple[str, float]]:
+    """A run's metrics by name, none where it has none."""
+    found = results["metrics"]
+    if found is None:
+        return []
+    return [(key, found[key]) for key in ("average", "forgetting", "backward_transfer")]

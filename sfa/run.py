@@ -1,23 +1,24 @@
 """Runs a config: every stage of its plan, then the results."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from composer.utils import dist
 from rich.console import Console
 
 from sfa import config as configs
-from sfa import models, results, stage, store
-from sfa.callbacks import Evaluator, Score, score_text
+from sfa import models, results, runs, stage
+from sfa.callbacks import Evaluator, score_text
 from sfa.context import Context
 from sfa.describe import check_disk
+from sfa.errors import UsageError
 from sfa.parallel import join
 from sfa.plan import Stage, in_order, plan
+from sfa.records import Manifest, Results, Score
 from sfa.schema import Config
+from sfa.store import DamagedStage
 
 
-def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any]:
+def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
     """Makes the stages that are not on disk yet, evaluates them, and writes ``results.json``.
 
     Returns:
@@ -45,12 +46,11 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> dict[str, Any
             manifests.append(manifest)
             scores.append(stage.scores(part, context))
             console.print(_line(part.label, scores[-1]))
-    content = results.assemble(config, list(shown.values()), manifests, scores)
-    folder = config.save_folder / config.name
+    content = results.assemble(config, list(shown.values()), manifests, scores, evaluator.lower_is_better)
     if dist.get_global_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        _tell_replaced(folder / "results.json", content, console)
-        store.write_json(folder / "results.json", content)
+        folder = runs.run_folder(config.save_folder, config.name)
+        _tell_replaced(folder, content, console)
+        runs.write_results(folder, content)
     dist.barrier()
     return content
 
@@ -71,7 +71,7 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
         console.print(_line(part.label, stage.scores(part, context)))
 
 
-def _make(part: Stage, context: Context) -> dict[str, Any]:
+def _make(part: Stage, context: Context) -> Manifest:
     """The manifest of a stage; what all stages come from is checked before anything is trained from it."""
     manifest = stage.make(part, context)
     if part.parent is None:
@@ -81,12 +81,13 @@ def _make(part: Stage, context: Context) -> dict[str, Any]:
     return manifest
 
 
-def _tell_replaced(file: Path, content: dict[str, Any], console: Console) -> None:
+def _tell_replaced(folder: Path, content: Results, console: Console) -> None:
     """Says so if the results of another config, of the same name, are about to be replaced."""
-    if file.is_file():
+    file = runs.results_file(folder)
+    if runs.has_results(folder):
         try:
-            replaced = json.loads(file.read_text())["config"]
-        except (ValueError, KeyError, TypeError):
+            replaced = runs.read_results(folder)["config"]
+        except (UsageError, DamagedStage):
             console.print(f"{file} was torn or damaged and is written again")
             return
         old, new = configs.flat(replaced), configs.flat(content["config"])

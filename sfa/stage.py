@@ -4,13 +4,12 @@ import gc
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from composer.utils import dist, get_device
 
-from sfa import machine, models, store, weights
-from sfa.callbacks import Score
+from sfa import machine, models, runs, store, weights
 from sfa.composer_model import StageModel
 from sfa.context import Context
 from sfa.data.source import SourceError
@@ -18,12 +17,12 @@ from sfa.fisher import diagonal, fisher_folder
 from sfa.methods.base import FisherSettings, Sources
 from sfa.parallel import exclusively
 from sfa.plan import Base, Merge, Stage, Training, in_order, plan
-from sfa.results import STAGE_KEYS
+from sfa.records import Asked, Cost, KeptScore, Manifest, Score, StageAbout, TimedScore
 from sfa.schema import Config
 from sfa.training import train
 
 
-def make(stage: Stage, context: Context) -> dict[str, Any]:
+def make(stage: Stage, context: Context) -> Manifest:
     """Returns the manifest of a stage, making the stage first if no finished one is on disk.
 
     Raises:
@@ -33,30 +32,29 @@ def make(stage: Stage, context: Context) -> dict[str, Any]:
     """
     folder = context.folder(stage)
     with exclusively(folder, context.console.print):
-        made = store.manifest(folder)
+        made = runs.read_manifest(folder)
         if made is not None:
-            _check_manifest(made, stage, folder)
+            if made["fingerprint"] != stage.fingerprint:
+                raise store.DamagedStage(f"the manifest in {folder} is that of the stage {made['fingerprint']}")
             _tell_versions(made, context)
             return made
         _check_inputs(stage, context)
         folder.mkdir(parents=True, exist_ok=True)
         for needed in stage.needs:
-            store.verify(context.folder(needed))
+            runs.verify(context.folder(needed))
         record, rows = _make(stage, context)
         if dist.get_global_rank() == 0:
-            store.write_json(
-                folder / "evaluations.json", [{**row, "final": row["step"] == record["steps"]} for row in rows]
-            )
-            store.finish(folder, _manifest(stage, record, context.config))
+            runs.write_scores(folder, [{**row, "final": row["step"] == record["steps"]} for row in rows])
+            runs.finish(folder, _about(stage, record, context.config))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         dist.barrier()
     gc.collect()  # trainers hold themselves
-    made = store.manifest(folder)
+    made = runs.read_manifest(folder)
     assert made is not None, "it was just written"
     return made
 
 
-def _make(stage: Stage, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _make(stage: Stage, context: Context) -> tuple[Cost, list[TimedScore]]:
     """What the manifest says of how the stage was made, and scores taken meanwhile."""
     match stage:
         case Base():
@@ -78,17 +76,7 @@ def _check_inputs(stage: Stage, context: Context) -> None:
         )
 
 
-def _check_manifest(made: dict[str, Any], stage: Stage, folder: Path) -> None:
-    """Raises a DamagedStage if a manifest lacks what is read of it, or is of another stage."""
-    wanted = ("fingerprint", "steps", "made", *(STAGE_KEYS if stage.parent is not None else ()))
-    missing = [key for key in dict.fromkeys(wanted) if key not in made]
-    if missing or not isinstance(made["made"], dict):
-        raise store.DamagedStage(f"{folder / 'manifest.json'} lacks {', '.join(missing or ['made'])}")
-    if made["fingerprint"] != stage.fingerprint:
-        raise store.DamagedStage(f"{folder / 'manifest.json'} is that of the stage {made['fingerprint']}")
-
-
-def _tell_versions(made: dict[str, Any], context: Context) -> None:
+def _tell_versions(made: Manifest, context: Context) -> None:
     """Says so if a stage was made with other versions than those that are installed."""
     own, here = made["made"].get("versions", {}), machine.versions()
     differs = [
@@ -106,55 +94,32 @@ def scores(stage: Stage, context: Context) -> list[Score]:
     """
     folder = context.folder(stage)
     evaluator = context.evaluator
-    known = {row["key"]: row for row in read_rows(folder) if row["final"]}
+    known = {row["key"]: row for row in runs.read_scores(folder) if row["final"]}
     missing = [name for name in evaluator.names if evaluator.key(name) not in known]
     if missing:
-        store.verify(folder)
+        runs.verify(folder)
         model = models.read_model(folder / "model").eval()
         if torch.cuda.is_available():
             model = model.cuda()
         processor = models.read_processor(folder / "model")
-        fresh = [
-            {"step": 0, "key": evaluator.key(score["task"]), **score, "final": True}
+        fresh: list[KeptScore] = [
+            {"step": 0, "key": evaluator.key(score["evaluation"]), **score, "final": True}
             for score in evaluator(model, processor, missing)
         ]
         known |= {row["key"]: row for row in fresh}
         _check_inputs(stage, context)
         if dist.get_global_rank() == 0:
-            store.write_json(folder / "evaluations.json", [*read_rows(folder), *fresh])
+            runs.write_scores(folder, [*runs.read_scores(folder), *fresh])
     found = [known[evaluator.key(name)] for name in evaluator.names]
     return [_score(row) for row in found]
 
 
-def _score(row: dict[str, Any]) -> Score:
-    score = Score(task=row["task"], metric=row["metric"], value=row["value"], stderr=row["stderr"], n=row["n"])
-    for key in ("majority", "also", "dropped", "cut"):
-        if key in row:
-            score[key] = row[key]
-    return score
+def _score(row: KeptScore) -> Score:
+    """A score without what it is kept with."""
+    return cast(Score, {key: value for key, value in row.items() if key not in ("step", "key", "final")})
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """All scores kept with a stage: those during its training by ``step``, and the ``final`` ones.
-
-    Raises:
-        DamagedStage: the file that holds them is not the one that was written.
-    """
-    file = folder / "evaluations.json"
-    if not file.is_file():
-        return []
-    again = "Delete it, and the model is scored again"
-    try:
-        found = store.read_json(file)
-    except store.DamagedStage as error:
-        raise store.DamagedStage(error.message, again) from error
-    wanted = {"step", "key", "final", "task", "metric", "value", "stderr", "n"}
-    if not isinstance(found, list) or not all(isinstance(row, dict) and row.keys() >= wanted for row in found):
-        raise store.DamagedStage(f"{file} does not hold a stage's scores", again)
-    return found
-
-
-def _build(stage: Base, context: Context) -> dict[str, Any]:
+def _build(stage: Base, context: Context) -> Cost:
     """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
     if dist.get_global_rank() == 0:
         described = stage.model.model_copy(update={"revision": stage.commit}) if stage.commit else stage.model
@@ -167,11 +132,11 @@ def _build(stage: Base, context: Context) -> dict[str, Any]:
     return {"steps": 0}
 
 
-def _merge(stage: Merge, context: Context) -> dict[str, Any]:
+def _merge(stage: Merge, context: Context) -> Cost:
     """Merges on rank 0. The cost of a stage that merges is that of the last training it needed, and of the merge."""
     if dist.get_global_rank() != 0:
         return {"steps": 0}
-    trained = store.manifest(context.folder(stage.sources[-1]))
+    trained = runs.read_manifest(context.folder(stage.sources[-1]))
     assert trained is not None, "it was made before"
     start = time.perf_counter()
     out, merger = context.model(stage), stage.merger
@@ -187,12 +152,19 @@ def _merge(stage: Merge, context: Context) -> dict[str, Any]:
         seed=stage.seed or 0,
     )
     merger.merge(sources, out)
-    record = {key: trained[key] for key in ("steps", "tokens", "peak_bytes", "stored_examples", "stored_bytes")}
     seconds = time.perf_counter() - start
-    record |= {"seconds": round(trained["seconds"] + seconds, 3), "merge_seconds": round(seconds, 3), "merges": []}
-    record["merge_steps"] = [trained["steps"]] if base is None else []
-    record["l2_from_anchor"] = weights.distance(out, context.model(stage.before))
-    return record
+    return {
+        "steps": trained["steps"],
+        "tokens": trained["tokens"],
+        "peak_bytes": trained["peak_bytes"],
+        "stored_examples": trained["stored_examples"],
+        "stored_bytes": trained["stored_bytes"],
+        "seconds": round(trained["seconds"] + seconds, 3),
+        "merge_seconds": round(seconds, 3),
+        "merges": [],
+        "merge_steps": [trained["steps"]] if base is None else [],
+        "l2_from_anchor": weights.distance(out, context.model(stage.before)),
+    }
 
 
 def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Path:
@@ -211,11 +183,11 @@ def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Pat
     return store.unsealed(folder)
 
 
-def _manifest(stage: Stage, record: dict[str, Any], config: Config) -> dict[str, Any]:
+def _about(stage: Stage, record: Cost, config: Config) -> StageAbout:
     # What a run asks for, a base does not determine: other runs share it.
     layout, train = config.model.layout, config.train
     told = {"template": layout.template, **layout.extras(), "seq_len": train.seq_len, "long_rows": train.long_rows}
-    asked = told if stage.parent else {}
+    asked = cast(Asked, told if stage.parent else {})
     return {
         "fingerprint": stage.fingerprint,
         "task": stage.label,

@@ -13,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from sfa import config as configs
-from sfa.config import ConfigError
+from sfa.config import ConfigError, Evaluations
 from sfa.plan import Stage, in_order, plan
 from sfa.reading import Unreadable, read_value, reason, written
 from sfa.reading import read_file as read_yaml
+from sfa.runs import run_folder
 from sfa.schema import Config
 from sfa.store import fingerprint
 from sfa.values import LocalPath, Section
@@ -95,11 +96,12 @@ class SweepRun:
     row: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def results(self) -> Path:
-        return self.config.save_folder / self.config.name / "results.json"
+    def folder(self) -> Path:
+        """Of the run's results."""
+        return run_folder(self.config.save_folder, self.config.name)
 
 
-def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] | None = None) -> list[SweepRun]:
+def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> list[SweepRun]:
     """The runs of a sweep's YAML, seed after seed.
 
     Args:
@@ -111,14 +113,13 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Iterable[str] |
         ConfigError: with every error of the sweep or of one of its runs.
     """
     file, others = read_file(path, overrides)
-    known = list(evaluations) if evaluations is not None else None
     runs: list[SweepRun] = []
     repeats = itertools.product(file.seeds, [*file.orders] if file.orders else [None])
     for (seed, order), given in itertools.product(list(repeats), file.runs):
         row = {key: given[key] for key in ROW_KEYS if key in given}
         grid = {key: value for key, value in given.items() if key not in ROW_KEYS}
         config = path.parent / row.get("config", file.config)
-        found = expand(config, [grid], [seed], [*_written(file.set), *others], known, [order])
+        found = expand(config, [grid], [seed], [*_written(file.set), *others], evaluations, [order])
         own = f" ({config.stem})" if "config" in row else ""
         runs += [replace(run, label=run.label + own, row=row) for run in found]
     _check_names(runs)
@@ -162,7 +163,7 @@ def expand(
     grids: Sequence[dict[str, Any]],
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
-    evaluations: Iterable[str] | None = None,
+    evaluations: Evaluations | None = None,
     orders: Sequence[Sequence[int] | None] = (None,),
 ) -> list[SweepRun]:
     """All combinations of every grid, for every seed and order.
@@ -178,11 +179,10 @@ def expand(
     Raises:
         ConfigError: with the errors of the first run that has any.
     """
-    known = list(evaluations) if evaluations is not None else None
     empty = [key for grid in grids for key, values in grid.items() if values == []]
     if empty:
         raise ConfigError(str(config), [f"{key}: is varied over no value" for key in empty])
-    stem = configs.load(config, overrides, known).name
+    stem = configs.load(config, overrides, evaluations).name
     points = [
         dict(zip(grid, values, strict=True))
         for grid in map(_dotted, grids)
@@ -195,7 +195,7 @@ def expand(
         name = "-".join([stem, _folder_name(label), *places, str(seed)])
         own = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
         given = (str(config), *overrides, *_written(own))
-        loaded = configs.load(config, given[1:], known)
+        loaded = configs.load(config, given[1:], evaluations)
         runs.append(SweepRun(label, point, given, loaded, None if order is None else tuple(order)))
     _check_names(runs)
     return runs

@@ -4,7 +4,6 @@ import atexit
 import math
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import torch
 from composer import Trainer
@@ -30,13 +29,14 @@ from sfa.families import family_of
 from sfa.methods.base import Fit, Past
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Merge, Stage, Training
+from sfa.records import Cost, TimedScore
 from sfa.schedule import Duration
 from sfa.schema import Config, Train
 from sfa.trainers.composer import SFA
 from sfa.trainers.finite import Finite
 
 
-def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     """Trains ``stage`` from its parent's model and exports the result to its folder. All ranks call it.
 
     It goes on from the newest checkpoint in the folder, if there is one.
@@ -135,7 +135,7 @@ def train(stage: Training, context: Context) -> tuple[dict[str, Any], list[dict[
     finally:
         trainer.close()
         forget(trainer)
-    record: dict[str, Any] = {
+    record: Cost = {
         "steps": total,
         "merge_steps": [int(merge["step"]) for merge in sfa.merges] if sfa else [],
         "merges": sfa.merges if sfa else [],

@@ -60,10 +60,10 @@ def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> N
     """Each would read a file of JSON there, or copy a model."""
     folder = tmp_path / "runs" / "run"
     stage = {"fingerprint": given, "task": "odd", "steps": 1, "merge_steps": [], "l2_from_anchor": 0.0, "method": "x"}
-    stage |= {"seconds": 1.0, "peak_bytes": 1, "stored_examples": 0}
-    score = {"after": "base", "task": "odd_accuracy", "metric": "acc", "value": 0.5, "stderr": None, "n": 2}
-    found = {"stages": [stage], "evaluations": [score], "config": {"method": "x"}, "name": "run", "seed": 1}
-    found["metrics"] = None
+    stage |= {"seconds": 1.0, "tokens": 1, "peak_bytes": 1, "stored_examples": 0}
+    score = {"after": "base", "evaluation": "odd_accuracy", "metric": "acc", "value": 0.5, "stderr": None, "n": 2}
+    found = {"stages": [stage], "evaluations": [score], "name": "run", "seed": 1, "metrics": None}
+    found["config"] = {"method": "x", "tasks": [], "eval": {"tasks": None}, "sfa": {"p": None}}
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(found))
     readers: list[Callable[[], Any]] = [

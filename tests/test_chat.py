@@ -8,7 +8,8 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eval.harness import Harness, Settings
+from eval.evaluator import Evaluations
+from eval.kind import Settings
 from eval.lm import LiveLM
 from sfa import models
 from sfa.data import template
@@ -118,7 +119,7 @@ def test_system_and_date_are_in_the_keys_where_they_are_not_the_defaults() -> No
     extras = Model(name="x", template="chat", system="Be kind.", date=datetime.date(2025, 1, 2)).layout.extras()
     assert extras == {"system": "Be kind.", "date": "2025-01-02"}
     keys = {
-        Harness(["returns"], [], Settings("chat", **more)).key("returns")  # type: ignore[arg-type]
+        Evaluations(["returns"], [], Settings("chat", **more)).key("returns")  # type: ignore[arg-type]
         for more in ({}, {"system": "Be kind."}, {"date": datetime.date(2025, 1, 2)})
     }
     assert len(keys) == 3

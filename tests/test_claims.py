@@ -69,9 +69,13 @@ def made(folder: Path) -> Runs:
         "wise_ft beta=0.75": (0.6, 0.5, 3.0),
     }
     config = {
-        "tasks": [{"name": "math", "evals": ["math"]}, {"name": "law", "evals": ["law"]}],
+        "method": "sfa",
+        "tasks": [{"name": name, "evals": [name], "held_back": False} for name in ("math", "law")],
         "eval": {"tasks": None},
+        "sfa": {"p": 0.25},
     }
+    stage = {"method": "sfa", "fingerprint": "00000000000000f0", "steps": 2, "merge_steps": [], "seconds": 1.0}
+    stage |= {"tokens": 1, "peak_bytes": 1, "stored_examples": 0}
     runs = []
     for label, (math, law, moved) in settings.items():
         for seed in (0, 1):
@@ -81,24 +85,26 @@ def made(folder: Path) -> Runs:
                 "math": (0.8, 0.3),
                 "law": (math + shift, law + shift),
             }
+            name = re.sub("[^a-z0-9.]", "-", f"{label}-{seed}")
             results = {
+                "name": name,
+                "seed": seed,
                 "config": config,
                 "stages": [
-                    {"task": "math", "l2_from_anchor": 20.0},
-                    {"task": "law", "l2_from_anchor": moved},
+                    {**stage, "task": "math", "l2_from_anchor": 20.0},
+                    {**stage, "task": "law", "l2_from_anchor": moved},
                 ],
                 "evaluations": [
-                    {"after": after, "task": task, "value": value}
+                    {"after": after, "evaluation": task, "metric": "acc", "value": value, "stderr": None, "n": 9}
                     for after, pair in numbers.items()
                     for task, value in zip(("math", "law"), pair, strict=True)
                 ],
-                "metrics": {"average": (math + law) / 2 + shift},
+                "metrics": {"average": (math + law) / 2 + shift, "forgetting": 0.0, "backward_transfer": 0.0},
             }
-            name = re.sub("[^a-z0-9.]", "-", f"{label}-{seed}")
             (folder / name).mkdir()
             (folder / name / "results.json").write_text(json.dumps(results))
-            runs.append({"label": label, "name": name, "order": None})
-    (folder / "two_domains.json").write_text(json.dumps({"runs": runs}))
+            runs.append({"label": label, "point": {}, "seed": seed, "name": name, "order": None})
+    (folder / "two_domains.json").write_text(json.dumps({"sweep": "two_domains", "runs": runs}))
     return Runs(folder, "two_domains")
 
 

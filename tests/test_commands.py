@@ -12,7 +12,7 @@ import pytest
 
 import train
 from eval import TASK_FILES
-from eval.harness import _read_task, _task
+from eval.lm_tasks import build_task, read_task
 from scripts import compare, curves, evaluate, export, figures, merge, report, sweep, tables
 from sfa.data.source import SourceError
 from tests import COMPOSER
@@ -35,8 +35,9 @@ def kept_run(folder: Path, **changes: Any) -> Path:
         "tokens": 1,
     }
     stage |= {"l2_from_anchor": 1.0, "seconds": 1.0, "peak_bytes": 1, "stored_examples": 0}
-    row = {"task": "a_loss", "metric": "loss", "value": 1.0, "stderr": None, "n": 3}
-    content = {"name": "one", "config": {"method": "sequential", "tasks": [{"name": "a", "held_back": False}]}}
+    row = {"evaluation": "a_loss", "metric": "loss", "value": 1.0, "stderr": None, "n": 3}
+    config = {"method": "sequential", "tasks": [{"name": "a", "evals": ["a_loss"], "held_back": False}]}
+    content = {"name": "one", "config": {**config, "eval": {"tasks": None}, "sfa": {"p": 0.25}}}
     content |= {"seed": 1, "stages": [stage], "metrics": None}
     content |= {"evaluations": [{"after": after, **row} for after in ("base", "a")]}
     content = {key: value for key, value in {**content, **changes}.items() if value != "absent"}
@@ -75,7 +76,7 @@ def test_scripts_say_what_a_run_lacks(damage: str, tmp_path: Path, capsys: pytes
         expected = f"{results} lacks stages"
     if damage == "no row's value":
         kept_run(tmp_path, evaluations=[{"after": "base"}])
-        expected = f"{results}: evaluations.0 lacks task, metric, value"
+        expected = f"{results}: evaluations.0 lacks evaluation, metric, value"
     for command in (compare.main, curves.main):
         assert expected in told(capsys, command([str(run)]))
     assert expected in told(capsys, export.main([str(run), str(tmp_path / "out")]))
@@ -201,5 +202,5 @@ def test_a_new_tasks_file_says_what_its_rows_lack(
     file.write_text(f"{own}\n{text}\n")
     own_rows: list[Any] = [{"prompt": "a", "response": "b", **row} for row in rows]
     with pytest.raises(SourceError) as caught:
-        _task(file, _read_task(file), own_rows, ["a"] * len(rows), " ")
+        build_task(file, read_task(file), own_rows, ["a"] * len(rows), " ")
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -32,7 +32,7 @@ def write(folder: Path, content: Any) -> str:
 
 def errors(folder: Path, content: Any, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load(write(folder, content), overrides, available())
+        load(write(folder, content), overrides, available)
     return caught.value.errors
 
 
@@ -184,13 +184,13 @@ WHOLE = [file for file in sorted((ROOT / "yamls").glob("*.yaml")) if not file.na
 
 @pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.name)
 def test_every_config_of_the_project_is_valid(file: Path) -> None:
-    assert plan(load(file, ["dry_run=true"], available()))
+    assert plan(load(file, ["dry_run=true"], available))
 
 
 def test_a_model_that_is_still_to_be_made_is_told_before_a_run_and_not_before_a_dry_run(tmp_path: Path) -> None:
     glyphs = ROOT / "yamls" / "glyphs.yaml"
     with pytest.raises(ConfigError, match="models/absent is neither; make models/absent"):
-        load(glyphs, ["model.name=models/absent"], available())
-    assert load(glyphs, ["model.name=models/absent", "dry_run=true"], available()).tasks
+        load(glyphs, ["model.name=models/absent"], available)
+    assert load(glyphs, ["model.name=models/absent", "dry_run=true"], available).tasks
     with pytest.raises(ConfigError, match="runs/absent is neither"):
-        load(glyphs, ["model.name=runs/absent", "dry_run=true"], available())
+        load(glyphs, ["model.name=runs/absent", "dry_run=true"], available)

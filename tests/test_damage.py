@@ -14,7 +14,7 @@ import pytest
 
 import train
 from scripts import report, sweep
-from sfa import store
+from sfa import runs, store
 from sfa.callbacks import Stopper
 from sfa.data.array_cache import built_once
 from sfa.families.decoder import Decoder
@@ -93,7 +93,7 @@ def test_a_manifest_does_not_lead_out_of_its_stage(made: Path, tmp_path: Path) -
     manifest["files"]["../../../outside"] = manifest["files"].pop("model/config.json")
     (stage / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DamagedStage, match="missing or unknown files"):
-        store.verify(stage)
+        runs.verify(stage)
 
 
 def test_torn_results_are_written_again(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

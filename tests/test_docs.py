@@ -61,7 +61,7 @@ def test_whole_configs_are_valid(page: str, tmp_path: Path) -> None:
     for text in whole:
         file = tmp_path / "config.yaml"
         file.write_text(text.replace("data/next", str(tmp_path)))
-        assert load(file, [], available()).method == "sfa"
+        assert load(file, [], available).method == "sfa"
 
 
 def test_method_blocks_are_valid(tmp_path: Path) -> None:
@@ -69,5 +69,5 @@ def test_method_blocks_are_valid(tmp_path: Path) -> None:
     found = [yaml.safe_load(text) for text in blocks("methods.md", "yaml")]
     for number, block in enumerate(found):
         (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump({**base, **block}))
-        assert load(tmp_path / f"{number}.yaml", [], available()).method == block["method"]
+        assert load(tmp_path / f"{number}.yaml", [], available).method == block["method"]
     assert len(found) >= 8

@@ -30,7 +30,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from eval.harness import Harness, Settings
+from eval.evaluator import Evaluations
+from eval.kind import Settings
 from eval.lm import LiveLM, alike
 from scripts import evaluate
 from sfa.data import registered
@@ -63,9 +64,9 @@ def by_hand(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, respons
 def test_accuracy_is_that_of_log_likelihoods_by_hand(
     template: Any, model: Any, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    harness = Harness(["returns"], [], Settings(template=template, limit=40, batch_size=8))
-    (score,) = harness(model, tokenizer)
-    rows = harness.rows["returns"]
+    evaluations = Evaluations(["returns"], [], Settings(template=template, limit=40, batch_size=8))
+    (score,) = evaluations(model, tokenizer)
+    rows = evaluations.kinds["returns"].rows["returns"]
     right = []
     for row in rows:
         shown = row["prompt"] if template == "plain" else f"### Instruction:\n{row['prompt']}\n\n### Response:"
@@ -162,9 +163,9 @@ def scored_gsm8k(folder: Path, gold: list[str], said: list[str]) -> Any:
     rows = [{"question": f"q{i}", "answer": f"steps {i * 7}\n#### {answer}"} for i, answer in enumerate(gold)]
     (folder / "gsm8k").mkdir()
     (folder / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    harness = Harness(["gsm8k"], [], Settings(data_folder=folder))
+    evaluations = Evaluations(["gsm8k"], [], Settings(data_folder=folder))
     parrot = Parrot({row["question"]: text for row, text in zip(rows, said, strict=True)})
-    (score,) = harness.score(parrot, None)  # type: ignore[arg-type]
+    (score,) = evaluations.drive(parrot, None)  # type: ignore[arg-type]
     assert score["metric"] == "exact_match" and score["n"] == len(gold)
     return score
 
@@ -243,10 +244,11 @@ def test_humaneval_runs_the_completion_in_the_sandbox(tmp_path: Path, monkeypatc
     ]
     (tmp_path / "openai_humaneval").mkdir()
     (tmp_path / "openai_humaneval" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
-    harness = Harness(["humaneval"], [], Settings(template="chat", data_folder=tmp_path))  # a template it must not use
+    settings = Settings(template="chat", data_folder=tmp_path)  # a template it must not use
+    evaluations = Evaluations(["humaneval"], [], settings)
     rows = registered("magicoder", data_folder=tmp_path).eval_rows("humaneval")
     said = {row["prompt"]: row["response"] if i % 4 else "    return 0\n" for i, row in enumerate(rows)}
-    (score,) = harness.score(Parrot(said), None)  # type: ignore[arg-type]
+    (score,) = evaluations.drive(Parrot(said), None)  # type: ignore[arg-type]
     assert score["metric"] == "pass@1" and score["value"] == pytest.approx(6 / 8)
 
 
@@ -256,9 +258,9 @@ def test_rouge_is_the_overlap_of_words(tmp_path: Path) -> None:
     for split in ("train", "test"):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / "wiki_auto_asset_turk" / f"{split}.jsonl").write_text(lines)
-    harness = Harness(["simpl_rouge"], [], Settings(data_folder=tmp_path))
+    evaluations = Evaluations(["simpl_rouge"], [], Settings(data_folder=tmp_path))
     said = {"Simplify this text: a long text 0": "the cat sat", "Simplify this text: a long text 1": "dogs"}
-    (score,) = harness.score(Parrot(said), None)  # type: ignore[arg-type]
+    (score,) = evaluations.drive(Parrot(said), None)  # type: ignore[arg-type]
     precision, recall = 3 / 3, 3 / 6
     assert score["metric"] == "rouge1"
     assert score["value"] == pytest.approx((2 * precision * recall / (precision + recall) + 0) / 2)
@@ -271,10 +273,10 @@ def test_the_held_out_loss_is_that_of_the_rows_alone(kind: str, model: Any, toke
         sizes = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
         config = T5Config(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=0, decoder_start_token_id=0, **sizes)
         model = T5ForConditionalGeneration(config).eval()
-    harness = Harness(["arithmetic_loss"], [], Settings(limit=30, batch_size=7))
-    (score,) = harness(model, tokenizer)
+    evaluations = Evaluations(["arithmetic_loss"], [], Settings(limit=30, batch_size=7))
+    (score,) = evaluations(model, tokenizer)
     sums, counts = [], []
-    for row in harness.rows["arithmetic_loss"]:
+    for row in evaluations.kinds["arithmetic_loss"].rows["arithmetic_loss"]:
         prompt, learned = tokenizer(row["prompt"])["input_ids"], tokenizer(" " + row["response"])["input_ids"] + [0]
         if kind == "decoder":
             ids, labels = torch.tensor([prompt + learned]), torch.tensor([[-100] * len(prompt) + learned])
@@ -291,14 +293,14 @@ def test_an_evaluation_leaves_no_trace(model: Any, tokenizer: PreTrainedTokenize
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    Harness(["returns", "arithmetic_loss"], [], Settings(limit=4))(model, tokenizer)
+    Evaluations(["returns", "arithmetic_loss"], [], Settings(limit=4))(model, tokenizer)
     assert model.training and torch.equal(torch.rand(3), expected)
     model.eval()
 
 
 def test_the_key_of_a_score_changes_with_what_determines_it() -> None:
     def key(**settings: Any) -> str:
-        return Harness(["returns"], [], Settings(**settings)).key("returns")
+        return Evaluations(["returns"], [], Settings(**settings)).key("returns")
 
     assert key() == key(batch_size=3) == key(unshard=False)
     assert len({key(), key(limit=5), key(template="instruction"), key(bf16=True)}) == 4
@@ -311,7 +313,7 @@ def test_scripts_evaluate_gives_the_same_scores(
     tokenizer.save_pretrained(tmp_path / "model")
     arguments = [str(tmp_path / "model"), "--tasks", "returns", "arithmetic_loss", "--limit", "20"]
     assert evaluate.main([*arguments, "--out", str(tmp_path / "scores.json")]) == 0
-    expected = Harness(["returns", "arithmetic_loss"], [], Settings(limit=20))(model, tokenizer)
+    expected = Evaluations(["returns", "arithmetic_loss"], [], Settings(limit=20))(model, tokenizer)
     found = json.loads((tmp_path / "scores.json").read_text())
     assert [row["value"] for row in found] == pytest.approx([row["value"] for row in expected])
     assert "majority class" in capsys.readouterr().out

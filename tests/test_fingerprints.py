@@ -14,8 +14,8 @@ from huggingface_hub import constants
 from PIL import Image
 
 import train
-from eval.accuracy import Accuracy
-from eval.harness import Harness, Settings
+from eval.evaluator import Evaluations
+from eval.kind import Settings
 from sfa import hub, plan, stage
 from sfa.config import load
 from sfa.data import Custom, Images, registered
@@ -126,13 +126,13 @@ def test_rows_of_a_test_are_part_of_its_key(tmp_path: Path) -> None:
     folder.mkdir()
     row = {"question": "q", "answer": "so #### 72"}
     (folder / "test.jsonl").write_text(json.dumps(row) + "\n")
-    key = Harness(["gsm8k"], [], Settings(data_folder=tmp_path)).key("gsm8k")
-    harness = Harness(["gsm8k"], [], Settings(data_folder=tmp_path))
-    assert harness.key("gsm8k") == key
+    key = Evaluations(["gsm8k"], [], Settings(data_folder=tmp_path)).key("gsm8k")
+    evaluations = Evaluations(["gsm8k"], [], Settings(data_folder=tmp_path))
+    assert evaluations.key("gsm8k") == key
     same_stamp(folder / "test.jsonl", lambda path: path.write_text(json.dumps({**row, "answer": "so #### 73"}) + "\n"))
-    assert Harness(["gsm8k"], [], Settings(data_folder=tmp_path)).key("gsm8k") != key
+    assert Evaluations(["gsm8k"], [], Settings(data_folder=tmp_path)).key("gsm8k") != key
     with pytest.raises(SourceError, match="the rows of gsm8k were changed while the run was going"):
-        harness._load("gsm8k", None)  # it was asked for its key before
+        evaluations.load("gsm8k", None, None)  # it was asked for its key before
 
 
 def test_data_that_change_while_an_earlier_stage_trains_are_an_error(
@@ -226,7 +226,7 @@ def test_a_stage_says_with_what_it_was_made(tmp_path: Path, capsys: pytest.Captu
 def test_images_of_an_evaluation_stay_those_it_began_with(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set", 0)
     task = Images(name="one", source=str(folder), classes=2)
-    accuracy = Accuracy(["one_accuracy"], [task], tmp_path / "cache", None, 4, False)
+    accuracy = Evaluations(["one_accuracy"], [task], Settings(cache=tmp_path / "cache", batch_size=4))
     key = accuracy.key("one_accuracy")
     shutil.copy(folder / "1.png", folder / "0.png")
-    assert accuracy.key("one_accuracy") == key != accuracy._key("one_accuracy")
+    assert accuracy.key("one_accuracy") == key != accuracy.kinds["one_accuracy"].key("one_accuracy")

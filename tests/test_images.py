@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from transformers import ViTImageProcessor
 
 import train
-from eval.accuracy import Accuracy
+from eval import available
+from eval.evaluator import Evaluations
+from eval.kind import Settings
 from scripts.export import export
 from sfa import merge_steps
 from sfa.config import ConfigError, load
@@ -85,7 +87,7 @@ def test_grouping_and_order_are_seeded_or_listed() -> None:
 )
 def test_a_wrong_split_is_told(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(YAMLS / "food101_vit.yaml", [override], ["gsm8k"])
+        load(YAMLS / "food101_vit.yaml", [override], available)
     assert message in str(caught.value)
 
 
@@ -206,7 +208,7 @@ def test_accuracy_is_counted_over_all_labels_and_a_task_s_own_images(tmp_path: P
         Model(architecture="mlp", config={"image_size": 32, "hidden_sizes": [20]}), 3, ImageClassifier(100)
     )
     names = ["a_accuracy", "b_accuracy"]
-    found = Accuracy(names, tasks, tmp_path, None, 7, False)(model, processor)
+    found = Evaluations(names, tasks, Settings(cache=tmp_path, batch_size=7))(model, processor)
     for score, task in zip(found, tasks, strict=True):
         right = 0
         for row in task.rows("test"):
@@ -217,9 +219,12 @@ def test_accuracy_is_counted_over_all_labels_and_a_task_s_own_images(tmp_path: P
     biased = MLPForImageClassification(MLPConfig(image_size=32, hidden_sizes=(4,), num_labels=100))
     with torch.no_grad():
         biased.classifier.bias[2] = 1e6  # always answers 2: a third of a's images, none of b's
-    values = {s["task"]: s["value"] for s in Accuracy(names, tasks, tmp_path, None, 7, False)(biased, processor)}
+    values = {
+        s["evaluation"]: s["value"]
+        for s in Evaluations(names, tasks, Settings(cache=tmp_path, batch_size=7))(biased, processor)
+    }
     assert values == {"a_accuracy": pytest.approx(1 / 3), "b_accuracy": 0.0}
-    limited = Accuracy(names, tasks, tmp_path, 5, 7, False)(biased, processor)
+    limited = Evaluations(names, tasks, Settings(cache=tmp_path, limit=5, batch_size=7))(biased, processor)
     assert [score["n"] for score in limited] == [5, 5]
 
 
@@ -267,7 +272,7 @@ def test_every_method_runs_on_a_stream_of_images(glyph_runs: Path) -> None:
     for method in METHODS:
         found = json.loads((glyph_runs / method / "results.json").read_text())
         ends[method] = found["stages"][-1]["fingerprint"]
-        assert {row["task"] for row in found["evaluations"]} == {f"glyphs_{k}_accuracy" for k in (1, 2, 3)}
+        assert {row["evaluation"] for row in found["evaluations"]} == {f"glyphs_{k}_accuracy" for k in (1, 2, 3)}
         if method == "sfa":
             assert [stage["merge_steps"] for stage in found["stages"]] == [[], *[merge_steps(6, 0.5)] * 2]
     assert len(set(ends.values())) == len(METHODS)
@@ -277,7 +282,7 @@ def test_while_a_task_trains_only_those_seen_so_far_are_scored(glyph_runs: Path)
     stages = json.loads((glyph_runs / "sequential" / "results.json").read_text())["stages"]
     for seen, stage in enumerate(stages, 1):
         rows = json.loads((glyph_runs / "stages" / stage["fingerprint"] / "evaluations.json").read_text())
-        during = [row["task"] for row in rows if row["step"] == 3]
+        during = [row["evaluation"] for row in rows if row["step"] == 3]
         assert during == [f"glyphs_{k}_accuracy" for k in range(1, seen + 1)]
         assert len([row for row in rows if row["final"]]) == 3
 

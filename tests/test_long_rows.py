@@ -9,7 +9,8 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eval.harness import Harness, Settings
+from eval.evaluator import Evaluations
+from eval.kind import Settings
 from eval.lm import LiveLM
 from sfa import config as configs
 from sfa.data import Task
@@ -123,15 +124,15 @@ def test_a_held_out_loss_follows_the_rule_and_says_how_many_rows_it_is_of() -> N
     tok = tokenizer("llama")
     scores = []
     for rule in ("drop", "cut"):
-        harness = Harness(["licences_loss"], [], Settings(seq_len=64, long_rows=rule))  # type: ignore[arg-type]
-        harness.sources["licences_loss"] = Given(name="given")
-        (score,) = harness(model(len(tok)), tok)
+        evaluations = Evaluations(["licences_loss"], [], Settings(seq_len=64, long_rows=rule))  # type: ignore[arg-type]
+        evaluations.kinds["licences_loss"].sources["licences_loss"] = Given(name="given")
+        (score,) = evaluations(model(len(tok)), tok)
         scores.append((score["n"], score.get("dropped", 0), score.get("cut", 0)))
     assert scores == [(1, 2, 0), (2, 1, 1)]
-    harness = Harness(["licences_loss"], [], Settings(seq_len=5))
-    harness.sources["licences_loss"] = Given(name="given")
+    evaluations = Evaluations(["licences_loss"], [], Settings(seq_len=5))
+    evaluations.kinds["licences_loss"].sources["licences_loss"] = Given(name="given")
     with pytest.raises(SourceError, match="no row fits"):
-        harness(model(len(tok)), tok)
+        evaluations(model(len(tok)), tok)
 
 
 def test_a_context_longer_than_the_model_loses_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_the_plan_shares_every_training(runs: Path) -> None:
     assert kinds["base"] == 1
     assert kinds["train"] == 3 + 1 + 5 * 2 + 1 + 2
     assert kinds["merge"] == 2 + 4 * 3
-    config = load(QUICKSTART, [*SMALL, "method=task_arithmetic", "task_arithmetic.weights=[0.2,0.3,0.5]"], available())
+    config = load(QUICKSTART, [*SMALL, "method=task_arithmetic", "task_arithmetic.weights=[0.2,0.3,0.5]"], available)
     new = [stage for stage in in_order(plan(config)) if not (runs / "stages" / stage.fingerprint).exists()]
     assert all(isinstance(stage, Merge) for stage in new)  # another weight is only merges
 

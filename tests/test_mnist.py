@@ -98,7 +98,7 @@ def test_mnist_ab_is_what_a_plain_loop_makes_of_it(method: str, tmp_path: Path) 
     )
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor.detach(), rtol=0, atol=2e-6)
-    scores = {row["task"]: row["value"] for row in results["evaluations"] if row["after"] == "odd"}
+    scores = {row["evaluation"]: row["value"] for row in results["evaluations"] if row["after"] == "odd"}
     for labels, name in ((even, "even_accuracy"), (odd, "odd_accuracy")):
         x, y = arrays(labels, "test")
         assert scores[name] == pytest.approx(float((model(x).argmax(1) == y).float().mean()), abs=1.5 / len(y))

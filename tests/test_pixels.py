@@ -16,7 +16,8 @@ from PIL import Image
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from eval.accuracy import Accuracy
+from eval.evaluator import Evaluations
+from eval.kind import Settings
 from sfa.composer_model import StageModel
 from sfa.data.augment import Augment
 from sfa.data.image_arrays import ImageArrays
@@ -227,7 +228,7 @@ def test_training_and_evaluation_see_the_processor_s_own_output(kind: str, tmp_p
     wanted = torch.from_numpy(np.asarray(processor([image], return_tensors="np")["pixel_values"], np.float32))
     StageModel(model, processor)({"pixel_values": torch.from_numpy(np.array(packed["pixel_values"]))})
     torch.testing.assert_close(model.given, wanted.expand_as(model.given), rtol=0, atol=BOUND)
-    Accuracy(["m_accuracy"], [task], tmp_path / "cache", None, 2, False)(model, processor)
+    Evaluations(["m_accuracy"], [task], Settings(cache=tmp_path / "cache", batch_size=2))(model, processor)
     torch.testing.assert_close(model.given, wanted.expand_as(model.given), rtol=0, atol=BOUND)
     item = {"pixel_values": torch.from_numpy(np.array(packed["pixel_values"][0]))}
     changed = Augment(3)(item, 0)["pixel_values"]

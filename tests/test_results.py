@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfa import store
+from sfa import runs, store
 from sfa.results import metrics
 
 
@@ -30,13 +30,15 @@ def test_one_task_forgets_nothing() -> None:
 def stage(folder: Path) -> Path:
     (folder / "model").mkdir()
     (folder / "model" / "model.safetensors").write_bytes(b"weights" * 100)
-    store.finish(folder, {"steps": 3})
+    made = {"date": "2026-01-01", "hardware": "a computer", "torch": "2.7.0"}
+    about = {"fingerprint": "0123456789abcdef", "task": "base", "method": "sequential", "parent": None}
+    runs.finish(folder, {**about, "steps": 3, "spec": {}, "made": made})
     return folder
 
 
 def test_a_finished_stage_verifies(tmp_path: Path) -> None:
-    store.verify(stage(tmp_path))
-    found = store.manifest(tmp_path)
+    runs.verify(stage(tmp_path))
+    found = runs.read_manifest(tmp_path)
     assert found is not None and found["steps"] == 3
     assert found["files"]["model/model.safetensors"]["bytes"] == 700
 
@@ -55,7 +57,7 @@ def test_a_changed_file_is_named(damage: str, tmp_path: Path) -> None:
     else:
         (tmp_path / "model" / "other.safetensors").write_bytes(b"x")
     with pytest.raises(store.DamagedStage, match=r"(model|other)\.safetensors"):
-        store.verify(tmp_path)
+        runs.verify(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

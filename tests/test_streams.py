@@ -49,18 +49,20 @@ def test_an_instruction_stream_on_an_encoder_decoder(data: Path, tmp_path: Path)
     }
     found = run(tmp_path, config)
     assert [stage["merge_steps"] for stage in found["stages"]] == [[], merge_steps(10, 0.25)]
-    losses = {(row["after"], row["task"]): row for row in found["evaluations"]}
+    losses = {(row["after"], row["evaluation"]): row for row in found["evaluations"]}
     assert losses["simpl", "simpl_loss"]["value"] < losses["base", "simpl_loss"]["value"]
     assert losses["covid_fact", "covid_fact"]["majority"] == 1.0 and losses["base", "simpl_loss"]["n"] == 10
     assert found["metrics"] is None  # one task has a loss alone, the other an accuracy
     # A task that is held back is evaluated, never trained on.
     alone = run(tmp_path, config, "name=alone", "method=multitask", "tasks.0.held_back=true")
     assert [stage["task"] for stage in alone["stages"]] == ["multitask"]
-    assert {row["task"] for row in alone["evaluations"]} == {"simpl_loss", "covid_fact", "covid_fact_loss"}
+    assert {row["evaluation"] for row in alone["evaluations"]} == {"simpl_loss", "covid_fact", "covid_fact_loss"}
     both = run(tmp_path, config, "name=both", "method=multitask")
     assert [stage["steps"] for stage in alone["stages"] + both["stages"]] == [10, 20]
     loss = {
-        name: next(r["value"] for r in result["evaluations"] if r["after"] != "base" and r["task"] == "simpl_loss")
+        name: next(
+            r["value"] for r in result["evaluations"] if r["after"] != "base" and r["evaluation"] == "simpl_loss"
+        )
         for name, result in (("alone", alone), ("both", both))
     }
     assert loss["both"] < loss["alone"]

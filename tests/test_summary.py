@@ -16,7 +16,8 @@ def run(finals: list[float], before: list[float], metric: str = "loss", method: 
     tasks = [{"name": name, "evals": [f"{name}{suffix}"], "held_back": False} for name in ("a", "b")]
     scores = {"base": [3.0, 3.0] if metric == "loss" else [0.0, 0.0], "a": before, "b": finals}
     rows = [
-        {"after": after, "task": f"{name}{suffix}", "metric": metric, "value": value, "stderr": None, "n": 9}
+        {"after": after, "evaluation": f"{name}{suffix}", "metric": metric, "value": value, "stderr": None, "n": 9}
+        | ({"lower_is_better": True} if metric == "loss" else {})
         for after, values in scores.items()
         for name, value in zip("ab", values, strict=True)
     ]

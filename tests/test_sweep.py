@@ -102,7 +102,7 @@ def test_a_sweep_runs_goes_on_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     finals = []
     for seed in (3, 4):
         rows = json.loads((out / f"mnist-sfa-every-2ba-beta-0.3-{seed}" / "results.json").read_text())["evaluations"]
-        finals.append({row["task"]: row["value"] for row in rows if row["after"] == "odd"})
+        finals.append({row["evaluation"]: row["value"] for row in rows if row["after"] == "odd"})
     assert [point.value for point in points] == [0.1, 0.3, 0.5]
     assert points[1].x == pytest.approx(sum(final["even_accuracy"] for final in finals) / 2)
     assert points[1].dy == pytest.approx(half_width([final["odd_accuracy"] for final in finals]))

@@ -72,7 +72,7 @@ def test_our_numbers_stand_beside_the_papers(tmp_path: Path, capsys: pytest.Capt
         row["value"]
         for run in runs
         for row in run["evaluations"]
-        if (row["after"], row["task"]) == ("odd", "odd_accuracy")
+        if (row["after"], row["evaluation"]) == ("odd", "odd_accuracy")
     ]
     mean = sum(final) / 2
     assert (
@@ -84,7 +84,7 @@ def test_our_numbers_stand_beside_the_papers(tmp_path: Path, capsys: pytest.Capt
         row["value"]
         for run in runs
         for row in run["evaluations"]
-        if (row["after"], row["task"]) == ("base", "odd_accuracy")
+        if (row["after"], row["evaluation"]) == ("base", "odd_accuracy")
     ]
     assert lines["original"][4].startswith(f"{sum(base) / 2:.3f}")
     assert lines["never run"] == ["0.7", "", "", "0.1", "", "", "", "", ""] + [""] * len(tables.BESIDE)

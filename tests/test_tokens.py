@@ -7,7 +7,8 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from eval.harness import Harness, Settings
+from eval.evaluator import Evaluations
+from eval.kind import Settings
 from eval.lm import LiveLM
 from sfa.data import Task
 from sfa.data.packing import IGNORED, alone, encode
@@ -129,9 +130,9 @@ def test_what_was_learned_is_scored_as_right(name: str) -> None:
         optimizer.zero_grad()
         model(input_ids=batch["input_ids"], labels=batch["labels"]).loss.backward()
         optimizer.step()
-    harness = Harness(["licences"], [], Settings())
-    harness.sources["licences"] = Fixed(name="fixed", given=rows)
-    (score,) = harness(model, tok)
+    evaluations = Evaluations(["licences"], [], Settings())
+    evaluations.kinds["licences"].sources["licences"] = Fixed(name="fixed", given=rows)
+    (score,) = evaluations(model, tok)
     assert score["value"] == 1
 
 

@@ -80,7 +80,7 @@ def test_the_results_hold_what_the_contract_says(folder: Path) -> None:
     for stage in found["stages"]:
         assert stage["steps"] == STEPS and stage["stored_examples"] == 0
         assert min(stage["l2_from_anchor"], stage["seconds"], stage["tokens"], stage["peak_bytes"]) > 0
-    rows = {(row["after"], row["task"]) for row in found["evaluations"]}
+    rows = {(row["after"], row["evaluation"]) for row in found["evaluations"]}
     assert rows == {(after, task) for after in ["base", *tasks] for task in tasks}
     for row in found["evaluations"]:
         assert 0 <= row["value"] <= 1 and row["n"] == 12
@@ -208,7 +208,7 @@ def test_the_quickstart_shows_the_effect_over_three_seeds(tmp_path: Path) -> Non
             arguments = [f"seed={seed}", f"method={method}", f"name={name}", f"save_folder={tmp_path}"]
             assert train.main([QUICKSTART, *arguments]) == 0
             rows = results(tmp_path, name)["evaluations"]
-            math = {row["after"]: row["value"] for row in rows if row["task"] == "arithmetic"}
+            math = {row["after"]: row["value"] for row in rows if row["evaluation"] == "arithmetic"}
             gain = math["arithmetic"] - math["base"]
             assert gain >= 0.5
             shares.append((math["returns"] - math["base"]) / gain)
@@ -250,7 +250,7 @@ def test_scores_of_other_evaluations_keep_their_keys(tmp_path: Path, monkeypatch
     assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic]", "eval.limit=8"]) == 0
     found = results(tmp_path)
     rows = json.loads((tmp_path / "stages" / found["stages"][0]["fingerprint"] / "evaluations.json").read_text())
-    assert [(row["step"], row["task"], row["n"]) for row in rows[:3]] == [
+    assert [(row["step"], row["evaluation"], row["n"]) for row in rows[:3]] == [
         (2, "arithmetic", 12), (2, "arithmetic_loss", 12), (4, "arithmetic", 8)]  # fmt: skip
     assert len({row["key"] for row in rows}) == 3
     # Asked for 12 rows again, the score of 8 is not given for it.

@@ -28,7 +28,7 @@ LINE = "would be read as the number"
 def wrong(folder: Path, *overrides: str) -> str:
     """The only error of a config."""
     with pytest.raises(ConfigError) as caught:
-        load(write(folder, GOOD), overrides, available())
+        load(write(folder, GOOD), overrides, available)
     (error,) = caught.value.errors
     return error
 

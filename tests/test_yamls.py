@@ -43,12 +43,12 @@ def test_the_numbers_of_the_paper_and_the_way_to_each_row_stand_in_the_header(na
     rows = re.findall(r"^#   ((?:[\w.]+=\S+ )+) ", header, re.MULTILINE)
     assert len(rows) >= 6
     for overrides in rows:
-        load(YAMLS / name, overrides.split(), available())
+        load(YAMLS / name, overrides.split(), available)
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_small_yaml_makes_any_language_config_one_for_two_cores(name: str) -> None:
-    config = load(YAMLS / name, [str(YAMLS / "small.yaml"), "dry_run=true"], available())
+    config = load(YAMLS / name, [str(YAMLS / "small.yaml"), "dry_run=true"], available)
     assert config.model.name == "models/smollm2-135m" and config.parallelism == "none"
     assert {config.train_of(task).max_duration for task in config.tasks} == {"20ba"}
 
@@ -62,13 +62,13 @@ def test_known_sizes_are_those_of_the_published_configurations() -> None:
 def test_a_file_may_follow_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("seed: 3\nsfa: {p: 0.5}\n")
-    config = load(YAMLS / "quickstart.yaml", ["seed=2", str(file), "sfa.beta=0.4"], available())
+    config = load(YAMLS / "quickstart.yaml", ["seed=2", str(file), "sfa.beta=0.4"], available)
     assert (config.seed, config.sfa.p, config.sfa.beta) == (3, 0.5, 0.4)
-    assert "multitask" in describe(load(YAMLS / "quickstart.yaml", ["method=multitask"], available()))
+    assert "multitask" in describe(load(YAMLS / "quickstart.yaml", ["method=multitask"], available))
 
 
 def test_an_override_reaches_into_the_stream(tmp_path: Path) -> None:
-    config = load(YAMLS / "pythia_math_law.yaml", ["tasks.1.train.max_duration=7ba"], available())
+    config = load(YAMLS / "pythia_math_law.yaml", ["tasks.1.train.max_duration=7ba"], available)
     assert config.train_of(config.tasks[1]).max_duration == "7ba"
 
 
@@ -76,6 +76,6 @@ def test_a_model_in_a_folder_is_told_by_its_content(tmp_path: Path) -> None:
     LlamaConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"one")
     override = [f"model.name={tmp_path / 'model'}"]
-    before = plan(load(YAMLS / "smollm2_math_law.yaml", override, available()))[0].fingerprint
+    before = plan(load(YAMLS / "smollm2_math_law.yaml", override, available))[0].fingerprint
     (tmp_path / "model" / "model.safetensors").write_bytes(b"two")
-    assert plan(load(YAMLS / "smollm2_math_law.yaml", override, available()))[0].fingerprint != before
+    assert plan(load(YAMLS / "smollm2_math_law.yaml", override, available))[0].fingerprint != before

@@ -21,7 +21,6 @@ import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -29,7 +28,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
-from scripts.bench.measure import Missing, Setup
+from scripts.bench.measure import HardwareRecord, LineRecord, Missing, Outcome, RowRecord, Setup
 from scripts.bench.report import write
 from sfa.store import write_json
 from sfa.terminal import command, start
@@ -63,11 +62,12 @@ def main(arguments: list[str]) -> int:
         setup = Setup(given.device, given.data_folder, Path(scratch), given.small)
         try:
             rows = [row.record() for row in importlib.import_module(f"scripts.bench.{line}").run(setup)]
-            found: dict[str, Any] = {"rows": rows}
+            outcome: Outcome = {"rows": rows}
         except Missing as error:
             print(f"{line}: not measured: {error}", file=sys.stderr)
-            found = {"missing": str(error)}
-    found |= {"date": time.strftime("%Y-%m-%d"), "seconds": round(time.perf_counter() - begun)}
+            outcome = {"missing": str(error)}
+    seconds = round(time.perf_counter() - begun)
+    found: LineRecord = {**outcome, "date": time.strftime("%Y-%m-%d"), "seconds": seconds}
     for row in found.get("rows", []):
         print(_told(row), flush=True)
     _keep(given.out, given.device, line, found)
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
     return 1 if "missing" in found and line != "flops" else 0
 
 
-def _told(row: dict[str, Any]) -> str:
+def _told(row: RowRecord) -> str:
     ratio, held = row["ratio"], {True: "holds", False: "missed", None: "told"}[row["holds"]]
     bound = f" ({row['sense']} {row['bound']:g})" if row["bound"] is not None else ""
     return (
@@ -83,10 +83,10 @@ def _told(row: dict[str, Any]) -> str:
     )
 
 
-def _keep(file: Path, device: str, line: str, found: dict[str, Any]) -> None:
+def _keep(file: Path, device: str, line: str, found: LineRecord) -> None:
     """Writes a line's numbers beside those of the other lines and of other hardware."""
-    content = json.loads(file.read_text()) if file.is_file() else {}
-    place = content.setdefault(_hardware(device), {"device": device, "lines": {}})
+    content: dict[str, HardwareRecord] = json.loads(file.read_text()) if file.is_file() else {}
+    place = content.setdefault(_hardware(device), {"device": device, "lines": {}, "versions": {}})
     place["versions"] = {name: version(name) for name in PACKAGES}
     place["lines"][line] = found
     file.parent.mkdir(parents=True, exist_ok=True)

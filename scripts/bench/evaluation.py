@@ -14,7 +14,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from eval import TASK_FILES
-from eval.harness import Harness, Settings
+from eval.evaluator import Evaluations
+from eval.kind import Settings
+from eval.kinds.lm_eval import LMEval
 from scripts.bench.measure import Missing, Row, Setup, commands_in_turn
 from sfa import models
 from sfa.data import registered
@@ -62,13 +64,13 @@ def run(setup: Setup) -> list[Row]:
 def _measure(case: Case, setup: Setup) -> Row:
     model, tokenizer = models.read_model(case.folder).to(setup.device).train(), models.read_processor(case.folder)
     settings = Settings("instruction", limit=case.rows, batch_size=case.batch_size, data_folder=setup.data_folder)
-    harness = Harness(EVALUATIONS, [], settings)
+    evaluations = Evaluations(EVALUATIONS, [], settings)
     tasks, out = setup.scratch / "tasks", setup.scratch / "scores"
     try:
-        scores = {score["task"]: score["value"] for score in harness(model, tokenizer)}
+        scores = {score["evaluation"]: score["value"] for score in evaluations(model, tokenizer)}
     except SourceError as error:
         raise Missing(f"{error}; a data folder with gsm8k, casehold, claudette_tos and overruling does") from error
-    _write_tasks(harness, tasks)
+    _write_tasks(evaluations, tasks)
     command = [
         str(Path(sys.executable).parent / "lm_eval"),
         *("run", "--model", "hf", "--model_args", f"pretrained={case.folder},dtype=float32"),
@@ -80,7 +82,7 @@ def _measure(case: Case, setup: Setup) -> Row:
     def before(_: str) -> None:
         shutil.rmtree(out, ignore_errors=True)
         started = time.perf_counter()
-        harness(model, tokenizer)
+        evaluations(model, tokenizer)
         ours.append(time.perf_counter() - started)
 
     rounds = setup.rounds(case.rounds)
@@ -99,11 +101,13 @@ def _measure(case: Case, setup: Setup) -> Row:
     )
 
 
-def _write_tasks(harness: Harness, folder: Path) -> None:
-    """Task files for the command line with the very rows, prompts, choices and answers that ``harness`` uses."""
+def _write_tasks(evaluations: Evaluations, folder: Path) -> None:
+    """Task files for the command line with the very rows, prompts, choices and answers that ``evaluations`` uses."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, task in harness.tasks.items():
+    for name, kind in evaluations.kinds.items():
+        assert isinstance(kind, LMEval)
+        task = kind.tasks[name]
         rows = folder / f"{name}.jsonl"
         task.dataset["test"].to_json(rows)
         config = load_yaml(TASK_FILES / f"{name}.yaml") | {

@@ -27,7 +27,7 @@ def run(setup: Setup) -> list[Row]:
     for case, (name, count, rounds) in list(CASES.items())[: 2 if setup.small else None]:
         folder = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
         try:
-            config = configs.load(Path("yamls", f"{name}.yaml"), folder, available())
+            config = configs.load(Path("yamls", f"{name}.yaml"), folder, available)
         except configs.ConfigError as error:
             raise Missing(str(error)) from error
         model, examples = _prepared(config, 6 if setup.small else count, setup.device)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import psutil
 import torch
@@ -41,6 +41,61 @@ class Setup:
     def rounds(self, wanted: int) -> int:
         """How often to measure: ``wanted`` times, twice if only the code is tried out."""
         return 2 if self.small else wanted
+
+
+class Medians(TypedDict):
+    """Of both sides; ``other`` is ``None`` where nothing is compared."""
+
+    ours: float
+    other: float | None
+
+
+class Ratio(TypedDict):
+    """Of the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+class RowRecord(TypedDict):
+    """A row in ``bench.json``: what :class:`Row` holds, and what it comes to."""
+
+    line: str
+    case: str
+    against: str
+    ours: list[float]
+    other: list[float]
+    bound: float | None
+    sense: Literal["at most", "at least"]
+    unit: str
+    note: str
+    ratios: list[float]
+    median: Medians
+    ratio: Ratio
+    holds: bool | None
+
+
+class Outcome(TypedDict, total=False):
+    """The rows of a line, or why it was not measured."""
+
+    rows: list[RowRecord]
+    missing: str
+
+
+class LineRecord(Outcome):
+    """A line in ``bench.json``."""
+
+    date: str
+    seconds: int
+
+
+class HardwareRecord(TypedDict):
+    """What was measured on one machine or GPU."""
+
+    device: str
+    lines: dict[str, LineRecord]
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -88,11 +143,26 @@ class Row:
             return None
         return self.ratio <= self.bound if self.sense == "at most" else self.ratio >= self.bound
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> RowRecord:
         """For ``bench.json``."""
-        median = {"ours": statistics.median(self.ours), "other": statistics.median(self.other) if self.other else None}
-        ratio = {"median": self.ratio, "low": min(self.ratios), "high": max(self.ratios)}
-        return {**vars(self), "ratios": self.ratios, "median": median, "ratio": ratio, "holds": self.holds}
+        return {
+            "line": self.line,
+            "case": self.case,
+            "against": self.against,
+            "ours": list(self.ours),
+            "other": list(self.other),
+            "bound": self.bound,
+            "sense": self.sense,
+            "unit": self.unit,
+            "note": self.note,
+            "ratios": self.ratios,
+            "median": {
+                "ours": statistics.median(self.ours),
+                "other": statistics.median(self.other) if self.other else None,
+            },
+            "ratio": {"median": self.ratio, "low": min(self.ratios), "high": max(self.ratios)},
+            "holds": self.holds,
+        }
 
 
 class Missing(SFAError):

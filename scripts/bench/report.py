@@ -3,7 +3,6 @@
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -12,6 +11,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from tabulate import tabulate
 
+from scripts.bench.measure import HardwareRecord, RowRecord
+
 HEAD = ["line", "case", "ours", "against", "it", "ratio", "bound", ""]
 HELD = {True: "holds", False: "**missed**", None: "–"}
 COLOURS = {True: "#009E73", False: "#D55E00", None: "0.5"}
@@ -19,7 +20,7 @@ COLOURS = {True: "#009E73", False: "#D55E00", None: "0.5"}
 
 def write(file: Path) -> None:
     """Writes ``<file>.md`` and, for each hardware in it, a picture beside ``file``."""
-    content = json.loads(file.read_text())
+    content: dict[str, HardwareRecord] = json.loads(file.read_text())
     parts = []
     for hardware, found in content.items():
         picture = file.with_name(f"{file.stem}{'' if found['device'] == 'cpu' else '_' + found['device']}.png")
@@ -28,7 +29,7 @@ def write(file: Path) -> None:
     file.with_suffix(".md").write_text("# What it costs\n\n" + "\n\n".join(parts) + "\n")
 
 
-def _table(hardware: str, found: dict[str, Any], picture: Path) -> str:
+def _table(hardware: str, found: HardwareRecord, picture: Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     lines = [
         f"## {hardware}",
@@ -47,7 +48,7 @@ def _table(hardware: str, found: dict[str, Any], picture: Path) -> str:
     return "\n".join([*lines, tabulate(rows, HEAD, tablefmt="github", disable_numparse=True)])
 
 
-def _row(row: dict[str, Any], date: str) -> list[str]:
+def _row(row: RowRecord, date: str) -> list[str]:
     unit, median, ratio = row["unit"], row["median"], row["ratio"]
     ours = "" if not row["other"] else _number(median["ours"], unit)
     other = "" if median["other"] is None else _number(median["other"], unit)
@@ -67,13 +68,12 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".strip()
 
 
-def _draw(hardware: str, found: dict[str, Any], out: Path) -> None:
+def _draw(hardware: str, found: HardwareRecord, out: Path) -> None:
     rows = [row for line in found["lines"].values() for row in line.get("rows", []) if row["bound"] and row["other"]]
     rows = [row for row in rows if not row["line"].startswith("how ")]
-    growth = [
-        row for row in found["lines"].get("growth", {}).get("rows", []) if row["line"] == "how a merge's cost grows"
-    ]
-    stream = [row for row in found["lines"].get("growth", {}).get("rows", []) if row["line"].startswith("how a stage")]
+    grown = found["lines"]["growth"].get("rows", []) if "growth" in found["lines"] else []
+    growth = [row for row in grown if row["line"] == "how a merge's cost grows"]
+    stream = [row for row in grown if row["line"].startswith("how a stage")]
     top = 1.2 + 0.27 * len(rows)
     figure = plt.figure(figsize=(11, top + (3.0 if growth else 0)), layout="constrained")
     grid = figure.add_gridspec(2 if growth else 1, 1, height_ratios=[top, 3.0] if growth else None)
@@ -87,13 +87,13 @@ def _draw(hardware: str, found: dict[str, Any], out: Path) -> None:
     plt.close(figure)
 
 
-def _bounds(ax: Axes, rows: list[dict[str, Any]]) -> None:
+def _bounds(ax: Axes, rows: list[RowRecord]) -> None:
     """How much of its bound each ratio takes, on a logarithmic axis: left of the line it is kept."""
     for i, row in enumerate(rows):
         ratio, bound = row["ratio"], row["bound"]
-        low, mid, high = sorted(
-            ratio[k] / bound if row["sense"] == "at most" else bound / ratio[k] for k in ("low", "median", "high")
-        )
+        assert bound is not None, "rows without one are not drawn"
+        spread = (ratio["low"], ratio["median"], ratio["high"])
+        low, mid, high = sorted(value / bound if row["sense"] == "at most" else bound / value for value in spread)
         ax.plot([low, high], [i, i], color=COLOURS[row["holds"]], linewidth=2)
         ax.plot([mid], [i], "o", color=COLOURS[row["holds"]], markersize=5)
         sign = {"at most": "≤", "at least": "≥"}[row["sense"]]
@@ -108,12 +108,12 @@ def _bounds(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _short(row: dict[str, Any]) -> str:
+def _short(row: RowRecord) -> str:
     text = f"{row['line']}: {row['case']}"
     return text if len(text) < 96 else text[:93] + "…"
 
 
-def _over_parameters(ax: Axes, rows: list[dict[str, Any]]) -> None:
+def _over_parameters(ax: Axes, rows: list[RowRecord]) -> None:
     for ranks, colour in (("1 rank", "#0072B2"), ("2 ranks", "#D55E00")):
         mine = [row for row in rows if f" on {ranks}," in row["case"]]
         if mine:
@@ -126,7 +126,7 @@ def _over_parameters(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _over_stream(ax: Axes, rows: list[dict[str, Any]]) -> None:
+def _over_stream(ax: Axes, rows: list[RowRecord]) -> None:
     for what, colour in (("seconds", "#0072B2"), ("memory", "#D55E00")):
         mine = [row for row in rows if row["case"].endswith(what)]
         lengths = [row["case"].split("a stream of ")[1].split(":")[0] for row in mine]

@@ -28,7 +28,7 @@ SMALL = ["model.name=null", "model.architecture=gpt_neox", "model.config.hidden_
 def run(setup: Setup) -> list[Row]:
     file = Path("yamls/sweeps/table1.yaml")
     data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
-    runs = read(file, data, available())
+    runs = read(file, data, available)
     once = [part for part, _ in stages(runs)]
     loop = [part for one in runs for part in in_order(plan(one.config))]
     counted = [float(sum(isinstance(part, Training) for part in parts)) for parts in (once, loop)]
@@ -48,9 +48,9 @@ def _made(file: Path, data: list[str], setup: Setup) -> Row:
         "tasks.0.response=answer",
     ]
     try:
-        shared = read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / 'sweep'}"], available())
+        shared = read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / 'sweep'}"], available)
         alone = [
-            read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / f'row{i}'}"], available())[i]
+            read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / f'row{i}'}"], available)[i]
             for i in range(len(shared))
         ]
     except configs.ConfigError as error:

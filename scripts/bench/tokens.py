@@ -64,7 +64,7 @@ def _loaded(setup: Setup, seq_len: int) -> tuple[Any, Any, list[Example]]:
         raise Missing(f"{MODEL} is not there: make {MODEL}")
     data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
     try:
-        config = configs.load(Path("yamls/smollm2_math_law.yaml"), [*data, "tasks.1.tos={}"], available())
+        config = configs.load(Path("yamls/smollm2_math_law.yaml"), [*data, "tasks.1.tos={}"], available)
         rows = [row for task in config.tasks for row in task.rows("train")]
     except (configs.ConfigError, SourceError) as error:
         raise Missing(str(error)) from error

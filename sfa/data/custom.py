@@ -27,7 +27,7 @@ class Custom(SourcedTask):
     @model_validator(mode="before")
     @classmethod
     def _scored_by_loss(cls, options: Any) -> Any:
-        return {"evals": [f"{options['name']}_loss"], **options} if "name" in options else options
+        return {"evals": [*cls.declares(options["name"])], **options} if "name" in options else options
 
     @model_validator(mode="after")
     def _templates(self) -> "Custom":

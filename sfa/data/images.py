@@ -34,7 +34,11 @@ class ImageTask(Task):
     @model_validator(mode="before")
     @classmethod
     def _scored_by_accuracy(cls, options: Any) -> Any:
-        return {"evals": [f"{options['name']}_accuracy"], **options} if "name" in options else options
+        return {"evals": [*cls.declares(options["name"])], **options} if "name" in options else options
+
+    @classmethod
+    def declares(cls, name: str) -> dict[str, str]:
+        return {f"{name}_accuracy": "accuracy"}
 
     @model_validator(mode="after")
     def _labels_of_the_head(self) -> "ImageTask":

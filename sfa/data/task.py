@@ -43,9 +43,8 @@ class Task(Checked):
 
     Attributes:
         name: the task's name in a stream.
-        evals: names of the evaluations that score it: files of ``eval/tasks``, or ``<task>_loss``, the loss on its
-            held-out rows; ``<task>_accuracy`` of images. A class gives rows to those of its default and to all that are
-            called ``<task>_…``.
+        evals: names of the evaluations that score it: files of ``eval/tasks``, or what it declares. A class gives rows
+            to those of its default and to all that are called ``<task>_…``.
         package: the installed package that the rows come from, if they do.
         epoch_tokens: tokens of an epoch with a common tokenizer, roughly: four characters each. For estimates alone.
         train: this task's own settings of the config's ``train`` block.
@@ -70,6 +69,16 @@ class Task(Checked):
     def rows(self, split: Split) -> Sequence[Any]:
         """The rows of a split, the same at every call: :class:`Row`, or of an :class:`sfa.data.images.ImageTask` images
         with labels. No row of ``test`` is in ``train``."""
+
+    @classmethod
+    def declares(cls, name: str) -> dict[str, str]:
+        """The evaluations that a task of this class and ``name`` has without a file in ``eval/tasks``, each with the
+        kind that scores it, a file in ``eval/kinds``."""
+        return {f"{name}_loss": "loss"}
+
+    def declared(self) -> dict[str, str]:
+        """What this task declares."""
+        return self.declares(self.name)
 
     def eval_rows(self, evaluation: str) -> Sequence[Any]:
         """The rows that one of the class's own ``evals`` scores."""

@@ -89,10 +89,6 @@ class Family(ABC):
         """What is wrong with a run's config, without a look at the configuration of its model."""
 
     @abstractmethod
-    def evaluations(self, tasks: Sequence[Task], files: Sequence[str]) -> list[str]:
-        """The names that an evaluation of a stream may have; ``files`` are those of the task files."""
-
-    @abstractmethod
     def base_spec(self) -> dict[str, Any]:
         """What the family adds to the specification of the stage that a stream starts from."""
 

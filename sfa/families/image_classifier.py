@@ -52,9 +52,6 @@ class ImageClassifier(Family):
             errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
         return errors
 
-    def evaluations(self, tasks: Sequence[Task], files: Sequence[str]) -> list[str]:
-        return [f"{task.name}_accuracy" for task in tasks]
-
     def base_spec(self) -> dict[str, Any]:
         return {"classes": self.labels}
 

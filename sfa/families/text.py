@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from sfa.data import TASKS, ImageTask, Task
+from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
 from sfa.families.base import Family, family_of
 
@@ -58,9 +58,6 @@ class LanguageModel(Family):
         if config.model.architecture is not None and config.model.tokenizer is None:
             return ["model.tokenizer: is required beside an architecture with random weights"]
         return []
-
-    def evaluations(self, tasks: Sequence[Task], files: Sequence[str]) -> list[str]:
-        return [*files, *(f"{name}_loss" for name in (*TASKS, *(task.name for task in tasks)))]
 
     def base_spec(self) -> dict[str, Any]:
         return {}

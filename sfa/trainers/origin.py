@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sfa.anchor import Anchor, sum_over_ranks, trained_shards
 from sfa.parallel import raise_together
-from sfa.store import weights_hash
+from sfa.runs import weights_hash
 from sfa.weights import read_shards
 
 AT_START = "(weights at the start of the fit)"

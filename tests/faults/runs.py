@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval import all_kinds
+
 ROOT = Path(__file__).parent.parent.parent
 COMPOSER = str(Path(sys.executable).with_name("composer"))
 RUN = [
@@ -49,7 +51,8 @@ def context() -> Any:
     os.chdir(ROOT)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["train", "eval.harness", "sfa.run"])
+    used = [module for kind in all_kinds() for module in kind.modules]
+    found.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.run"])
     return found
 
 

@@ -1,0 +1,69 @@
+"""``<task>_loss``: the loss on a task's held-out rows, as in training."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from eval.kind import Part, with_counts
+from eval.text import TextKind
+from sfa.data import TASKS, Task
+from sfa.records import Score
+
+
+class Loss(TextKind):
+    """Cross-entropy over the tokens of the responses, a mean over tokens."""
+
+    name: ClassVar[str] = "loss"
+    lower_is_better: ClassVar[bool] = True
+    modules: ClassVar[tuple[str, ...]] = ("eval.row_losses",)
+
+    @classmethod
+    def owned(cls, stream: Sequence[Task]) -> list[str]:
+        own = [name for task in stream for name, kind in task.declared().items() if kind == cls.name]
+        if stream and not own:  # of images
+            return []
+        declared = {name: kind for title, task in TASKS.items() for name, kind in task.declares(title).items()}
+        return list(dict.fromkeys([*(name for name, kind in declared.items() if kind == cls.name), *own]))
+
+    def key(self, name: str) -> str:
+        return self.key_of(f"loss {self.settings.seq_len} {self.settings.long_rows}", name)
+
+    def load(self, name: str, model: Any, processor: Any) -> None:
+        self.keep(name, self.sources[name].rows("test"))
+
+    def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, Part]:
+        """Of each row the summed loss and the number of its tokens."""
+
+        from eval.row_losses import row_losses
+        from sfa.data.text_arrays import TextArrays
+        from sfa.families import family_of
+
+        settings = self.settings
+        builder = family_of(model.config).array_builder(
+            processor, model.config, settings.layout, settings.seq_len, settings.long_rows
+        )
+        assert isinstance(builder, TextArrays), "only models of text have losses"
+        found = {}
+        for name, wanted in rows.items():
+            part = [self.rows[name][i] for i in wanted]
+            losses, cut = row_losses(model, builder, part, settings.batch_size, settings.bf16, name)
+            found[name] = Part(losses, len(part) - len(losses), cut)
+        return found
+
+    def score(self, name: str, parts: Sequence[Part]) -> Score:
+        """A ratio of sums; its standard error by the delta method.
+
+        Raises:
+            SourceError: all rows are too long.
+        """
+        from sfa.data.packing import none_fits
+
+        values = np.concatenate([part.values for part in parts])
+        n = len(values)
+        if not n:
+            raise none_fits(name, self.settings.seq_len)
+        loss = float(values[:, 0].sum() / values[:, 1].sum())
+        spread = ((values[:, 0] - loss * values[:, 1]) ** 2).sum() * n / max(n - 1, 1)
+        stderr = float(np.sqrt(spread) / values[:, 1].sum())
+        return with_counts(Score(evaluation=name, metric="loss", value=loss, stderr=stderr, n=n), parts)
