@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         return 0
     results = run(config, evaluator(config), console)
     if is_first_rank():
-        from scripts.curves import draw
+        from sfa.curves import draw
         from sfa.results import matrix_text
         from sfa.runs import results_file, run_folder
 

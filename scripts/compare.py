@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts import cells, files
-from scripts.curves import draw
 from scripts.interval import spread
 from sfa.config import flat
+from sfa.curves import draw
 from sfa.records import ConfigRecord, FinalScore, Results
 from sfa.results import average_name, named_metrics
 from sfa.runs import read_manifest_of, read_results

@@ -6,142 +6,14 @@ python -m scripts.curves runs/t5-instructions runs/t5-instructions-multitask --t
 """
 
 import argparse
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 
 from scripts import files
-from scripts.series import save
-from sfa import terminal
-from sfa.config import flat
-from sfa.errors import UsageError
-from sfa.methods import METHODS
-from sfa.records import Results, StageRecord
-from sfa.runs import read_results, read_scores_of
-
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
-MARKERS = "osD^vP"
+from sfa.curves import draw, draw_together
+from sfa.terminal import command, start
 
 
-def draw(runs: Sequence[Path], out: Path) -> Path:
-    """Writes one panel for each run folder to ``out``."""
-    figure, axes = plt.subplots(len(runs), 1, figsize=(8, 0.6 + 2.4 * len(runs)), sharex=True, squeeze=False)
-    for run, ax in zip(runs, axes[:, 0], strict=True):
-        _panel(ax, run)
-    axes[-1, 0].set_xlabel("training steps over the stream")
-    entries = {label: line for ax in axes[:, 0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.14), "ncol": 5}
-    axes[0, 0].legend(entries.values(), entries.keys(), frameon=False, fontsize=9, **place)
-    figure.tight_layout()
-    save(figure, out)
-    plt.close(figure)
-    return out
-
-
-def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
-    """Writes one panel with one evaluation of every run to ``out``."""
-    figure, ax = plt.subplots(figsize=(8, 4))
-    told = [_told(run) for run in runs]
-    for i, run in enumerate(runs):
-        points, _, _ = curves(run)
-        if evaluation not in points:
-            raise UsageError(f"{run} has no evaluation {evaluation}: it has {', '.join(points)}")
-        label = told[i] if told.count(told[i]) == 1 else run.name
-        style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 3.5, "linewidth": 1.6}
-        ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)
-    ax.set_xlabel("training steps")
-    ax.set_ylabel(evaluation.replace("_", " "))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0))
-    figure.tight_layout()
-    save(figure, out)
-    plt.close(figure)
-    return out
-
-
-def _told(run: Path) -> str:
-    """A run's method, and the tasks that it left out."""
-    config = read_results(run)["config"]
-    without = ", ".join(task["name"] for task in config["tasks"] if task["held_back"])
-    return str(config["method"]) + (f", all but {without}" if without else "")
-
-
-def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], list[tuple[int, str]]]:
-    """Of a run: the points (step over the stream, score) of each evaluation, the merges, and each stage's start."""
-    results = read_results(run)
-    points: dict[str, list[tuple[int, float]]] = {}
-    for row in results["evaluations"]:
-        if row["after"] == "base":
-            points[row["evaluation"]] = [(0, row["value"])]
-    merges, starts, start = [], [], 0
-    for stage in results["stages"]:
-        for step, name, value in _scores(run, stage, results):
-            points[name].append((start + step, value))
-        merges += [start + step for step in stage["merge_steps"]]
-        starts.append((start, stage["task"]))
-        start += stage["steps"]
-    return points, merges, [*starts, (start, "")]
-
-
-def _scores(run: Path, stage: StageRecord, results: Results) -> list[tuple[int, str, float]]:
-    """Steps, evaluations and values of a stage's scores during training, ending with those of the run's results."""
-    final = [r for r in results["evaluations"] if r["after"] == stage["task"]]
-    names = {row["evaluation"] for row in final}
-    rows = read_scores_of(run, stage["fingerprint"])
-    during = [row for row in rows if not row["final"] and row["evaluation"] in names]
-    return [
-        *((row["step"], row["evaluation"], row["value"]) for row in during),
-        *((stage["steps"], row["evaluation"], row["value"]) for row in final),
-    ]
-
-
-def _panel(ax: Axes, run: Path) -> None:
-    results = read_results(run)
-    points, merges, starts = curves(run)
-    for merge in merges:
-        ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
-    many = len(points) > len(COLOURS)
-    for i, (name, all_of_it) in enumerate(points.items()):
-        line = all_of_it
-        style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "label": name}
-        if many:  # a colour a task, from its own stage on
-            own = next((start for start, task in starts if name.startswith(f"{task}_")), 0)
-            line = [(step, value) for step, value in all_of_it if step >= own]
-            style = {"color": plt.get_cmap("turbo")(i / (len(points) - 1))}
-        ax.plot(*zip(*line, strict=True), markersize=3.5, linewidth=1.0 if many else 1.6, **style)
-    for (start, task), (end, _) in itertools.pairwise(starts):
-        ax.axvline(end, color="0.3", linewidth=0.8)
-        place: dict[str, Any] = {
-            "ha": "center",
-            "va": "bottom",
-            "fontsize": 8,
-            "color": "0.3",
-            "transform": ax.get_xaxis_transform(),
-        }
-        ax.text((start + end) / 2, 1.01, task.rpartition("_")[2] if many else f"training on {task}", **place)
-    average = results["metrics"]["average"] if results["metrics"] else None
-    method = results["config"]["method"]
-    key = METHODS[method].headline if method in METHODS else ""
-    value = flat(results["config"]).get(f"{method}.{key}")
-    setting = f" {key}={value}" if value else ""
-    title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
-    ax.set_ylabel(f"score\n{title}", fontsize=9)
-    if all(value <= 1 for line in points.values() for _, value in line):
-        ax.set_ylim(-0.03, 1.02)
-    ax.set_xlim(0, starts[-1][0])
-    ax.spines[["top", "right"]].set_visible(False)
-    if merges:
-        ax.plot([], [], color="0.75", linestyle=(0, (2, 2)), label="merge")
-
-
-@terminal.command("python -m scripts.curves")
+@command("python -m scripts.curves")
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=files.path, help="folders of runs, with their results.json")
@@ -153,4 +25,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    terminal.start(main)
+    start(main)

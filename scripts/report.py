@@ -20,10 +20,11 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from scripts import curves, files
+from scripts import files
 from scripts.interval import half_width
 from scripts.series import base_scores, is_alone, label, look, order_of, scores, varied
 from scripts.summary import FORMULAS, head, rows
+from sfa import curves
 from sfa.config import flat
 from sfa.data import Task
 from sfa.errors import UsageError

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure as Picture
-
 from scripts.interval import half_width
 from sfa.methods import METHODS
 from sfa.methods.base import Look
 from sfa.records import Overrides, Results
 from sfa.runs import has_results, read_results, read_sweep, run_folder
-from sfa.sweep import Figure
 
 BEFORE = Look("before the last task", {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9})
 
@@ -50,21 +47,6 @@ def points_of(index: Path) -> Swept:
 
 def _finite(run: Results) -> bool:
     return all(math.isfinite(stage["l2_from_anchor"]) for stage in run["stages"])
-
-
-def chosen(results: Swept, figure: Figure) -> Swept:
-    """Those that belong into ``figure``: of its methods, its settings, and its order of tasks."""
-    kept = []
-    for point, runs in results:
-        if figure.methods is not None and point.get("method") not in figure.methods:
-            continue
-        if any(key in point and point[key] != value for key, value in figure.where.items()):
-            continue
-        anyhow = figure.stream is None or METHODS[point["method"]].ignores_order or is_alone(point)
-        same = [run for run in runs if anyhow or names(run) == figure.stream]
-        if same:
-            kept.append((point, same))
-    return kept
 
 
 def names(run: Results) -> list[str]:
@@ -168,10 +150,3 @@ def label(name: str) -> str:
 
 def shown(value: Any) -> str:
     return ":".join(f"{part:g}" for part in value) if isinstance(value, list) else str(value)
-
-
-def save(picture: Picture, out: Path) -> Path:
-    """Writes ``out``, a PNG, and the same as a PDF beside it."""
-    picture.savefig(out, dpi=150)
-    picture.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
-    return out

@@ -31,6 +31,7 @@ from eval import available
 from scripts import executor, files
 from scripts.cells import code
 from scripts.executor import Job, alone
+from scripts.paper.sweeps import read
 from scripts.summary import finished, table
 from sfa.data import FileName
 from sfa.describe import describe_sweep
@@ -40,7 +41,7 @@ from sfa.plan import in_order, plan
 from sfa.reading import read_value
 from sfa.records import SweptRun
 from sfa.runs import is_made, stage_folder, write_sweep
-from sfa.sweep import SweepRun, expand, read, stages
+from sfa.sweep import SweepRun, expand, stages
 from sfa.terminal import command, start
 
 

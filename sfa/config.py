@@ -17,7 +17,6 @@ from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
-from sfa.plan import in_order, plan
 from sfa.reading import Unreadable, read_file, read_value, reason
 from sfa.schedule import Duration
 from sfa.schema import Config, Train, config_class
@@ -62,10 +61,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     trained = [task.name for task in tasks if not task.held_back]
     if config is not None and not errors and (idle := config.block.idle_reason(trained)) is not None:
         errors.append(f"method: {idle}")
-    if config is not None and not errors and config.only is not None:
-        known_stages = [stage.fingerprint for stage in in_order(plan(config))]
-        if config.only not in known_stages:
-            errors.append(_unknown("only", config.only, known_stages, "a stage of this run"))
     if errors or config is None:
         raise ConfigError(str(path), [concealed.text(error) for error in errors])
     config._concealed = concealed

@@ -8,6 +8,7 @@ from rich.console import Console
 from sfa import config as configs
 from sfa import models, results, runs, stage
 from sfa.callbacks import Evaluator, score_text
+from sfa.config import ConfigError
 from sfa.context import Context
 from sfa.describe import check_disk
 from sfa.errors import UsageError
@@ -61,11 +62,15 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
     Raises:
         Interrupted: a signal stopped it; calling again goes on from there.
         DamagedStage: a stage that it needs is not there, or was changed.
+        ConfigError: it is no stage of this run.
     """
     join()
     context = Context(config, evaluator, console)
     shown = plan(config)
-    part = next(part for part in in_order(shown) if part.fingerprint == config.only)
+    needed = {part.fingerprint: part for part in in_order(shown)}
+    if config.only not in needed:
+        raise ConfigError("only", [f"only: {config.only} is not a stage of this run (allowed: {', '.join(needed)})"])
+    part = needed[config.only]
     _make(part, context)
     if any(part.fingerprint == one.fingerprint for one in shown):
         console.print(_line(part.label, stage.scores(part, context)))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,57 +22,29 @@ from sfa.schema import Config
 from sfa.store import fingerprint
 from sfa.values import LocalPath, Section
 
-ROW_KEYS = ("row", "paper", "paper_l2", "config")  # of a run in a sweep's file; all others are overrides
 SWEEP_KEYS = {"seed": "seeds: [17, 18]", "order": "orders: [[1, 0]]", "name": "set: {name: …}"}  # who sets them instead
 
 
 LONGEST_NAME = 120  # of a run, without its config's name and its seed
 
 
-class PaperTable(Section):
-    """A table of the paper. A run whose overrides stand beside ``row`` and ``paper`` is a row of it, with the paper's
-    scores in the order of ``columns``, and perhaps ``paper_l2``, its distance from the model after the first task."""
+class SweepFile(Section):
+    """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists.
 
-    title: str
-    columns: list[str] = Field(min_length=1, description="evaluations")
-    original: list[float] = Field(description="the paper's scores of the model before the stream")
-
-
-class Figure(Section):
-    """A figure of the paper that a sweep's runs make.
-
-    ======== =====================================================================================
-    kind     what it shows
-    ======== =====================================================================================
-    tradeoff scores on two domains against each other, ``x`` and ``y``
-    bars     the average over all tasks, a bar a method
-    distance the distance from the anchor against ``y``
-    stream   every score over the training steps, a panel for each of ``runs``
-    together one ``evaluation`` over the training steps, a line for each of ``runs``
-    ======== =====================================================================================
+    Attributes:
+        row_keys: of a run, what is said of it beside its overrides.
     """
 
-    name: str = Field(pattern=r"^[0-9]+[a-z]?$", description="the paper's number of it, like 6 or 6b")
-    kind: Literal["tradeoff", "bars", "distance", "stream", "together"]
-    x: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
-    y: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
-    methods: list[str] | None = Field(None, description="these alone")
-    where: dict[str, Any] = Field({}, description="of runs that set these keys, those with these values")
-    stream: list[str] | None = Field(None, description="runs with these tasks, in this order")
-    runs: list[str] = Field([], description="labels of runs")
-    evaluation: str | None = None
-
-
-class SweepFile(Section):
-    """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists."""
+    row_keys: ClassVar[tuple[str, ...]] = ("config",)
 
     config: LocalPath = Field(description="the runs' config, from the sweep's own folder")
     set: dict[str, Any] = Field({}, description="overrides of all runs")
     seeds: list[int] = Field([17], min_length=1)
     orders: list[list[int]] | None = Field(None, min_length=1, description="of the stream's tasks, each like [0, 2, 1]")
-    table: PaperTable | None = None
-    figures: list[Figure] = Field([], description="that its runs make")
     runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of a run each, like {method: l2}")
+
+
+File = TypeVar("File", bound=SweepFile)
 
 
 @dataclass(frozen=True)
@@ -82,7 +54,7 @@ class SweepRun:
     Attributes:
         label: the method and what is set beside it; runs that differ only in their seed or order of tasks share it.
         point: the overrides that the label says.
-        row: what the sweep's file says of it beside them: its ``row`` in the paper's table, and the numbers there.
+        row: what the sweep's file says of it beside its overrides, by the file's ``row_keys``.
         arguments: what ``train.py`` is given.
         config: what these arguments come to.
         order: of the stream's tasks, where the sweep is over several.
@@ -101,23 +73,29 @@ class SweepRun:
         return run_folder(self.config.save_folder, self.config.name)
 
 
-def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> list[SweepRun]:
+def read(
+    path: Path,
+    overrides: Sequence[str] = (),
+    evaluations: Evaluations | None = None,
+    kind: type[SweepFile] = SweepFile,
+) -> list[SweepRun]:
     """The runs of a sweep's YAML, seed after seed.
 
     Args:
         path: of the YAML.
         overrides: of all runs, but for ``seeds=[…]`` and ``orders=[…]``, of the sweep.
         evaluations: see :func:`sfa.config.load`.
+        kind: of the file; a subclass may say more of the sweep and its runs.
 
     Raises:
         ConfigError: with every error of the sweep or of one of its runs.
     """
-    file, others = read_file(path, overrides)
+    file, others = read_file(path, overrides, kind)
     runs: list[SweepRun] = []
     repeats = itertools.product(file.seeds, [*file.orders] if file.orders else [None])
     for (seed, order), given in itertools.product(list(repeats), file.runs):
-        row = {key: given[key] for key in ROW_KEYS if key in given}
-        grid = {key: value for key, value in given.items() if key not in ROW_KEYS}
+        row = {key: given[key] for key in kind.row_keys if key in given}
+        grid = {key: value for key, value in given.items() if key not in kind.row_keys}
         config = path.parent / row.get("config", file.config)
         found = expand(config, [grid], [seed], [*_written(file.set), *others], evaluations, [order])
         own = f" ({config.stem})" if "config" in row else ""
@@ -126,7 +104,7 @@ def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | N
     return runs
 
 
-def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, list[str]]:
+def read_file(path: Path, overrides: Sequence[str], kind: type[File]) -> tuple[File, list[str]]:
     """A sweep's YAML, and those of ``overrides`` that are not its own but its runs'.
 
     Raises:
@@ -141,7 +119,7 @@ def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[SweepFile, lis
         loaded = OmegaConf.to_container(loaded)
         if isinstance(loaded, dict) and "runs" not in loaded and {"model", "tasks"} & loaded.keys():
             raise ConfigError(str(path), ["is the config of one run: vary it with --over, or name a sweep's file"])
-        file = SweepFile.model_validate(loaded)
+        file = kind.model_validate(loaded)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(str(path), lines) from error

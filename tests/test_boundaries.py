@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts import claims, compare, curves, export, figures, report, series
+from scripts import compare, curves, export, report, series
+from scripts.paper import claims, figures
+from scripts.paper.sweeps import Figure
 from sfa import models, store
 from sfa.families.decoder import Decoder
 from sfa.schema import Model
-from sfa.sweep import Figure
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts import claims
+from scripts import claims as command
 from scripts.claims import CLAIMS, Quantity, Runs, decide, margin
 from scripts.interval import half_width
-from sfa.sweep import read, read_file
+from scripts.paper import claims
+from scripts.paper.sweeps import read, read_file
 
 SWEEPS = claims.SWEEPS
 
@@ -154,9 +155,9 @@ def test_the_identities_hold_and_mnist_is_replayed(
     (tmp_path / "mnist.yaml").write_text(f"config: {SWEEPS.parent / 'mnist.yaml'}\n{text}\n")
     monkeypatch.setattr(claims, "SWEEPS", tmp_path)
     small = ["train.max_duration=2ba", "eval.limit=20", f"save_folder={tmp_path}"]
-    assert claims.main([*small, "--only", "10", "12", "--seeds", "3", "4", "--out", str(tmp_path / "claims.md")]) == 0
+    assert command.main([*small, "--only", "10", "12", "--seeds", "3", "4", "--out", str(tmp_path / "claims.md")]) == 0
     table = re.sub(" +", " ", (tmp_path / "claims.md").read_text())  # the columns are padded
     assert "| 10 | MNIST A/B" in table and "Seeds [3, 4]" in table
     assert re.search(r"\| 12 \|[^|]*\| holds \|", table)
-    assert claims.main(["train.lrr=1", "--only", "10"]) == 2
+    assert command.main(["train.lrr=1", "--only", "10"]) == 2
     assert "train.lrr: unknown key" in capsys.readouterr().err

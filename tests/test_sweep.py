@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 import train
 from scripts import bars, executor, sweep, tradeoff
 from scripts.interval import half_width
+from scripts.paper.sweeps import read
 from scripts.series import line, points_of
 from sfa.config import ConfigError
 from sfa.schema import Config
-from sfa.sweep import ROW_KEYS, expand, read, stages
+from sfa.sweep import ROW_KEYS, expand, stages
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 SMALL = {"train.max_duration": "4ba", "eval.limit": 20}

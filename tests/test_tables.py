@@ -10,8 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 import train
-from scripts import sweep, tables
-from sfa.sweep import read, read_file
+from scripts import sweep
+from scripts import tables as command
+from scripts.paper import tables
+from scripts.paper.sweeps import read, read_file
 
 YAMLS = Path(train.__file__).parent / "yamls"
 SWEEPS = sorted((YAMLS / "sweeps").glob("table*.yaml"))
@@ -65,7 +67,7 @@ def test_our_numbers_stand_beside_the_papers(tmp_path: Path, capsys: pytest.Capt
     assert sweep.main([*given, "--jobs", "2"]) == 0
     (folder / "mine.yaml").write_text(text)
     capsys.readouterr()
-    assert tables.main([*given, "--format", "csv"]) == 0
+    assert command.main([*given, "--format", "csv"]) == 0
     lines = {line[0]: line[1:] for line in csv.reader(io.StringIO(capsys.readouterr().out))}
     runs = [json.loads((tmp_path / "runs" / f"mnist-sequential-{s}" / "results.json").read_text()) for s in (3, 4)]
     final = [
@@ -106,7 +108,7 @@ def test_our_numbers_stand_beside_the_papers(tmp_path: Path, capsys: pytest.Capt
     own = tables.load(folder / "mine.yaml", given[1:]).rows[3]
     assert own.name == "half % of it" and own.ours[tables.L2][0] == pytest.approx(moved, rel=1e-6)
     for form, sign in (("latex", r"half \% of it & "), ("markdown", "| half % of it |"), ("text", "A table\n")):
-        assert tables.main([*given, "--format", form]) == 0
+        assert command.main([*given, "--format", form]) == 0
         assert sign.strip() in re.sub(" +", " ", capsys.readouterr().out)  # the columns are padded
 
 

@@ -9,12 +9,13 @@ from safetensors import safe_open
 from eval import available
 from eval.evaluator import evaluator
 from scripts.bench.measure import Missing, Row, Setup
+from scripts.paper.sweeps import read
 from sfa import config as configs
 from sfa import stage
 from sfa.context import Context
 from sfa.parallel import join
 from sfa.plan import Stage, Training, in_order, plan
-from sfa.sweep import SweepRun, read, stages
+from sfa.sweep import SweepRun, stages
 from sfa.tensors import locations
 
 LINE = "trainings for Table 1's sweep"

@@ -8,7 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from scripts.series import Axis, Swept, label, look, on_axis, save, scores
+from scripts.series import Axis, Swept, label, look, on_axis, scores
+from sfa.curves import save
 
 
 def draw(results: Swept, y: Axis, out: Path) -> Path:

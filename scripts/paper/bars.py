@@ -11,7 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from scripts.interval import half_width
-from scripts.series import Swept, label, look, save
+from scripts.series import Swept, label, look
+from sfa.curves import save
 from sfa.methods import METHODS
 from sfa.records import Overrides, Results
 from sfa.results import is_loss

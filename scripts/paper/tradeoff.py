@@ -21,10 +21,10 @@ from scripts.series import (
     label,
     line,
     look,
-    save,
     shown,
     varied,
 )
+from sfa.curves import save
 
 TITLES = {"sfa.beta": "SFA over β", "sfa.every": "SFA over batches between merges", "sfa.p": "SFA over p"}
 

@@ -1,0 +1,297 @@
+"""What the paper claims, as quantities of runs that must be above 0."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.interval import half_width
+from sfa.records import Results
+from sfa.runs import read_results, read_sweep, run_folder, sweep_file
+
+SWEEPS = Path(__file__).parent.parent / "yamls" / "sweeps"
+Point = tuple[float, float]  # scores on the first and the second task
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What must be above 0, a value a seed."""
+
+    what: str
+    values: list[float]
+
+    @property
+    def interval(self) -> Point:
+        mean, half = statistics.fmean(self.values), half_width(self.values)
+        return mean - half, mean + half
+
+    @property
+    def verdict(self) -> str:
+        low, high = self.interval
+        return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
+
+
+class Runs:
+    """The runs of a sweep, as its file lists them, by label."""
+
+    def __init__(self, folder: Path, sweep: str):
+        self.runs: dict[str, list[tuple[list[int] | None, Results]]] = {}
+        for run in read_sweep(sweep_file(folder, sweep))["runs"]:
+            results = read_results(run_folder(folder, run["name"]))
+            self.runs.setdefault(run["label"], []).append((run.get("order"), results))
+
+    def of(self, label: str, order: list[int] | None = None) -> list[Results]:
+        """The results of a label, in the order of the seeds."""
+        return [results for found, results in self.runs[label] if order is None or found == order]
+
+    def averages(self, label: str) -> list[float]:
+        """Mean score over all tasks at the end, a value a seed."""
+        return [run["metrics"]["average"] if run["metrics"] else math.nan for run in self.of(label)]
+
+    def labels(self, method: str) -> list[str]:
+        return [label for label in self.runs if label.split()[0] == method]
+
+
+def score(run: Results, task: int, after: int) -> float:
+    """A run's score on the stream's ``task`` after its stage ``after``, from 0; −1: the base."""
+    name = run["config"]["tasks"][task]["evals"][0]
+    asked = run["config"]["eval"]["tasks"]
+    stage = "base" if after == -1 else run["stages"][after]["task"]
+    names = [name] if asked is None else asked[task : task + 1]
+    (value,) = (row["value"] for row in run["evaluations"] if row["after"] == stage and row["evaluation"] in names)
+    return float(value)
+
+
+def final(run: Results) -> Point:
+    """A run's scores on the first two tasks at its end."""
+    last = len(run["stages"]) - 1
+    return score(run, 0, last), score(run, 1, last)
+
+
+def margin(point: Point, curve: Sequence[Point]) -> float:
+    """By how much both scores of ``point`` can be raised before no point of the polyline ``curve`` is at least as good
+    on both; negative if none is even now."""
+    best = -np.inf
+    for a, b in itertools.pairwise(curve):
+        above = [(s[0] - point[0], s[1] - point[1]) for s in (a, b)]
+        (ax, ay), (bx, by) = above
+        ends = [0.0, 1.0]
+        turn = (bx - ax) - (by - ay)
+        if turn and 0 < (ay - ax) / turn < 1:
+            ends.append((ay - ax) / turn)
+        best = max(best, *(min(ax + t * (bx - ax), ay + t * (by - ay)) for t in ends))
+    return float(best)
+
+
+def smallest(quantities: Sequence[Quantity]) -> Quantity:
+    return min(quantities, key=lambda quantity: statistics.fmean(quantity.values))
+
+
+P = [1, 0.75, 0.5, 0.25, 0.1]
+FIRST, SECOND = "Math", "Law"
+
+
+def forgets(runs: Runs) -> list[Quantity]:
+    lost = [0.10 - (final(run)[0] - score(run, 0, -1)) for run in runs.of("sequential")]
+    return [Quantity(f"0.10 − (sequential's {FIRST} at the end − the base's)", lost)]
+
+
+def keeps(runs: Runs) -> list[Quantity]:
+    pairs = list(zip(runs.of("sequential"), runs.of("sfa p=0.25"), strict=True))
+    kept = [(final(ours)[0] - score(ours, 0, -1)) / (score(ours, 0, 0) - score(ours, 0, -1)) for _, ours in pairs]
+    gained = [(final(ours)[1] - score(ours, 1, -1)) / (final(plain)[1] - score(plain, 1, -1)) for plain, ours in pairs]
+    return [
+        Quantity(f"share of the gain on {FIRST} that SFA, p=0.25, keeps − 0.60", [share - 0.6 for share in kept]),
+        Quantity(f"its gain on {SECOND} as a share of sequential's − 0.80", [share - 0.8 for share in gained]),
+    ]
+
+
+def is_monotone(runs: Runs) -> list[Quantity]:
+    ends = [[final(run) for run in runs.of(f"sfa p={p}")] for p in P]
+    steps = [(f"p={large} to {small}", before, after) for large, small, before, after in _steps(P, ends)]
+    more = [Quantity(f"{FIRST}, {w}", [a[0] - b[0] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
+    less = [Quantity(f"{SECOND}, {w}", [b[1] - a[1] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
+    return [
+        Quantity(f"smallest rise: {smallest(more).what}", smallest(more).values),
+        Quantity(f"smallest fall: {smallest(less).what}", smallest(less).values),
+    ]
+
+
+def _steps(names: Sequence[Any], values: Sequence[Any]) -> list[tuple[Any, Any, Any, Any]]:
+    return list(zip(names, names[1:], values, values[1:], strict=False))
+
+
+def moves_less(runs: Runs) -> list[Quantity]:
+    labels = ["sequential", *(f"sfa p={p}" for p in P)]
+    moved = [[run["stages"][1]["l2_from_anchor"] for run in runs.of(label)] for label in labels]
+    maths = [[final(run)[0] for run in runs.of(label)] for label in labels]
+    falls = [
+        Quantity(f"{a} to {b.removeprefix('sfa ')}", [x - y for x, y in zip(before, after, strict=True)])
+        for a, b, before, after in _steps(labels, moved)
+    ]
+    correlation = [-float(np.corrcoef(x, y)[0, 1]) for x, y in zip(zip(*moved), zip(*maths), strict=True)]  # noqa: B905
+    return [
+        Quantity(f"smallest fall of the distance: {smallest(falls).what}", smallest(falls).values),
+        Quantity(f"−correlation of distance and {FIRST}", correlation),
+    ]
+
+
+def reaches_rehearsal(runs: Runs) -> list[Quantity]:
+    best = max((f"sfa p={p}" for p in P), key=lambda label: statistics.fmean(runs.averages(label)))
+    return [
+        Quantity(
+            f"average of SFA, {best.removeprefix('sfa ')} (its best) − rehearsal with {fraction:.0%} + 0.02",
+            [
+                a - b + 0.02
+                for a, b in zip(runs.averages(best), runs.averages(f"rehearsal fraction={fraction}"), strict=True)
+            ],
+        )
+        for fraction in (0.05, 0.1)
+    ]
+
+
+def is_below(runs: Runs, method: str) -> list[Quantity]:
+    """The setting of ``method`` that comes nearest to SFA's curve: from the anchor, over p from small to below 1, to
+    sequential training."""
+    curves = [
+        [(score(plain, 0, 0), score(plain, 1, 0)), *map(final, over_p), final(plain)]
+        for plain, *over_p in zip(
+            runs.of("sequential"), *(runs.of(f"sfa p={p}") for p in reversed(P) if p < 1), strict=True
+        )
+    ]
+    margins = [
+        Quantity(label, [margin(final(run), curve) for run, curve in zip(runs.of(label), curves, strict=True)])
+        for label in runs.labels(method)
+    ]
+    near = smallest(margins)
+    return [Quantity(f"distance below SFA's curve of the nearest of {len(margins)}, {near.what}", near.values)]
+
+
+def stream_orders(runs: Runs) -> list[Quantity]:
+    pairs = [("sfa p=0.9", "sfa p=1"), ("sfa p=1", "sequential")]
+    return [Quantity(f"average of {a} − {b}", _less(runs.averages(a), runs.averages(b))) for a, b in pairs]
+
+
+def best_settings(runs: Runs) -> list[Quantity]:
+    average = {}
+    for method in ("sfa", "l2", "ewc"):
+        sound = {
+            label: runs.averages(label)
+            for label in runs.labels(method)
+            if all(np.isfinite(run["stages"][-1]["l2_from_anchor"]) for run in runs.of(label))
+        }
+        best = max(sound, key=lambda label: statistics.fmean(sound[label]))
+        average[method] = (best, sound[best])
+    pairs = [("sfa", "l2"), ("l2", "ewc")]
+    return [Quantity(f"{average[a][0]} − {average[b][0]}", _less(average[a][1], average[b][1])) for a, b in pairs]
+
+
+def _less(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def keeps_both(runs: Runs) -> list[Quantity]:
+    quantities = []
+    for order, name in (([0, 1, 2], "Math → Law → Code"), ([0, 2, 1], "Math → Code → Law")):
+        others = ("sequential", "wise_ft beta=0.5", "task_arithmetic")
+        mean = {
+            label: [statistics.fmean(final(run)) for run in runs.of(label, order)] for label in ("sfa p=0.25", *others)
+        }
+        for other in others:
+            what = f"{name}: mean of the first two, SFA p=0.25 − {other}"
+            quantities.append(Quantity(what, _less(mean["sfa p=0.25"], mean[other])))
+    return quantities
+
+
+def rises(runs: Runs) -> list[Quantity]:
+    quantities = []
+    for width in (64, 128):
+        found = runs.of(f"sequential model.config.d_model={width}")
+        for k in range(1, len(found[0]["stages"])):
+            rise = [score(run, 0, k) - score(run, 0, k - 1) for run in found]
+            quantities.append(
+                Quantity(f"width {width}: {FIRST}'s loss after {found[0]['stages'][k]['task']} − before", rise)
+            )
+    return quantities
+
+
+def identities(seeds: Sequence[int]) -> list[Quantity]:
+    """SFA after every step of SGD against L2 regression (eqs. 3 and 7), and a step of EWC's penalty against a merge
+    weighted by the Fisher information (eqs. 13 and 14): on random problems in float64."""
+    from sfa.anchor import Anchor
+    from sfa.penalties import add_gradient
+
+    eta, strength, iterates, steps = 0.1, 0.7, [], []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        x, y, start = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((64, 8), (64,), (8,)))
+        merged, penalized, anchor = start.clone(), start.clone(), Anchor({"w": start}, "cpu")
+        for rows in torch.arange(64).view(16, 4):
+            slopes = [2 * x[rows].T @ (x[rows] @ w - y[rows]) / 4 for w in (merged, penalized)]
+            merged -= eta / (1 - eta * strength) * slopes[0]
+            anchor.merge_into({"w": merged}, eta * strength)
+            add_gradient("l2", strength, {"w": slopes[1]}, {"w": penalized}, anchor.shards)
+            penalized -= eta * slopes[1]
+        iterates.append(float((merged - penalized).norm() / (penalized - start).norm()))
+        fisher, step = torch.rand(8, generator=generator, dtype=torch.float64), torch.zeros_like(start)
+        add_gradient("ewc", strength, {"w": step}, {"w": merged}, anchor.shards, {"w": fisher})
+        weight = eta * strength * fisher
+        expected = (1 - weight) * merged + weight * start
+        steps.append(float((merged - eta * step - expected).norm() / (expected - start).norm()))
+    return [
+        Quantity("1e-12 − relative difference of SFA after every step and L2", [1e-12 - d for d in iterates]),
+        Quantity("1e-12 − relative difference of EWC's step and the merge", [1e-12 - d for d in steps]),
+    ]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, the sweep that shows it, and the quantities that decide it."""
+
+    text: str
+    sweep: str | None
+    quantities: Callable[[Any], list[Quantity]]
+
+
+CLAIMS = {
+    1: Claim("Sequential fine-tuning forgets: task 1 falls to within 10 points of the base", "two_domains", forgets),
+    2: Claim(
+        "SFA with p=0.25 keeps at least 60 % of the gain on task 1 and 80 % of that on task 2", "two_domains", keeps
+    ),
+    3: Claim("Smaller p: more of task 1, less of task 2, monotonically", "two_domains", is_monotone),
+    4: Claim("The distance from the anchor falls with p, and task 1 with the distance", "two_domains", moves_less),
+    5: Claim("SFA's best p is within 2 points of rehearsal, without stored data", "two_domains", reaches_rehearsal),
+    6: Claim("No β of WiSE-FT reaches SFA's curve over p", "two_domains", lambda runs: is_below(runs, "wise_ft")),
+    7: Claim("No weights of Task Arithmetic reach it", "two_domains", lambda runs: is_below(runs, "task_arithmetic")),
+    8: Claim("TIES does not reach it", "two_domains", lambda runs: is_below(runs, "ties")),
+    9: Claim("Twenty tasks of images: SFA with p just under 1 > p=1 > sequential", "glyphs", stream_orders),
+    10: Claim("MNIST A/B, each at its best setting: SFA > L2 > EWC", "mnist", best_settings),
+    11: Claim(
+        "Three domains, both orders: SFA keeps the first two better than the others", "three_domains", keeps_both
+    ),
+    12: Claim("SFA after every step is L2 regression; EWC's step is a Fisher-weighted merge", None, identities),
+    13: Claim("A stream of instruction tasks: the first one's loss rises with every task", "instructions", rises),
+}
+
+
+def decide(quantities: Sequence[Quantity]) -> str:
+    verdicts = {quantity.verdict for quantity in quantities}
+    return next(v for v in ("does not hold", "undecided", "holds") if v in verdicts)
+
+
+def table(decided: dict[int, list[Quantity]]) -> list[list[str]]:
+    """A line a quantity, the first the head; of each claim the text and the verdict stand on its first line."""
+    lines = [["", "claim", "verdict", "must be above 0", "mean", "95 % interval"]]
+    for number, quantities in decided.items():
+        for i, quantity in enumerate(quantities):
+            first = [str(number), CLAIMS[number].text, decide(quantities)] if i == 0 else [""] * 3
+            numbers = [statistics.fmean(quantity.values), *quantity.interval]
+            mean, low, high = (f"{n:+.3f}" if abs(n) > 1e-4 else f"{n:+.0e}" for n in numbers)
+            lines.append([*first, quantity.what, mean, f"{low} to {high}"])
+    return lines

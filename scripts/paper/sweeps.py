@@ -1,0 +1,65 @@
+"""A sweep's file as the paper's tables and figures extend it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from sfa import sweep
+from sfa.config import Evaluations
+from sfa.sweep import SweepFile, SweepRun
+from sfa.values import Section
+
+
+class PaperTable(Section):
+    """A table of the paper. A run whose overrides stand beside ``row`` and ``paper`` is a row of it, with the paper's
+    scores in the order of ``columns``, and perhaps ``paper_l2``, its distance from the model after the first task."""
+
+    title: str
+    columns: list[str] = Field(min_length=1, description="evaluations")
+    original: list[float] = Field(description="the paper's scores of the model before the stream")
+
+
+class Figure(Section):
+    """A figure of the paper that a sweep's runs make.
+
+    ======== =====================================================================================
+    kind     what it shows
+    ======== =====================================================================================
+    tradeoff scores on two domains against each other, ``x`` and ``y``
+    bars     the average over all tasks, a bar a method
+    distance the distance from the anchor against ``y``
+    stream   every score over the training steps, a panel for each of ``runs``
+    together one ``evaluation`` over the training steps, a line for each of ``runs``
+    ======== =====================================================================================
+    """
+
+    name: str = Field(pattern=r"^[0-9]+[a-z]?$", description="the paper's number of it, like 6 or 6b")
+    kind: Literal["tradeoff", "bars", "distance", "stream", "together"]
+    x: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
+    y: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
+    methods: list[str] | None = Field(None, description="these alone")
+    where: dict[str, Any] = Field({}, description="of runs that set these keys, those with these values")
+    stream: list[str] | None = Field(None, description="runs with these tasks, in this order")
+    runs: list[str] = Field([], description="labels of runs")
+    evaluation: str | None = None
+
+
+class PaperSweep(SweepFile):
+    """A sweep, with the table and the figures of the paper that its runs make."""
+
+    row_keys: ClassVar[tuple[str, ...]] = ("row", "paper", "paper_l2", "config")
+
+    table: PaperTable | None = None
+    figures: list[Figure] = Field([], description="that its runs make")
+
+
+def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> list[SweepRun]:
+    """See :func:`sfa.sweep.read`."""
+    return sweep.read(path, overrides, evaluations, PaperSweep)
+
+
+def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[PaperSweep, list[str]]:
+    """See :func:`sfa.sweep.read_file`."""
+    return sweep.read_file(path, overrides, PaperSweep)
