@@ -33,7 +33,7 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         OSError: there is too little room for what is to be made, or it cannot be written.
     """
     join()
-    context = Context(config, evaluator, console)
+    context = Context.of(config, evaluator, console)
     if dist.get_global_rank() == 0:
         check_disk(config)
     setting = config.block.neutral_setting()
@@ -42,7 +42,7 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
     shown = {part.fingerprint: part for part in plan(config)}
     manifests, scores = [], []
     for part in in_order(shown.values()):
-        manifest = _make(part, context)
+        manifest = _make(part, config, context)
         if part.fingerprint in shown:
             manifests.append(manifest)
             scores.append(stage.scores(part, context))
@@ -65,22 +65,21 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
         ConfigError: it is no stage of this run.
     """
     join()
-    context = Context(config, evaluator, console)
+    context = Context.of(config, evaluator, console)
     shown = plan(config)
     needed = {part.fingerprint: part for part in in_order(shown)}
     if config.only not in needed:
         raise ConfigError("only", [f"only: {config.only} is not a stage of this run (allowed: {', '.join(needed)})"])
     part = needed[config.only]
-    _make(part, context)
+    _make(part, config, context)
     if any(part.fingerprint == one.fingerprint for one in shown):
         console.print(_line(part.label, stage.scores(part, context)))
 
 
-def _make(part: Stage, context: Context) -> Manifest:
+def _make(part: Stage, config: Config, context: Context) -> Manifest:
     """The manifest of a stage; what all stages come from is checked before anything is trained from it."""
     manifest = stage.make(part, context)
     if part.parent is None:
-        config = context.config
         longest = max(config.train_of(task).seq_len for task in config.tasks)
         models.check(context.model(part), longest, config.model.layout)
     return manifest

@@ -16,9 +16,8 @@ from sfa.data.source import SourceError
 from sfa.fisher import diagonal, fisher_folder
 from sfa.methods.base import FisherSettings, Sources
 from sfa.parallel import exclusively
-from sfa.plan import Base, Merge, Stage, Training, in_order, plan
+from sfa.plan import Base, Merge, Stage, Training
 from sfa.records import Asked, Cost, KeptScore, Manifest, Score, StageAbout, TimedScore
-from sfa.schema import Config
 from sfa.training import train
 
 
@@ -45,7 +44,7 @@ def make(stage: Stage, context: Context) -> Manifest:
         record, rows = _make(stage, context)
         if dist.get_global_rank() == 0:
             runs.write_scores(folder, [{**row, "final": row["step"] == record["steps"]} for row in rows])
-            runs.finish(folder, _about(stage, record, context.config))
+            runs.finish(folder, _about(stage, record, context))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         dist.barrier()
     gc.collect()  # trainers hold themselves
@@ -69,7 +68,7 @@ def _make(stage: Stage, context: Context) -> tuple[Cost, list[TimedScore]]:
 def _check_inputs(stage: Stage, context: Context) -> None:
     """Plans the run again, from its files as they are now: a stage is kept under the fingerprint of what it was made
     of, or not at all."""
-    if not any(stage.fingerprint == part.fingerprint for part in in_order(plan(context.config))):
+    if not any(stage.fingerprint == part.fingerprint for part in context.replan()):
         raise SourceError(
             f"{stage.label}: its data, or the model that the stream starts from, were changed while the run was going",
             "Nothing of the stage is kept; the same command starts it from what is there now",
@@ -176,18 +175,16 @@ def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Pat
             processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
             device = get_device(None)
             wrapped = device.module_to_device(StageModel(model.eval(), processor))
-            data = context.array_builder(source.train, processor, model.config)
+            data = context.array_builder(source, processor, model.config)
             drawn = data.examples(source.tasks[0], settings.examples, source.seed)
             shards = diagonal(wrapped, map(device.batch_to_device, drawn), settings.labels, source.seed)
             weights.write_alone(wrapped, shards, folder)
     return store.unsealed(folder)
 
 
-def _about(stage: Stage, record: Cost, config: Config) -> StageAbout:
+def _about(stage: Stage, record: Cost, context: Context) -> StageAbout:
     # What a run asks for, a base does not determine: other runs share it.
-    layout, train = config.model.layout, config.train
-    told = {"template": layout.template, **layout.extras(), "seq_len": train.seq_len, "long_rows": train.long_rows}
-    asked = cast(Asked, told if stage.parent else {})
+    asked: Asked = context.asked if stage.parent else {}
     return {
         "fingerprint": stage.fingerprint,
         "task": stage.label,
@@ -195,7 +192,7 @@ def _about(stage: Stage, record: Cost, config: Config) -> StageAbout:
         "parent": stage.parent.fingerprint if stage.parent else None,
         **record,
         **asked,
-        "spec": config.conceal(stage.spec()),
+        "spec": context.conceal(stage.spec()),
         "made": {
             "date": time.strftime("%Y-%m-%d"),
             "hardware": machine.hardware(),

@@ -18,7 +18,7 @@ from composer.utils import dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
-from sfa import checkpoint_files, checkpoints, loggers, machine, models, weights
+from sfa import checkpoint_files, checkpoints, machine, models, runs, weights
 from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.composer_model import StageModel
 from sfa.config import ConfigError
@@ -31,7 +31,7 @@ from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.plan import Merge, Stage, Training
 from sfa.records import Cost, TimedScore
 from sfa.schedule import Duration
-from sfa.schema import Config, Train
+from sfa.schema import Train
 from sfa.trainers.composer import SFA
 from sfa.trainers.finite import Finite
 
@@ -49,7 +49,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         Interrupted: a signal stopped it, after a checkpoint.
         NotFinite: a loss, gradient or merged weight was infinite or not a number; checkpoints are from before.
     """
-    settings, config, console = stage.train, context.config, context.console
+    settings, console = stage.train, context.console
     parent, folder = context.folder(stage.start), context.folder(stage)
     processor = models.read_processor(parent / "model")
     machine.name_processor()
@@ -57,8 +57,8 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     bare = models.read_model(parent / "model")
     family = family_of(bare.config)
     padded = family.why_padded(bare, processor)
-    data = context.array_builder(settings, processor, bare.config, packs=padded is None)
-    seed, cache = stage.seed, config.save_folder / "data"
+    data = context.array_builder(stage, processor, bare.config, packs=padded is None)
+    seed, cache = stage.seed, context.save_folder / "data"
     arrays, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Arrays] = []
     replay = stage.block.replay()
@@ -84,7 +84,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         bare.gradient_checkpointing_enable({"use_reentrant": False})
 
     def examples(past: Training, count: int) -> list[dict[str, Tensor]]:
-        return context.array_builder(past.train, processor, bare.config).examples(past.tasks[0], count, seed)
+        return context.array_builder(past, processor, bare.config).examples(past.tasks[0], count, seed)
 
     past_tasks = [
         Past(context.folder(past), context.model(past), past is stage.start, partial(examples, _training_of(past)))
@@ -96,7 +96,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     if settings.max_grad_norm is not None:
         algorithms.append(GradientClipping("norm", settings.max_grad_norm))
     clock = stage.block.clock(total, epoch)
-    interval = Duration.parse(config.eval.interval).in_steps(total, epoch) if config.eval.interval else None
+    interval = Duration.parse(context.eval_interval).in_steps(total, epoch) if context.eval_interval else None
     meanwhile, evaluator = context.evaluations_while(stage), context.evaluator
     recorder = Recorder(
         lambda live, names: evaluator(live, processor, names), evaluator.key, meanwhile, interval, total
@@ -105,7 +105,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     kept = folder / "checkpoints"
     newest = checkpoints.newest_checkpoint(kept, console)
     if newest is not None:
-        newest = checkpoints.for_parallelism(newest, config.parallelism)
+        newest = checkpoints.for_parallelism(newest, context.parallelism)
     saver = checkpoint_saver(str(kept), Duration.parse(settings.save_interval).in_steps(total, epoch), total, stopper)
     trainer = checkpoint_files.resumed(
         model=model,
@@ -114,20 +114,20 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         optimizers=_optimizer(model, settings),
         schedulers=_scheduler(settings, total, epoch),
         algorithms=algorithms,
-        callbacks=[ProgressBar(_title(stage, config), total, clock, console), recorder, saver, stopper],
-        loggers=loggers.make(config, config.save_folder / config.name / "logs" / stage.label),
+        callbacks=[ProgressBar(_title(stage, context), total, clock, console), recorder, saver, stopper],
+        loggers=context.make_loggers(runs.run_folder(context.save_folder, context.run) / "logs" / stage.label),
         seed=seed,
         precision=composer_precision,
         device_train_microbatch_size=settings.microbatch_size or batch // dist.get_world_size(),
-        parallelism_config=parallelism_config(config.parallelism, checkpoints.kind(newest, config.checkpoint)),
+        parallelism_config=parallelism_config(context.parallelism, checkpoints.kind(newest, context.checkpoint)),
         load_path=str(newest) if newest else None,
         compile_config={} if settings.compile else None,
-        run_name=f"{config.name}-{stage.label}",
+        run_name=f"{context.run}-{stage.label}",
         progress_bar=False,
         log_to_console=False,
     )
     try:
-        checkpoints.write_as(trainer.state, config.checkpoint)
+        checkpoints.write_as(trainer.state, context.checkpoint)
         average_gradients_on_gloo(trainer.state.model)
         trainer.fit()
         weights.save_model(bare_model(trainer.state), folder / "model")
@@ -208,7 +208,7 @@ def _precision(precision: str) -> tuple[str, bool]:
     return ("amp_bf16", False) if torch.cuda.is_available() else ("fp32", True)
 
 
-def _title(stage: Stage, config: Config) -> str:
-    names = [task.name for task in config.tasks]
+def _title(stage: Stage, context: Context) -> str:
+    names = [task.name for task in context.tasks]
     position = f"[{names.index(stage.label) + 1}/{len(names)}] " if stage.label in names else ""
     return f"{position}{stage.label}" + (f" ({stage.method})" if stage.method != stage.label else "")

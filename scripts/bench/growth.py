@@ -54,7 +54,7 @@ def _over_the_stream(setup: Setup) -> list[Row]:
 def _stages(folder: Path, length: int, steps: int) -> tuple[list[float], list[float]]:
     join()
     config = configs.load(_stream(folder, length, steps), [f"save_folder={folder / 'runs'}"], available)
-    context = Context(config, evaluator(config), Console(quiet=True))
+    context = Context.of(config, evaluator(config), Console(quiet=True))
     seconds, memory, process = [], [], psutil.Process()
     for part in in_order(plan(config))[1:]:
         if part.parent is not None and part.parent.parent is None:

@@ -78,7 +78,7 @@ def _made(file: Path, data: list[str], setup: Setup) -> Row:
 
 
 def _context(run: SweepRun) -> Context:
-    return Context(run.config, evaluator(run.config), Console(quiet=True))
+    return Context.of(run.config, evaluator(run.config), Console(quiet=True))
 
 
 def _same(part: Stage, ours: Context, other: Context) -> None:

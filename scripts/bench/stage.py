@@ -48,7 +48,7 @@ def series(folder: str, parallelism: str, steps: int, rounds: int) -> dict[str, 
 
 def _work(shared: list[str], method: str) -> Callable[[], Any]:
     config = configs.load(Path("yamls/quickstart.yaml"), [*shared, f"method={method}"], available)
-    context = Context(config, evaluator(config), Console(quiet=True))
+    context = Context.of(config, evaluator(config), Console(quiet=True))
     *before, last = in_order(plan(config))
     for part in before:
         stage.make(part, context)

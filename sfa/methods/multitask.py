@@ -1,7 +1,13 @@
 """Training on all tasks at once: the upper bound that needs all data at the same time."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from sfa.methods.base import Look, Method
-from sfa.plan import Stage, Stream
+
+if TYPE_CHECKING:
+    from sfa.plan import Stage, Stream
 
 
 class Multitask(Method):

@@ -1,5 +1,7 @@
 """Sequential Fine-tuning with Averaging: the paper's method (Algorithm 1)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,12 +12,13 @@ from pydantic import Field, model_validator
 
 from sfa.methods.base import Fit, Look, Method, method
 from sfa.methods.wise_ft import merged_after_each
-from sfa.plan import Stage, Stream
 from sfa.schedule import Clock, Duration, exact_fraction
 from sfa.values import PART
 
 if TYPE_CHECKING:
     from composer.core import Algorithm
+
+    from sfa.plan import Stage, Stream
 
 MergeInterval = Annotated[
     str,
@@ -43,7 +46,7 @@ class SFA(Method):
     reset_optimizer_on_merge: bool = False
 
     @model_validator(mode="after")
-    def _one_interval(self) -> "SFA":
+    def _one_interval(self) -> SFA:
         if (self.p is None) == (self.every is None):
             raise ValueError("give either p or every; to use every where a file sets p, add sfa.p=null")
         return self
@@ -54,7 +57,7 @@ class SFA(Method):
             return merged_after_each(stream, method("wise_ft", beta=self.beta), self.name)
         return super().stages(stream)
 
-    def algorithms(self, fit: Fit) -> "list[Algorithm]":
+    def algorithms(self, fit: Fit) -> list[Algorithm]:
         from sfa.trainers.composer import SFA as Averaging
 
         every = self.every

@@ -1,12 +1,17 @@
 """SLERP: one spherical interpolation with θ_o after the training (Shoemake, 1985; mergekit's)."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from sfa.methods.base import Look, Method, Sources
 from sfa.methods.wise_ft import merged_after_each
-from sfa.plan import Stage, Stream
+
+if TYPE_CHECKING:
+    from sfa.plan import Stage, Stream
 
 
 class Slerp(Method):

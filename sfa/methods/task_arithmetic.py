@@ -1,13 +1,17 @@
 """Task Arithmetic (Ilharco et al., 2023), and what merges of single-task models have in common."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from sfa.methods.base import Look, Method, Sources, method
-from sfa.plan import Stage, Stream
+
+if TYPE_CHECKING:
+    from sfa.plan import Stage, Stream
 
 
 class OfSingleTasks(Method):

@@ -1,11 +1,16 @@
 """WiSE-FT: one average with θ_o after the training (Wortsman et al., 2022b)."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from sfa.methods.base import Look, Method, Sources, method
-from sfa.plan import Stage, Stream
+
+if TYPE_CHECKING:
+    from sfa.plan import Stage, Stream
 
 
 class WiseFT(Method):
