@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
     config = configs.load(arguments[0], arguments[1:], available)
     if config.dry_run:
-        from sfa.describe import describe
+        from sfa.stages.describe import describe
 
         if is_first_rank():
             show(describe(config))
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     from rich.console import Console
 
     from eval.evaluator import evaluator
-    from sfa.run import make_only, run
+    from sfa.stages.run import make_only, run
 
     console = Console(quiet=not is_first_rank(), highlight=False, markup=False, soft_wrap=True)
     if config.only is not None:
@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
     results = run(config, evaluator(config), console)
     if is_first_rank():
         from sfa.curves import draw
-        from sfa.results import matrix_text
         from sfa.runs import results_file, run_folder
+        from sfa.stages.results import matrix_text
 
         folder = run_folder(config.save_folder, config.name)
         picture = draw([folder], folder / "curves.png")

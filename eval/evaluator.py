@@ -12,11 +12,11 @@ from torch import nn
 from eval import owner
 from eval.kind import Kind, Part, Settings
 from eval.live import is_sharded, unsharded, untouched
-from sfa.callbacks import Evaluator
+from sfa.config.schema import Config
 from sfa.data import Task
 from sfa.data.source import SourceError
 from sfa.records import Score
-from sfa.schema import Config
+from sfa.stages.callbacks import Evaluator
 
 
 def evaluator(config: Config) -> Evaluator:
@@ -39,7 +39,7 @@ def evaluator(config: Config) -> Evaluator:
 
 
 class Evaluations:
-    """Implements :class:`sfa.callbacks.Evaluator`.
+    """Implements :class:`sfa.stages.callbacks.Evaluator`.
 
     Args:
         names: of the evaluations.

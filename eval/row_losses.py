@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sfa.composer_model import StageModel
 from sfa.data.batches import collate
 from sfa.data.packing import IGNORED
 from sfa.data.task import Row
 from sfa.data.text_arrays import TextArrays
+from sfa.stages.composer_model import StageModel
 
 
 def row_losses(

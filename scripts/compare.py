@@ -19,8 +19,8 @@ from scripts.interval import spread
 from sfa.config import flat
 from sfa.curves import draw
 from sfa.records import ConfigRecord, FinalScore, Results
-from sfa.results import average_name, named_metrics
 from sfa.runs import read_manifest_of, read_results
+from sfa.stages.results import average_name, named_metrics
 from sfa.terminal import command, start
 
 PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only where things are

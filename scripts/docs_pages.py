@@ -48,7 +48,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def _keys() -> str:
     """A table of the config's own keys, then one of each block's."""
-    from sfa.schema import config_class
+    from sfa.config.schema import config_class
 
     whole = config_class().model_json_schema()
     definitions: dict[str, Schema] = whole["$defs"]

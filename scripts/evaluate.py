@@ -103,8 +103,8 @@ def evaluate(given: argparse.Namespace) -> list[Score]:
 
     from eval.evaluator import Evaluations
     from eval.kind import Settings
-    from sfa import models
-    from sfa.pretrained import model_errors
+    from sfa.families import models
+    from sfa.families.pretrained import model_errors
 
     settings = Settings(
         given.template,

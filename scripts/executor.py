@@ -15,9 +15,9 @@ from eval import all_kinds
 from sfa import store
 from sfa.errors import INTERRUPTED
 from sfa.orphans import end_with_parent, run_with_parent
-from sfa.plan import Stage
 from sfa.runs import is_made, stage_folder
-from sfa.sweep import SweepRun
+from sfa.stages.plan import Stage
+from sfa.sweeps import SweepRun
 from sfa.terminal import prepare_streams
 
 POLL = 2.0  # seconds between looks at what another process is making
@@ -124,7 +124,7 @@ def _start(work: Callable[[Any], int], given: Any, log: Path, slot: int, at_once
     that it measures is its own."""
     context = multiprocessing.get_context("forkserver")
     used = [module for kind in all_kinds() for module in kind.modules]
-    context.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.run"])
+    context.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.stages.run"])
     log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_logged, args=(work, given, str(log), slot, at_once))
     process.start()

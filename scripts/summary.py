@@ -8,9 +8,9 @@ from scripts import cells
 from scripts.interval import spread
 from scripts.series import base_scores, scores
 from sfa.records import Results
-from sfa.results import average_name, is_loss, named_metrics
 from sfa.runs import has_results, read_results
-from sfa.sweep import SweepRun
+from sfa.stages.results import average_name, is_loss, named_metrics
+from sfa.sweeps import SweepRun
 
 Labelled = tuple[str, Results]  # label, and what the run came to
 DIGITS = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "peak MiB": 0, "stored examples": 0,

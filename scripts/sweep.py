@@ -33,15 +33,15 @@ from scripts.cells import code
 from scripts.executor import Job, alone
 from scripts.paper.sweeps import read
 from scripts.summary import finished, table
+from sfa.config.reading import read_value
 from sfa.data import FileName
-from sfa.describe import describe_sweep
 from sfa.machine import hardware
 from sfa.orphans import interruptible
-from sfa.plan import in_order, plan
-from sfa.reading import read_value
 from sfa.records import SweptRun
 from sfa.runs import is_made, stage_folder, write_sweep
-from sfa.sweep import SweepRun, expand, stages
+from sfa.stages.describe import describe_sweep
+from sfa.stages.plan import in_order, plan
+from sfa.sweeps import SweepRun, expand, stages
 from sfa.terminal import command, start
 
 
@@ -152,7 +152,7 @@ class _Progress(Progress):
 def _finish(runs: list[Sequence[str]]) -> int:
     from eval.evaluator import evaluator
     from sfa import config as configs
-    from sfa.run import run
+    from sfa.stages.run import run
 
     for arguments in runs:
         config = configs.load(arguments[0], arguments[1:])

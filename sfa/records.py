@@ -227,7 +227,7 @@ class ConfigRecord(TypedDict):
 
 
 class Metrics(TypedDict):
-    """See :func:`sfa.results.metrics`."""
+    """See :func:`sfa.stages.results.metrics`."""
 
     average: float
     forgetting: float

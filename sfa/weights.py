@@ -81,7 +81,7 @@ def full_state(folder: Path) -> dict[str, Tensor]:
     """The tensors of a Hugging Face folder, float32, named as the model in memory names them. A folder without a
     ``config.json`` gives the tensors of its safetensors files as they are named there."""
     if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        from sfa.models import read_model
+        from sfa.families.models import read_model
 
         return dict(read_model(folder).state_dict())
     tensors: dict[str, Tensor] = {}
@@ -140,8 +140,8 @@ def write_shards(module: nn.Module, shards: dict[str, Tensor], folder: Path) -> 
 
 
 def write_alone(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Writes ``tensors``, named as the parameters of an unsharded :class:`sfa.composer_model.StageModel`, like a model
-    with these weights, whole or not at all. One process calls it; the model is used up."""
+    """Writes ``tensors``, named as the parameters of an unsharded stage's model, like a model with these weights, whole
+    or not at all. One process calls it; the model is used up."""
     temporary = folder.with_name(f".{folder.name}")
     parameters = dict(model.named_parameters())
     with torch.no_grad():

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from sfa.methods.base import Look, Method, Sources
 from sfa.methods.wise_ft import merged_after_each
-from sfa.plan import Stage, Stream
+from sfa.stages.plan import Stage, Stream
 
 
 class Shrink(Method):

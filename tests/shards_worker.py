@@ -20,9 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 import train
 from sfa import SFA, weights
 from sfa.anchor import trained_shards
-from sfa.callbacks import Stopper
-from sfa.composer_model import StageModel
 from sfa.parallel import average_gradients_on_gloo, join
+from sfa.stages.callbacks import Stopper
+from sfa.stages.composer_model import StageModel
 from tests.exports import MODELS, built
 from tests.toy import Regression, penalty, saver_every_step, trainer
 

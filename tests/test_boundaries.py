@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from scripts import compare, curves, export, report, series
 from scripts.paper import claims, figures
 from scripts.paper.sweeps import Figure
-from sfa import models, store
+from sfa import store
+from sfa.config.schema import Model
+from sfa.families import models
 from sfa.families.decoder import Decoder
-from sfa.schema import Model
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from scripts import merge
 from sfa import extras, merging
 from sfa.config import ConfigError, load
 from sfa.families.mlp import MLPConfig, MLPForImageClassification
-from sfa.plan import plan
+from sfa.stages.plan import plan
 from tests.test_bad_input import pretrained
 from tests.test_methods import QUICKSTART
 

@@ -9,7 +9,7 @@ import yaml
 import train
 from eval import available
 from sfa.config import ConfigError, load
-from sfa.plan import plan
+from sfa.stages.plan import plan
 
 ROOT = Path(__file__).parent.parent
 GOOD: dict[str, Any] = {

@@ -15,13 +15,13 @@ import pytest
 import train
 from scripts import report, sweep
 from sfa import runs, store
-from sfa.callbacks import Stopper
+from sfa.config.schema import Model
 from sfa.data.array_cache import built_once
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
-from sfa.models import build
-from sfa.pretrained import ModelError
-from sfa.schema import Model
+from sfa.families.models import build
+from sfa.families.pretrained import ModelError
+from sfa.stages.callbacks import Stopper
 from sfa.store import DamagedStage, seal, unsealed
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")

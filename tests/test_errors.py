@@ -6,12 +6,12 @@ import pytest
 from safetensors import SafetensorError
 
 from eval.sandbox import NoSandbox
-from sfa.checkpoint_files import ForeignCheckpoint
 from sfa.config import ConfigError
+from sfa.config.reading import Unreadable
 from sfa.data.source import SourceError
 from sfa.errors import Interrupted, MergeError, MissingExtra, ModelFilesError, NotFinite, SFAError, UsageError
-from sfa.pretrained import ModelError
-from sfa.reading import Unreadable
+from sfa.families.pretrained import ModelError
+from sfa.stages.checkpoint_files import ForeignCheckpoint
 from sfa.store import DamagedStage
 from sfa.terminal import KEPT, command
 

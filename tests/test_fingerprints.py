@@ -16,13 +16,14 @@ from PIL import Image
 import train
 from eval.evaluator import Evaluations
 from eval.kind import Settings
-from sfa import hub, plan, stage
+from sfa import hub
 from sfa.config import load
+from sfa.config.schema import Model
 from sfa.data import Custom, Images, registered
 from sfa.data.source import SourceError
 from sfa.data.text_arrays import content
-from sfa.schema import Model
-from sfa.tokenizer_training import train_tokenizer
+from sfa.families.tokenizer_training import train_tokenizer
+from sfa.stages import plan, stage
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 SMALL = ["train.max_duration=3ba", "eval.limit=10", "sfa.every=null", "sfa.p=0.5", "name=run"]

@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from sfa import fisher
-from sfa.composer_model import StageModel
 from sfa.data.packing import IGNORED
 from sfa.fisher import diagonal
+from sfa.stages.composer_model import StageModel
 
 Examples = list[dict[str, Tensor]]
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -6,16 +6,15 @@ import pytest
 import torch
 from transformers import AutoConfig, BertLMHeadModel
 
-from sfa import models
-from sfa.composer_model import StageModel
 from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate, example_count
 from sfa.data.packing import alone, encode, pack
 from sfa.data.tokens import Encoder
-from sfa.families import family_of
+from sfa.families import family_of, models
 from sfa.families.decoder import Decoder
-from sfa.isolation import NotCausal, why_padded
-from sfa.tokenizer_training import train_tokenizer
+from sfa.families.isolation import NotCausal, why_padded
+from sfa.families.tokenizer_training import train_tokenizer
+from sfa.stages.composer_model import StageModel
 
 ROWS = registered("arithmetic").rows("train")[:20]
 WIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -19,8 +19,8 @@ from sfa.data.source import SourceError
 from sfa.data.template import Layout
 from sfa.data.text_arrays import DecoderArrays
 from sfa.data.tokens import Encoder
-from sfa.describe import describe
-from sfa.plan import plan
+from sfa.stages.describe import describe
+from sfa.stages.plan import plan
 from tests.zoo import chat_tokenizer, tokenizer
 
 LONG: Any = {"prompt": "Is it so? " * 40 + "Say yes.", "response": "Yes"}

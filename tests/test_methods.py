@@ -16,7 +16,7 @@ from scripts import compare, merge, summary
 from sfa.config import load
 from sfa.data.batches import BatchSchedule, example_count, sample_rows
 from sfa.data.packing import IGNORED, Arrays
-from sfa.plan import Merge, in_order, plan
+from sfa.stages.plan import Merge, in_order, plan
 
 QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
 SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=8ba"]

@@ -29,14 +29,15 @@ from transformers import (
 )
 
 import train
-from sfa import models, weights
+from sfa import weights
+from sfa.config.schema import Model
+from sfa.families import models
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
 from sfa.families.mlp import MLPConfig, MLPForImageClassification
-from sfa.pretrained import ModelError
-from sfa.schema import Model
+from sfa.families.pretrained import ModelError
+from sfa.families.tokenizer_training import train_tokenizer
 from sfa.tensors import locations
-from sfa.tokenizer_training import train_tokenizer
 from tests.test_bad_input import config, pretrained
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}

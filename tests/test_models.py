@@ -15,16 +15,16 @@ from transformers import (
     T5Config,
 )
 
-from sfa import models, weights
-from sfa.composer_model import StageModel
+from sfa import weights
+from sfa.config.schema import LoRA, Model
 from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate
 from sfa.data.packing import IGNORED, encode, encode_seq2seq, pack
 from sfa.data.tokens import Encoder
-from sfa.families import family_of
+from sfa.families import family_of, models
 from sfa.families.decoder import Decoder
-from sfa.schema import LoRA, Model
-from sfa.tokenizer_training import train_tokenizer
+from sfa.families.tokenizer_training import train_tokenizer
+from sfa.stages.composer_model import StageModel
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIGS = {

@@ -14,7 +14,7 @@ import train
 from scripts import figures, merge, sweep, tables
 from sfa.config import ConfigError, load
 from sfa.methods import METHODS
-from sfa.plan import plan
+from sfa.stages.plan import plan
 from tests.own_method import Shrink
 
 QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")

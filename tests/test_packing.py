@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from sfa.composer_model import StageModel
 from sfa.data import registered
 from sfa.data.batches import BatchSchedule
 from sfa.data.packing import IGNORED, encode, pack
 from sfa.data.tokens import Encoder
+from sfa.families.tokenizer_training import train_tokenizer
 from sfa.schedule import Duration
-from sfa.tokenizer_training import train_tokenizer
+from sfa.stages.composer_model import StageModel
 
 SEQ_LEN = 96
 

@@ -18,15 +18,15 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from eval.evaluator import Evaluations
 from eval.kind import Settings
-from sfa.composer_model import StageModel
+from sfa.config.schema import Model
 from sfa.data.augment import Augment
 from sfa.data.image_arrays import ImageArrays
 from sfa.data.images import Images, decode
 from sfa.data.pixels import BOUND, Pixels, normalised
 from sfa.data.source import SourceError
 from sfa.families.image_classifier import ImageClassifier
-from sfa.models import ModelError, build, configuration_errors
-from sfa.schema import Model
+from sfa.families.models import ModelError, build, configuration_errors
+from sfa.stages.composer_model import StageModel
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 NOISE = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)

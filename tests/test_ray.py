@@ -10,7 +10,7 @@ import psutil
 import train
 from scripts import ray_executor
 from scripts.executor import Job
-from sfa.sweep import expand, stages
+from sfa.sweeps import expand, stages
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 

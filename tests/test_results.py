@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sfa import runs, store
-from sfa.results import metrics
+from sfa.stages.results import metrics
 
 
 def test_metrics_of_three_tasks_by_hand() -> None:

@@ -10,9 +10,9 @@ import pytest
 import train
 from scripts import compare, curves, summary
 from sfa import runs
-from sfa.callbacks import Recorder
 from sfa.errors import UsageError
-from sfa.results import is_loss
+from sfa.stages.callbacks import Recorder
+from sfa.stages.results import is_loss
 from tests.test_commands import kept_run
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")

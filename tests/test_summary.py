@@ -7,7 +7,7 @@ import pytest
 
 from scripts import compare, summary
 from scripts.series import bounds
-from sfa.results import is_loss, matrix_text, summarize
+from sfa.stages.results import is_loss, matrix_text, summarize
 
 
 def run(finals: list[float], before: list[float], metric: str = "loss", method: str = "sfa") -> dict[str, Any]:

@@ -19,8 +19,8 @@ from scripts.interval import half_width
 from scripts.paper.sweeps import read
 from scripts.series import line, points_of
 from sfa.config import ConfigError
-from sfa.schema import Config
-from sfa.sweep import ROW_KEYS, expand, stages
+from sfa.config.schema import Config
+from sfa.sweeps import ROW_KEYS, expand, stages
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 SMALL = {"train.max_duration": "4ba", "eval.limit": 20}

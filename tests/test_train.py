@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 import train
 from sfa import merge_steps
-from sfa.callbacks import Stopper
-from sfa.checkpoints import newest_checkpoint
-from sfa.composer_model import StageModel
+from sfa.stages.callbacks import Stopper
+from sfa.stages.checkpoints import newest_checkpoint
+from sfa.stages.composer_model import StageModel
 from tests import COMPOSER
 
 ROOT = Path(__file__).parent.parent

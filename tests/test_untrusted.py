@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 
 import train
-from sfa import callbacks, checkpoint_files, checkpoints
-from sfa.checkpoints import newest_checkpoint
-from sfa.pickles import ForeignPickle, read_metadata
+from sfa.stages import callbacks, checkpoint_files, checkpoints
+from sfa.stages.checkpoints import newest_checkpoint
+from sfa.stages.pickles import ForeignPickle, read_metadata
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 SMALL = ["train.max_duration=4ba", "eval.limit=20", "name=run", "method=sfa"]

@@ -9,8 +9,8 @@ from transformers import LlamaConfig
 import train
 from eval import available
 from sfa.config import load
-from sfa.describe import PARAMETERS, describe
-from sfa.plan import plan
+from sfa.stages.describe import PARAMETERS, describe
+from sfa.stages.plan import plan
 
 YAMLS = Path(__file__).parent.parent / "yamls"
 FULL = sorted(file.name for file in YAMLS.glob("*.yaml") if not file.name.startswith("small"))

@@ -11,9 +11,9 @@ from composer.models import ComposerModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sfa.callbacks import Stopper, checkpoint_saver
 from sfa.fisher import Fisher
 from sfa.schedule import exact_fraction
+from sfa.stages.callbacks import Stopper, checkpoint_saver
 from sfa.trainers.penalty import Penalty
 
 BATCH = 4

@@ -17,7 +17,7 @@ class Accuracy(Kind):
 
     name: ClassVar[str] = "accuracy"
     unit: ClassVar[str] = "images"
-    modules: ClassVar[tuple[str, ...]] = ("sfa.composer_model", "sfa.data.image_arrays")
+    modules: ClassVar[tuple[str, ...]] = ("sfa.stages.composer_model", "sfa.data.image_arrays")
 
     def __init__(self, names: Sequence[str], stream: Sequence[Task], settings: Settings):
         super().__init__(names, stream, settings)
@@ -51,7 +51,7 @@ class Accuracy(Kind):
         """Of each image, whether its label was the likeliest."""
         import torch
 
-        from sfa.composer_model import StageModel
+        from sfa.stages.composer_model import StageModel
 
         device, bf16, size = next(model.parameters()).device, self.settings.bf16, self.settings.batch_size
         stage_model = StageModel(model, processor, cpu_bf16=bf16)

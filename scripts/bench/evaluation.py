@@ -18,10 +18,10 @@ from eval.evaluator import Evaluations
 from eval.kind import Settings
 from eval.kinds.lm_eval import LMEval
 from scripts.bench.measure import Missing, Row, Setup, commands_in_turn
-from sfa import models
 from sfa.data import registered
 from sfa.data.source import SourceError
-from sfa.tokenizer_training import train_tokenizer
+from sfa.families import models
+from sfa.families.tokenizer_training import train_tokenizer
 
 EVALUATIONS = ["gsm8k", "casehold", "tos", "overruling"]
 PRETRAINED = Path("models/smollm2-135m")

@@ -8,11 +8,10 @@ from torch import Tensor
 from eval import available
 from scripts.bench.measure import Missing, Row, Setup, in_turn
 from sfa import config as configs
-from sfa import models
-from sfa.composer_model import StageModel
-from sfa.families import family_of
+from sfa.config.schema import Config
+from sfa.families import family_of, models
 from sfa.fisher import diagonal
-from sfa.schema import Config
+from sfa.stages.composer_model import StageModel
 
 LINE = "Fisher information"
 CASES = {  # config, examples, rounds

@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader
 
 from scripts.bench import shapes
 from scripts.bench.measure import Missing, Row, Setup, in_turn
-from sfa.composer_model import StageModel
 from sfa.data.batches import collate
-from sfa.training import forget
+from sfa.stages.composer_model import StageModel
+from sfa.stages.training import forget
 
 LINE = "model FLOPs used on one GPU"
 SEQ_LEN, STEPS = 1024, 4

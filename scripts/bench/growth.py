@@ -23,12 +23,12 @@ from scripts.bench import shapes
 from scripts.bench.measure import Row, Setup, in_turn
 from scripts.bench.ranks import on_ranks
 from sfa import config as configs
-from sfa import stage
 from sfa.anchor import Anchor, trained_shards
-from sfa.context import Context
 from sfa.data import registered
 from sfa.parallel import join
-from sfa.plan import in_order, plan
+from sfa.stages import stage
+from sfa.stages.context import Context
+from sfa.stages.plan import in_order, plan
 
 STREAM, MERGE = "how a stage's cost grows over a stream", "how a merge's cost grows"
 

@@ -16,8 +16,8 @@ from scripts.bench.measure import Row, Setup, held, peak, resident
 from scripts.bench.ranks import on_ranks
 from sfa import SFA
 from sfa.anchor import DEVICE_BYTES, HOST_BYTES, Anchor, trained_shards
-from sfa.composer_model import StageModel
 from sfa.data.batches import collate
+from sfa.stages.composer_model import StageModel
 
 LINE = "memory for θ_o"
 

@@ -11,11 +11,11 @@ from eval.evaluator import evaluator
 from scripts.bench.measure import Missing, Row, Setup
 from scripts.paper.sweeps import read
 from sfa import config as configs
-from sfa import stage
-from sfa.context import Context
 from sfa.parallel import join
-from sfa.plan import Stage, Training, in_order, plan
-from sfa.sweep import SweepRun, stages
+from sfa.stages import stage
+from sfa.stages.context import Context
+from sfa.stages.plan import Stage, Training, in_order, plan
+from sfa.sweeps import SweepRun, stages
 from sfa.tensors import locations
 
 LINE = "trainings for Table 1's sweep"

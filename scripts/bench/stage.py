@@ -13,9 +13,9 @@ from eval.evaluator import evaluator
 from scripts.bench.measure import Row, Setup, in_turn
 from scripts.bench.ranks import on_ranks
 from sfa import config as configs
-from sfa import stage
-from sfa.context import Context
-from sfa.plan import in_order, plan
+from sfa.stages import stage
+from sfa.stages.context import Context
+from sfa.stages.plan import in_order, plan
 
 LINE = "a whole SFA stage, p=0.25"
 

@@ -16,13 +16,13 @@ from datasets import Dataset
 from eval import available
 from scripts.bench.measure import Missing, Row, Setup, in_turn
 from sfa import config as configs
-from sfa import models
-from sfa.composer_model import StageModel
 from sfa.data.batches import BatchSchedule, data_spec
 from sfa.data.packing import IGNORED, Example, encode, pack
 from sfa.data.source import SourceError
 from sfa.data.tokens import Encoder
-from sfa.training import forget
+from sfa.families import models
+from sfa.stages.composer_model import StageModel
+from sfa.stages.training import forget
 
 LINE = "training tokens that count a second"
 ROWS = 8  # of a padded batch: the Trainer's default

@@ -15,7 +15,7 @@ from scripts.series import Swept, label, look
 from sfa.curves import save
 from sfa.methods import METHODS
 from sfa.records import Overrides, Results
-from sfa.results import is_loss
+from sfa.stages.results import is_loss
 
 
 def draw(results: Swept, out: Path) -> Path:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sfa import sweep
+from sfa import sweeps as sweep
 from sfa.config import Evaluations
-from sfa.sweep import SweepFile, SweepRun
+from sfa.sweeps import SweepFile, SweepRun
 from sfa.values import Section
 
 
@@ -56,10 +56,10 @@ class PaperSweep(SweepFile):
 
 
 def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> list[SweepRun]:
-    """See :func:`sfa.sweep.read`."""
+    """See :func:`sfa.sweeps.read`."""
     return sweep.read(path, overrides, evaluations, PaperSweep)
 
 
 def read_file(path: Path, overrides: Sequence[str] = ()) -> tuple[PaperSweep, list[str]]:
-    """See :func:`sfa.sweep.read_file`."""
+    """See :func:`sfa.sweeps.read_file`."""
     return sweep.read_file(path, overrides, PaperSweep)

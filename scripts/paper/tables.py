@@ -15,7 +15,7 @@ from sfa.config import ConfigError
 from sfa.methods import METHODS
 from sfa.records import Results
 from sfa.runs import has_results, read_results, stage_folder
-from sfa.sweep import SweepRun
+from sfa.sweeps import SweepRun
 
 L2 = "L2 from the first task's model"
 BESIDE = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "peak MiB": 0, "stored examples": 0}

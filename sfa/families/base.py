@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from sfa.config.schema import Config, Model, Train
     from sfa.data.batches import Transform
     from sfa.data.packing import Arrays, LongRows
-    from sfa.schema import Config, Model, Train
 
 FAMILIES: dict[str, type["Family"]] = {}
 
@@ -149,7 +149,7 @@ class Family(ABC):
 
     @abstractmethod
     def build(self, model: "Model", tokenizer_tasks: Sequence[Task], tell: Callable[[str], None]) -> tuple[Any, Any]:
-        """See :func:`sfa.models.build`, which seeds what is random."""
+        """See :func:`sfa.families.models.build`, which seeds what is random."""
 
     @abstractmethod
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:

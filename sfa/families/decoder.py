@@ -48,12 +48,12 @@ class Decoder(LanguageModel):
         return model_class(MODEL_FOR_CAUSAL_LM_MAPPING, configuration)
 
     def try_out(self, model: Any, tokenizer: Any) -> None:
-        from sfa.isolation import why_padded
+        from sfa.families.isolation import why_padded
 
         why_padded(model, tokenizer, _length(model))
 
     def why_padded(self, model: Any, processor: Any) -> str | None:
-        from sfa.isolation import why_padded_on_all_ranks
+        from sfa.families.isolation import why_padded_on_all_ranks
 
         return why_padded_on_all_ranks(model, processor, _length(model))
 
@@ -79,6 +79,6 @@ class Decoder(LanguageModel):
 
 def _length(model: Any) -> int:
     """Tokens of the examples that a model is tried with."""
-    from sfa.isolation import LENGTH
+    from sfa.families.isolation import LENGTH
 
     return min(LENGTH, (position_count(model.config) or 2 * LENGTH) // 2)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from sfa.config.schema import Config, Model, Train
     from sfa.data.batches import Transform
     from sfa.data.image_arrays import ImageArrays
     from sfa.data.packing import LongRows
-    from sfa.schema import Config, Model, Train
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class ImageClassifier(Family):
     def build(self, model: "Model", tokenizer_tasks: Sequence[Task], tell: Callable[[str], None]) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, ViTImageProcessor
 
-        from sfa.configurations import NO_CODE, read_configuration
-        from sfa.pretrained import model_errors, read
+        from sfa.families.configurations import NO_CODE, read_configuration
+        from sfa.families.pretrained import model_errors, read
 
         with model_errors(model.name or str(model.architecture)):
             configuration = read_configuration(model, self.options(model, None))
@@ -194,7 +194,7 @@ def _try_out(model: Any, processor: Any, labels: int) -> None:
 
     from sfa.data.image_arrays import channels_of
     from sfa.data.pixels import Pixels, normalised
-    from sfa.pretrained import one_line
+    from sfa.families.pretrained import one_line
 
     channels = channels_of(model.config) or 3
     if channels not in (1, 3):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from sfa.config.schema import Config, LoRA, Model, Train
     from sfa.data.tokens import Encoder
-    from sfa.schema import Config, LoRA, Model, Train
 
 SENSES = ("vision", "image", "video", "audio", "speech")  # in the name of a part that is no text
 LONG_ROWS = {
@@ -106,9 +106,9 @@ class LanguageModel(Family):
     def build(self, model: "Model", tokenizer_tasks: Sequence[Task], tell: Callable[[str], None]) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
-        from sfa.configurations import NO_CODE, read_configuration
-        from sfa.pretrained import model_errors, read
-        from sfa.tokenizer_training import train_tokenizer
+        from sfa.families.configurations import NO_CODE, read_configuration
+        from sfa.families.pretrained import model_errors, read
+        from sfa.families.tokenizer_training import train_tokenizer
 
         tokenizer: Any = None
         if model.name is None:
@@ -146,7 +146,7 @@ class LanguageModel(Family):
         """
 
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
-        from sfa.pretrained import ModelError, one_line
+        from sfa.families.pretrained import ModelError, one_line
 
         if len(processor) > configuration.vocab_size:
             raise ModelError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from composer.core import Algorithm
     from torch import Tensor
 
-    from sfa.plan import Stage, Stream
+    from sfa.stages.plan import Stage, Stream
 
 METHODS: dict[str, type[Method]] = {}
 

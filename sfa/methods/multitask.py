@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sfa.methods.base import Look, Method
 
 if TYPE_CHECKING:
-    from sfa.plan import Stage, Stream
+    from sfa.stages.plan import Stage, Stream
 
 
 class Multitask(Method):

@@ -18,7 +18,7 @@ from sfa.values import PART
 if TYPE_CHECKING:
     from composer.core import Algorithm
 
-    from sfa.plan import Stage, Stream
+    from sfa.stages.plan import Stage, Stream
 
 MergeInterval = Annotated[
     str,

@@ -11,7 +11,7 @@ from sfa.methods.base import Look, Method, Sources
 from sfa.methods.wise_ft import merged_after_each
 
 if TYPE_CHECKING:
-    from sfa.plan import Stage, Stream
+    from sfa.stages.plan import Stage, Stream
 
 
 class Slerp(Method):

@@ -10,7 +10,7 @@ from pydantic import Field
 from sfa.methods.base import Look, Method, Sources, method
 
 if TYPE_CHECKING:
-    from sfa.plan import Stage, Stream
+    from sfa.stages.plan import Stage, Stream
 
 
 class WiseFT(Method):

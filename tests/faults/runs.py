@@ -52,7 +52,7 @@ def context() -> Any:
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     found = multiprocessing.get_context("forkserver")
     used = [module for kind in all_kinds() for module in kind.modules]
-    found.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.run"])
+    found.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.stages.run"])
     return found
 
 

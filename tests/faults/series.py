@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from sfa.schema import Method
+from sfa.config.schema import Method
 from tests.faults import runs
 
 METHODS = get_args(Method)

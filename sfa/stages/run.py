@@ -6,16 +6,18 @@ from composer.utils import dist
 from rich.console import Console
 
 from sfa import config as configs
-from sfa import models, results, runs, stage
-from sfa.callbacks import Evaluator, score_text
+from sfa import runs
 from sfa.config import ConfigError
-from sfa.context import Context
-from sfa.describe import check_disk
+from sfa.config.schema import Config
 from sfa.errors import UsageError
+from sfa.families import models
 from sfa.parallel import join
-from sfa.plan import Stage, in_order, plan
 from sfa.records import Manifest, Results, Score
-from sfa.schema import Config
+from sfa.stages import results, stage
+from sfa.stages.callbacks import Evaluator, score_text
+from sfa.stages.context import Context
+from sfa.stages.describe import check_disk
+from sfa.stages.plan import Stage, in_order, plan
 from sfa.store import DamagedStage
 
 

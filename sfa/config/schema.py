@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SerializeAsAny, create_model, model_validator
 
-from sfa.concealed import Concealed
+from sfa.config.concealed import Concealed
 from sfa.data import FileName, Task, registered
 from sfa.data.template import DATE, Layout, Template
 from sfa.families import Family, family_of_tasks

@@ -11,15 +11,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sfa import loggers
-from sfa.concealed import Concealed
+from sfa.config import loggers
+from sfa.config.concealed import Concealed
+from sfa.config.reading import Unreadable, read_file, read_value, reason
+from sfa.config.schema import Config, Train, config_class
 from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
-from sfa.reading import Unreadable, read_file, read_value, reason
 from sfa.schedule import Duration
-from sfa.schema import Config, Train, config_class
 from sfa.values import LocalPath, at_home
 
 Block = TypeVar("Block", bound=BaseModel)
@@ -119,7 +119,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         except SourceError as error:
             errors.append(f"tasks.{i}: {error}")
     if family is not None and tasks and (config.model.architecture is not None or Path(name).is_dir()):
-        from sfa.models import configuration_errors  # seconds to import
+        from sfa.families.models import configuration_errors  # seconds to import
 
         longest = max(config.train_of(task).seq_len for task in tasks)
         errors += configuration_errors(config.model, family, longest)

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from sfa.checkpoint_files import ShardReader, found, is_whole, tensors_alone
+from sfa.stages.checkpoint_files import ShardReader, found, is_whole, tensors_alone
 
 
 def newest_checkpoint(folder: Path, console: Console) -> Path | None:

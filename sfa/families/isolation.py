@@ -8,7 +8,7 @@ from composer.utils import dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sfa.pretrained import ModelError
+from sfa.families.pretrained import ModelError
 
 LENGTH = 6  # tokens of each of two examples, at most
 # Of logits' standard deviation. Over 115 architectures of transformers 5.23 with random weights, those that isolate

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from sfa.schema import Config
+from sfa.config.schema import Config
 
 if TYPE_CHECKING:
     from composer.loggers import LoggerDestination

@@ -18,20 +18,21 @@ from composer.utils import dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import _get_fqns
 
-from sfa import checkpoint_files, checkpoints, machine, models, runs, weights
-from sfa.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
-from sfa.composer_model import StageModel
+from sfa import machine, runs, weights
 from sfa.config import ConfigError
-from sfa.context import Context
+from sfa.config.schema import Train
 from sfa.data.batches import BatchSchedule, data_spec, example_count, sample_rows
 from sfa.data.packing import Arrays
-from sfa.families import family_of
+from sfa.families import family_of, models
 from sfa.methods.base import Fit, Past
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
-from sfa.plan import Merge, Stage, Training
 from sfa.records import Cost, TimedScore
 from sfa.schedule import Duration
-from sfa.schema import Train
+from sfa.stages import checkpoint_files, checkpoints
+from sfa.stages.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
+from sfa.stages.composer_model import StageModel
+from sfa.stages.context import Context
+from sfa.stages.plan import Merge, Stage, Training
 from sfa.trainers.composer import SFA
 from sfa.trainers.finite import Finite
 

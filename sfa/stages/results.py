@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from sfa.plan import Stage
+from sfa.config.schema import Config
 from sfa.records import SCHEMA, FinalScore, Manifest, Metrics, Results, Score, StageRecord
-from sfa.schema import Config
+from sfa.stages.plan import Stage
 
 
 def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> Metrics:

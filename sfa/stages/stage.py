@@ -9,16 +9,17 @@ from typing import cast
 import torch
 from composer.utils import dist, get_device
 
-from sfa import machine, models, runs, store, weights
-from sfa.composer_model import StageModel
-from sfa.context import Context
+from sfa import machine, runs, store, weights
 from sfa.data.source import SourceError
+from sfa.families import models
 from sfa.fisher import diagonal, fisher_folder
 from sfa.methods.base import FisherSettings, Sources
 from sfa.parallel import exclusively
-from sfa.plan import Base, Merge, Stage, Training
 from sfa.records import Asked, Cost, KeptScore, Manifest, Score, StageAbout, TimedScore
-from sfa.training import train
+from sfa.stages.composer_model import StageModel
+from sfa.stages.context import Context
+from sfa.stages.plan import Base, Merge, Stage, Training
+from sfa.stages.training import train
 
 
 def make(stage: Stage, context: Context) -> Manifest:

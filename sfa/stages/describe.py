@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from rich import filesize
 
 from sfa import store
+from sfa.config.schema import Config
 from sfa.families import Family, family_of_tasks
-from sfa.plan import Merge, Stage, Training, in_order, plan
 from sfa.runs import is_made, read_manifest, stage_folder
 from sfa.schedule import Duration
-from sfa.schema import Config
-from sfa.sweep import SweepRun, stages
+from sfa.stages.plan import Merge, Stage, Training, in_order, plan
+from sfa.sweeps import SweepRun, stages
 
 MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # a parameter: of a model, and of two checkpoints with AdamW's state
 PEAK, UTILIZATION = 989e12, 0.4  # an H100's dense bf16 rate, and what trainings reach of one
@@ -163,7 +163,7 @@ def _tokens(stage: Training) -> float | None:
 def _parameters(config: Config) -> tuple[int | None, str]:
     if config.model.name in PARAMETERS:
         return PARAMETERS[config.model.name], ""
-    from sfa.models import parameter_count
+    from sfa.families.models import parameter_count
 
     try:
         return parameter_count(config.model, config.family()), ""

@@ -8,10 +8,10 @@ from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from sfa.config.schema import Model
 from sfa.families import register_architectures
+from sfa.families.pretrained import ModelError
 from sfa.model_files import read_settings, refuse_special_files
-from sfa.pretrained import ModelError
-from sfa.schema import Model
 
 MOST_LAYERS = 1000
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run

@@ -18,7 +18,7 @@ from composer import Trainer
 from composer.utils import dist
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from sfa.pickles import SAFE_GLOBALS, ForeignPickle, check_tensors, read_metadata
+from sfa.stages.pickles import SAFE_GLOBALS, ForeignPickle, check_tensors, read_metadata
 from sfa.store import DamagedStage
 
 NAME = re.compile(r"ep[0-9]+-ba([0-9]+)(\.pt)?")  # of a folder of shards, or of a file

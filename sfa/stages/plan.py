@@ -16,9 +16,9 @@ from sfa.schedule import Duration
 from sfa.store import fingerprint, identity
 
 if TYPE_CHECKING:
+    from sfa.config.schema import Config, Model, Train
     from sfa.families import Family
     from sfa.methods import Method
-    from sfa.schema import Config, Model, Train
 
 FORMAT = 5  # raised when a change of the code changes what a stage's weights would be
 UNSPLIT = (  # models of the paper without dropout, so that their dry run needs no hub
@@ -282,7 +282,7 @@ def splits_matter(config: "Config") -> bool:
         return True
     if config.model.name in UNSPLIT:
         return False
-    from sfa.models import has_noise  # seconds to import
+    from sfa.families.models import has_noise  # seconds to import
 
     return has_noise(config.model, config.family())
 

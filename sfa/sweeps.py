@@ -14,11 +14,11 @@ from pydantic import Field, ValidationError
 
 from sfa import config as configs
 from sfa.config import ConfigError, Evaluations
-from sfa.plan import Stage, in_order, plan
-from sfa.reading import Unreadable, read_value, reason, written
-from sfa.reading import read_file as read_yaml
+from sfa.config.reading import Unreadable, read_value, reason, written
+from sfa.config.reading import read_file as read_yaml
+from sfa.config.schema import Config
 from sfa.runs import run_folder
-from sfa.schema import Config
+from sfa.stages.plan import Stage, in_order, plan
 from sfa.store import fingerprint
 from sfa.values import LocalPath, Section
 

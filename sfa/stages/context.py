@@ -9,13 +9,14 @@ from typing import Any, cast
 from composer.loggers import LoggerDestination
 from rich.console import Console
 
-from sfa import loggers, runs
-from sfa.callbacks import Evaluator
+from sfa import runs
+from sfa.config import loggers
+from sfa.config.schema import Config
 from sfa.data import Task
 from sfa.families import ArrayBuilder, family_of
-from sfa.plan import Stage, Training, in_order, plan
 from sfa.records import Asked
-from sfa.schema import Config
+from sfa.stages.callbacks import Evaluator
+from sfa.stages.plan import Stage, Training, in_order, plan
 
 
 @dataclass(frozen=True)
