@@ -39,8 +39,8 @@ from sfa.machine import hardware
 from sfa.orphans import interruptible
 from sfa.records import SweptRun
 from sfa.runs import is_made, stage_folder, write_sweep
-from sfa.stages.describe import describe_sweep
 from sfa.stages.plan import in_order, plan
+from sfa.sweep_description import describe_sweep
 from sfa.sweeps import SweepRun, expand, stages
 from sfa.terminal import command, start
 

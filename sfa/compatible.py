@@ -108,9 +108,8 @@ def _with_defaults(folder: Path, settings: Settings) -> Settings:
         return settings
     import transformers
 
-    from sfa.families import register_architectures
+    import sfa.mlp  # noqa: F401  registers the architecture
 
-    register_architectures()
     if settings.get("model_type") not in transformers.CONFIG_MAPPING:
         return settings
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)

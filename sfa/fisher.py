@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfa.anchor import local, trained_shards
 from sfa.finite import check
-from sfa.methods.base import FisherSettings
 from sfa.parallel import exclusively
 from sfa.store import fingerprint, unsealed
 from sfa.weights import read_shards, write_shards
@@ -120,9 +119,9 @@ def _can_be_mapped(model: nn.Module) -> bool:
     return not (sharded or getattr(model, "cpu_bf16", False))
 
 
-def fisher_folder(folder: Path, settings: FisherSettings, seed: int) -> Path:
+def fisher_folder(folder: Path, examples: int, labels: Labels, seed: int) -> Path:
     """Where the Fisher information of a stage's task at its weights is kept, in the stage's ``folder``."""
-    key = fingerprint({"labels": settings.labels, "examples": settings.examples, "seed": seed})
+    key = fingerprint({"labels": labels, "examples": examples, "seed": seed})
     return folder / f"fisher-{key}"
 
 

@@ -20,8 +20,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from sfa.config.schema import LoRA
 from sfa.families import family_of
+from sfa.families.settings import LoRA
 
 SMALL: dict[str, Any] = {
     "hidden_size": 40,  # 61 and 101 rows are shards of uneven size

@@ -14,9 +14,9 @@ from scripts import compare, curves, export, report, series
 from scripts.paper import claims, figures
 from scripts.paper.sweeps import Figure
 from sfa import store
-from sfa.config.schema import Model
 from sfa.families import models
 from sfa.families.decoder import Decoder
+from sfa.families.settings import Model
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from eval.evaluator import Evaluations
 from eval.kind import Settings
 from eval.lm import LiveLM
-from sfa.config.schema import Model
 from sfa.data import template
 from sfa.data.packing import encode
 from sfa.data.source import SourceError
 from sfa.data.template import DATE, Layout, Prompter, TemplateError
 from sfa.data.tokens import Encoder
 from sfa.families import models
+from sfa.families.settings import Model
 from tests.zoo import CHATS, ENDS, byte_level, chat_tokenizer
 
 ROW: Any = {"prompt": "Is it so?", "response": "Yes, 45 of 67."}

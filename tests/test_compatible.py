@@ -24,7 +24,7 @@ from transformers import (
 from scripts import merge
 from sfa import extras, merging
 from sfa.config import ConfigError, load
-from sfa.families.mlp import MLPConfig, MLPForImageClassification
+from sfa.mlp import MLPConfig, MLPForImageClassification
 from sfa.stages.plan import plan
 from tests.test_bad_input import pretrained
 from tests.test_methods import QUICKSTART

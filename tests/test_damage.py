@@ -15,12 +15,12 @@ import pytest
 import train
 from scripts import report, sweep
 from sfa import runs, store
-from sfa.config.schema import Model
 from sfa.data.array_cache import built_once
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
 from sfa.families.models import build
 from sfa.families.pretrained import ModelError
+from sfa.families.settings import Model
 from sfa.stages.callbacks import Stopper
 from sfa.store import DamagedStage, seal, unsealed
 

@@ -18,10 +18,10 @@ from eval.evaluator import Evaluations
 from eval.kind import Settings
 from sfa import hub
 from sfa.config import load
-from sfa.config.schema import Model
 from sfa.data import Custom, Images, registered
 from sfa.data.source import SourceError
 from sfa.data.text_arrays import content
+from sfa.families.settings import Model
 from sfa.families.tokenizer_training import train_tokenizer
 from sfa.stages import plan, stage
 

@@ -24,7 +24,6 @@ from eval.kind import Settings
 from scripts.export import export
 from sfa import merge_steps
 from sfa.config import ConfigError, load
-from sfa.config.schema import Model
 from sfa.data import ImageTask, registered
 from sfa.data.batches import BatchSchedule, data_spec
 from sfa.data.digits import Digits
@@ -33,8 +32,9 @@ from sfa.data.image_arrays import ImageArrays
 from sfa.data.images import Images, decode
 from sfa.data.source import SourceError
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.mlp import MLPConfig, MLPForImageClassification
 from sfa.families.models import build, read_model, read_processor
+from sfa.families.settings import Model
+from sfa.mlp import MLPConfig, MLPForImageClassification
 from sfa.store import DamagedStage
 from tests import COMPOSER
 from tests.test_methods import METHODS

@@ -30,13 +30,13 @@ from transformers import (
 
 import train
 from sfa import weights
-from sfa.config.schema import Model
 from sfa.families import models
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.mlp import MLPConfig, MLPForImageClassification
 from sfa.families.pretrained import ModelError
+from sfa.families.settings import Model
 from sfa.families.tokenizer_training import train_tokenizer
+from sfa.mlp import MLPConfig, MLPForImageClassification
 from sfa.tensors import locations
 from tests.test_bad_input import config, pretrained
 

@@ -16,13 +16,13 @@ from transformers import (
 )
 
 from sfa import weights
-from sfa.config.schema import LoRA, Model
 from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate
 from sfa.data.packing import IGNORED, encode, encode_seq2seq, pack
 from sfa.data.tokens import Encoder
 from sfa.families import family_of, models
 from sfa.families.decoder import Decoder
+from sfa.families.settings import LoRA, Model
 from sfa.families.tokenizer_training import train_tokenizer
 from sfa.stages.composer_model import StageModel
 

@@ -18,7 +18,6 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from eval.evaluator import Evaluations
 from eval.kind import Settings
-from sfa.config.schema import Model
 from sfa.data.augment import Augment
 from sfa.data.image_arrays import ImageArrays
 from sfa.data.images import Images, decode
@@ -26,6 +25,7 @@ from sfa.data.pixels import BOUND, Pixels, normalised
 from sfa.data.source import SourceError
 from sfa.families.image_classifier import ImageClassifier
 from sfa.families.models import ModelError, build, configuration_errors
+from sfa.families.settings import Model
 from sfa.stages.composer_model import StageModel
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -12,12 +12,12 @@ from eval import available
 from scripts import compare, sweep
 from sfa.config import ConfigError, load, loggers
 from sfa.config.reading import read_value, written
-from sfa.config.schema import Model
 from sfa.families import family_of, models
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
 from sfa.families.isolation import NotCausal, why_padded
 from sfa.families.models import ModelError
+from sfa.families.settings import Model
 from sfa.families.tokenizer_training import train_tokenizer
 from tests.test_config import GOOD, write
 

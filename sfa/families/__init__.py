@@ -8,4 +8,4 @@ __all__ = ["ArrayBuilder", "Family", "WrongFamily", "family_of", "family_of_task
 
 def register_architectures() -> None:
     """Registers the architectures that are this suite's own with ``transformers``."""
-    import sfa.families.mlp  # noqa: F401
+    import sfa.mlp  # noqa: F401

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from sfa.config.schema import Config, Model, Train
+    from sfa.config.schema import Config, Train
     from sfa.data.batches import Transform
     from sfa.data.packing import Arrays, LongRows
+    from sfa.families.settings import Model
 
 FAMILIES: dict[str, type["Family"]] = {}
 

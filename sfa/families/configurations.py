@@ -8,9 +8,9 @@ from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from sfa.config.schema import Model
 from sfa.families import register_architectures
 from sfa.families.pretrained import ModelError
+from sfa.families.settings import Model
 from sfa.model_files import read_settings, refuse_special_files
 
 MOST_LAYERS = 1000

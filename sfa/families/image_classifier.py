@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from sfa.config.schema import Config, Model, Train
+    from sfa.config.schema import Config, Train
     from sfa.data.batches import Transform
     from sfa.data.image_arrays import ImageArrays
     from sfa.data.packing import LongRows
+    from sfa.families.settings import Model
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sfa.config.schema import Model
 from sfa.data import Task
 from sfa.data.template import Layout
 from sfa.families import Family, WrongFamily, family_of
 from sfa.families.configurations import NO_CODE, read_configuration, refuse_pickled_adapters
 from sfa.families.pretrained import ModelError, one_line, read, refuse_adapters
+from sfa.families.settings import Model
 from sfa.model_files import weight_files
 from sfa.tensors import locations
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from sfa.config.schema import Config, LoRA, Model, Train
+    from sfa.config.schema import Config, Train
     from sfa.data.tokens import Encoder
+    from sfa.families.settings import LoRA, Model
 
 SENSES = ("vision", "image", "video", "audio", "speech")  # in the name of a part that is no text
 LONG_ROWS = {

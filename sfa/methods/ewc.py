@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from sfa.methods.base import FisherSettings, Fit, Look
+from sfa.methods.base import Fit, Look
 from sfa.methods.l2 import Penalized
 
 if TYPE_CHECKING:
@@ -26,10 +26,9 @@ class EWC(Penalized):
         from sfa.fisher import Fisher, fisher_folder
         from sfa.trainers.penalty import Penalty
 
-        settings = FisherSettings(self.examples, self.labels)
         fishers = [
             Fisher(
-                folder=fisher_folder(past.folder, settings, fit.seed),
+                folder=fisher_folder(past.folder, self.examples, self.labels, fit.seed),
                 anchor=None if self.fisher == "accumulated" or past.is_parent else str(past.model),
                 here=past.is_parent,
                 examples=lambda past=past: past.examples(self.examples),  # type: ignore[misc]

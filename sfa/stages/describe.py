@@ -2,20 +2,16 @@
 
 import errno
 import shutil
-from collections.abc import Sequence
 
 from rich import filesize
 
-from sfa import store
 from sfa.config.schema import Config
-from sfa.families import Family, family_of_tasks
-from sfa.runs import is_made, read_manifest, stage_folder
+from sfa.families import Family
+from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
-from sfa.stages.plan import Merge, Stage, Training, in_order, plan
-from sfa.sweeps import SweepRun, stages
+from sfa.stages.plan import Merge, Training, in_order, plan
 
 MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # a parameter: of a model, and of two checkpoints with AdamW's state
-PEAK, UTILIZATION = 989e12, 0.4  # an H100's dense bf16 rate, and what trainings reach of one
 PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
     "EleutherAI/pythia-2.8b": 2_775_208_960,
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
@@ -29,7 +25,7 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
 def describe(config: Config) -> str:
     """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
     needed = in_order(plan(config))
-    parameters, why = _parameters(config)
+    parameters, why = parameter_count_of(config)
     family = config.family()
     lines = [
         f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(needed)} stages "
@@ -61,10 +57,10 @@ def describe(config: Config) -> str:
         [
             *lines,
             f"parameters: {parameters:,}{trained}",
-            f"memory: {_size(each * parameters)} / {ranks} a rank for float32 weights{kinds}, without activations"
-            + (f"; the anchor {_size(4 * parameters)} / {ranks} in {anchor} memory" if holding and not lora else ""),
-            f"disk: {_size(MODEL_BYTES * parameters * len(needed))} for {len(needed)} models, and up to "
-            f"{_size(CHECKPOINT_BYTES * parameters)} for checkpoints while a stage trains",
+            f"memory: {size_of(each * parameters)} / {ranks} a rank for float32 weights{kinds}, without activations"
+            + (f"; the anchor {size_of(4 * parameters)} / {ranks} in {anchor} memory" if holding and not lora else ""),
+            f"disk: {size_of(MODEL_BYTES * parameters * len(needed))} for {len(needed)} models, and up to "
+            f"{size_of(CHECKPOINT_BYTES * parameters)} for checkpoints while a stage trains",
         ]
     )
 
@@ -78,7 +74,7 @@ def check_disk(config: Config) -> None:
     missing = [
         stage for stage in in_order(plan(config)) if not is_made(stage_folder(config.save_folder, stage.fingerprint))
     ]
-    parameters, _ = _parameters(config)
+    parameters, _ = parameter_count_of(config)
     if parameters is None or config.model.lora:
         return
     needed = MODEL_BYTES * parameters * len(missing)
@@ -90,77 +86,12 @@ def check_disk(config: Config) -> None:
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"{place} has {_size(free)} free, and {len(missing)} models with their checkpoints need {_size(needed)}",
+            f"{place} has {size_of(free)} free, and {len(missing)} models with their checkpoints need {size_of(needed)}",
         )
 
 
-def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
-    """The graph of stages of a sweep: what is there of it, what remains, and what sharing saves."""
-    lines, done, trainings = [], 0, 0
-    found = stages(runs)
-    for stage, run in found:
-        ready = is_made(stage_folder(run.config.save_folder, stage.fingerprint))
-        kind = "trains" if isinstance(stage, Training) else "merges" if isinstance(stage, Merge) else "builds"
-        needed = stage.sources if isinstance(stage, Merge) else stage.needs
-        origin = f"from {' '.join(part.fingerprint[:8] for part in needed)}" if needed else ""
-        state = "done" if ready else "to do"
-        lines.append(
-            f"  {stage.fingerprint[:8]}  {state:<5}  {kind}  {stage.label:<16} {stage.method:<16} {origin}".rstrip()
-        )
-        done, trainings = done + ready, trainings + (kind == "trains")
-    loop = sum(isinstance(stage, Training) for run in runs for stage in in_order(plan(run.config)))
-    counted = {run.config.model.model_dump_json(): _parameters(run.config) for _, run in found}
-    sizes = [counted[run.config.model.model_dump_json()] for _, run in found]
-    known = [size for size, _ in sizes if size is not None]
-    why = next((f"; more, unknown: {reason}" for _, reason in sizes if reason), "")
-    return "\n".join(
-        [
-            f"{name}: {len(runs)} runs, {len(found)} stages, {done} done, {len(found) - done} to do",
-            *lines,
-            f"trainings: {trainings}; a loop over the runs would take {loop}",
-            _hours(found, [size for size, _ in sizes]),
-            f"disk: {_size(4 * sum(known))} for {len(known)} models{why}",
-        ]
-    )
-
-
-def _hours(found: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int | None]) -> str:
-    """Hours of one device that the trainings still to do take: at the pace of a finished one of the same task where
-    there is one, else by 6 floating-point operations a parameter and token."""
-    measured: dict[str, float] = {}
-    waiting: list[tuple[Training, SweepRun, int | None]] = []
-    for (stage, run), size in zip(found, parameters, strict=True):
-        made = read_manifest(stage_folder(run.config.save_folder, stage.fingerprint))
-        if not isinstance(stage, Training):
-            continue
-        if made is not None:
-            measured[_work(stage, run)] = made["seconds"] * made["made"].get("ranks", 1) / 3600
-        else:
-            waiting.append((stage, run, size))
-    known = [measured[_work(stage, run)] for stage, run, _ in waiting if _work(stage, run) in measured]
-    rest = [(_tokens(stage), size) for stage, run, size in waiting if _work(stage, run) not in measured]
-    operations = [6.0 * tokens * size for tokens, size in rest if tokens is not None and size is not None]
-    parts = [f"{sum(known):.2f} for {len(known)}, at the pace of finished ones"] if known else []
-    if operations:
-        hours = sum(operations) / (UTILIZATION * PEAK) / 3600
-        rate = f"{UTILIZATION:.0%} of an H100's {PEAK / 1e12:.0f} TFLOP/s"
-        parts.append(f"about {hours:.2g} for {len(operations)}, at {rate}")
-    if len(operations) < len(rest):
-        parts.append(f"unknown for {len(rest) - len(operations)}, until one of them is done")
-    return "device hours of the trainings to do: " + ("; ".join(parts) or "0")
-
-
-def _work(stage: Training, run: SweepRun) -> str:
-    """Equal for trainings that take about as long."""
-    return store.fingerprint([run.config.model.model_dump_json(), list(stage.data), stage.train.weights_spec()])
-
-
-def _tokens(stage: Training) -> float | None:
-    """Tokens that a stage trains on, roughly."""
-    return family_of_tasks(stage.tasks).token_count(stage.train, stage.tasks)
-
-
-def _parameters(config: Config) -> tuple[int | None, str]:
+def parameter_count_of(config: Config) -> tuple[int | None, str]:
+    """Parameters of a run's model, or ``None`` and why they are not known."""
     if config.model.name in PARAMETERS:
         return PARAMETERS[config.model.name], ""
     from sfa.families.models import parameter_count
@@ -182,6 +113,7 @@ def _steps(stage: Training, family: Family) -> str:
     return f"{text}, {stage.block.describe_merges(total)}"
 
 
-def _size(count: float) -> str:
+def size_of(count: float) -> str:
+    """Bytes in the unit that suits them."""
     unit, name = filesize.pick_unit_and_suffix(int(count), ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
     return f"{count / unit:.1f} {name}"

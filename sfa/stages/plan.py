@@ -16,8 +16,9 @@ from sfa.schedule import Duration
 from sfa.store import fingerprint, identity
 
 if TYPE_CHECKING:
-    from sfa.config.schema import Config, Model, Train
+    from sfa.config.schema import Config, Train
     from sfa.families import Family
+    from sfa.families.settings import Model
     from sfa.methods import Method
 
 FORMAT = 5  # raised when a change of the code changes what a stage's weights would be

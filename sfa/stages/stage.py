@@ -170,7 +170,7 @@ def _merge(stage: Merge, context: Context) -> Cost:
 def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Path:
     """The Fisher information of a single-task model on its task, made if it is not there; one process, whole model."""
     assert isinstance(source, Training), "single-task models are trained"
-    folder = fisher_folder(context.folder(source), settings, source.seed)
+    folder = fisher_folder(context.folder(source), settings.examples, settings.labels, source.seed)
     with store.lock(folder):
         if not folder.is_dir():
             processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))

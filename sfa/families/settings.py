@@ -1,0 +1,56 @@
+"""The ``model`` block of a config."""
+
+import datetime
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from sfa.data.template import DATE, Layout, Template
+from sfa.values import PathOrHubName, Section
+
+
+class Tokenizer(Section):
+    """A byte-level BPE tokenizer trained on tasks' training rows; digits stay single."""
+
+    train_on: list[str] | None = Field(None, min_length=1, description="registered tasks; null: those of the stream")
+    vocab_size: int = Field(1024, ge=300)
+
+
+class LoRA(Section):
+    """Adapters: they alone are trained, and θ_o is the adapters at the start of the task."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0, description="scale of the adapters, times rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = Field("all-linear", description="modules that get adapters, by name")
+
+
+class Model(Section):
+    """Either a pretrained model by ``name``, or an ``architecture`` with random weights."""
+
+    name: PathOrHubName | None = Field(None, description="hub name or folder of a pretrained model")
+    revision: str | None = Field(None, description="the hub's branch, tag or commit")
+    architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
+    config: dict[str, Any] = Field({}, description="the architecture's configuration")
+    tokenizer: Tokenizer | None = None
+    template: Template = Field("plain", description="how a prompt is shown to the model")
+    system: str | None = Field(None, min_length=1, description="under chat, the system message; null: none of ours")
+    date: datetime.date = Field(DATE, description="the day that a chat template which prints one is told it is")
+    lora: LoRA | None = Field(None, description="null: all weights are trained")
+
+    @property
+    def layout(self) -> Layout:
+        """How prompts are shown."""
+        return Layout(self.template, self.system, self.date)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Model":
+        if (self.name is None) == (self.architecture is None):
+            raise ValueError("give either name (pretrained) or architecture (random weights)")
+        if self.name is not None and (self.config or self.tokenizer):
+            raise ValueError("config and tokenizer belong to an architecture; a pretrained model brings its own")
+        if self.name is None and self.lora is not None:
+            raise ValueError(
+                "lora needs a pretrained model by name; random weights under adapters would never be trained"
+            )
+        return self
