@@ -86,7 +86,8 @@ def check_disk(config: Config) -> None:
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"{place} has {size_of(free)} free, and {len(missing)} models with their checkpoints need {size_of(needed)}",
+            f"{place} has {size_of(free)} free, and {len(missing)} models with their checkpoints need "
+            f"{size_of(needed)}",
         )
 
 
