@@ -56,7 +56,7 @@ def names(run: Results) -> list[str]:
 
 def is_alone(point: Mapping[str, Any]) -> bool:
     """Whether tasks are held back, so that a part of the stream is trained on."""
-    return any(key.endswith(".held_back") for key in point)
+    return any(key.endswith((".evaluate_only", ".held_back")) for key in point)
 
 
 def scores(run: Results, after: int) -> dict[str, float]:

@@ -61,7 +61,7 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
 def _told(run: Path) -> str:
     """A run's method, and the tasks that it left out."""
     config = read_results(run)["config"]
-    without = ", ".join(task["name"] for task in config["tasks"] if task["held_back"])
+    without = ", ".join(task["name"] for task in config["tasks"] if task["evaluate_only"])
     return str(config["method"]) + (f", all but {without}" if without else "")
 
 

@@ -62,6 +62,13 @@ def _of_schema_2(row: object) -> object:
     return {**renamed, "lower_is_better": True} if row.get("metric") == "loss" else renamed
 
 
+def _of_former_keys(task: object) -> object:
+    """A task's settings as they are written now: ``evaluate_only`` was ``held_back``; read for one release."""
+    if not isinstance(task, dict) or "held_back" not in task:
+        return task
+    return {"evaluate_only" if key == "held_back" else key: value for key, value in task.items()}
+
+
 class Score(TypedDict):
     """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, where the rows
     offer the same choices, the share of the commonest answer: what always giving that one would score. ``also`` holds
@@ -207,7 +214,7 @@ class TaskRecord(TypedDict):
 
     name: str
     evals: list[str]
-    held_back: bool
+    evaluate_only: bool
 
 
 @with_config(OPEN)
@@ -222,7 +229,7 @@ class ConfigRecord(TypedDict):
     """A run's config, as far as it is read again."""
 
     method: str
-    tasks: list[TaskRecord]
+    tasks: list[Annotated[TaskRecord, BeforeValidator(_of_former_keys)]]
     eval: EvalRecord
 
 

@@ -71,7 +71,7 @@ def made(folder: Path) -> Runs:
     }
     config = {
         "method": "sfa",
-        "tasks": [{"name": name, "evals": [name], "held_back": False} for name in ("math", "law")],
+        "tasks": [{"name": name, "evals": [name], "evaluate_only": False} for name in ("math", "law")],
         "eval": {"tasks": None},
         "sfa": {"p": 0.25},
     }

@@ -36,7 +36,7 @@ def kept_run(folder: Path, **changes: Any) -> Path:
     }
     stage |= {"l2_from_anchor": 1.0, "seconds": 1.0, "peak_bytes": 1, "stored_examples": 0}
     row = {"evaluation": "a_loss", "metric": "loss", "value": 1.0, "stderr": None, "n": 3}
-    config = {"method": "sequential", "tasks": [{"name": "a", "evals": ["a_loss"], "held_back": False}]}
+    config = {"method": "sequential", "tasks": [{"name": "a", "evals": ["a_loss"], "evaluate_only": False}]}
     content = {"name": "one", "config": {**config, "eval": {"tasks": None}, "sfa": {"p": 0.25}}}
     content |= {"seed": 1, "stages": [stage], "metrics": None}
     content |= {"evaluations": [{"after": after, **row} for after in ("base", "a")]}
@@ -173,7 +173,12 @@ def test_the_launcher_passes_the_exit_code_on(tmp_path: Path) -> None:
 def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """lm-eval's progress bars, and folders with signs that a terminal's markup or a shell would take for theirs."""
     folder = tmp_path / "a b [bold] é"
-    given = [f"save_folder='{folder}'", "tasks=[licences]", "model.tokenizer.train_on=[arithmetic]", "trial=2ba"]
+    given = [
+        f"save_folder='{folder}'",
+        "tasks=[licences]",
+        "model.tokenizer.train_on=[arithmetic]",
+        "trial_duration=2ba",
+    ]
     assert train.main([QUICKSTART, *SMALL, *given, "method=sequential"]) == 0
     printed = capfd.readouterr()
     assert printed.err == ""

@@ -9,6 +9,7 @@ import yaml
 import train
 from eval import available
 from sfa.config import ConfigError, load
+from sfa.stages.describe import describe
 from sfa.stages.plan import plan
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +154,7 @@ def test_a_method_that_would_do_nothing_is_an_error(method: str, tmp_path: Path)
     (error,) = errors(tmp_path, {**GOOD, "tasks": ["returns"]}, f"method={method}")
     assert error.startswith(f"method: {method} ") and "this stream trains returns alone" in error
     assert "method=sequential" in error
-    held = {**GOOD, "tasks": [{"name": "arithmetic", "held_back": True}, "returns"]}
+    held = {**GOOD, "tasks": [{"name": "arithmetic", "evaluate_only": True}, "returns"]}
     assert errors(tmp_path, held, f"method={method}") == [error]
 
 
@@ -194,3 +195,20 @@ def test_a_model_that_is_still_to_be_made_is_told_before_a_run_and_not_before_a_
     assert load(glyphs, ["model.name=models/absent", "dry_run=true"], available).tasks
     with pytest.raises(ConfigError, match="runs/absent is neither"):
         load(glyphs, ["model.name=runs/absent", "dry_run=true"], available)
+
+
+def test_former_names_of_keys_work_and_say_so(tmp_path: Path) -> None:
+    former = {**GOOD, "trial": "5ba", "tasks": [{"name": "arithmetic", "held_back": True}, "returns"]}
+    config = load(write(tmp_path, former), ["method=sequential"])
+    assert config.tasks[0].evaluate_only and config.train_of(config.tasks[1]).max_duration == "5ba"
+    assert config.deprecations == [
+        "trial is now called trial_duration; the former name works for one release",
+        "tasks.0.held_back is now called tasks.0.evaluate_only; the former name works for one release",
+    ]
+    assert all(line in describe(config) for line in config.deprecations)
+    now = {**GOOD, "trial_duration": "5ba", "tasks": [{"name": "arithmetic", "evaluate_only": True}, "returns"]}
+    same = load(write(tmp_path, now), ["method=sequential"])
+    assert same.model_dump() == config.model_dump() and same.deprecations == []
+    assert errors(tmp_path, {**now, "trial": "6ba"}) == [
+        "trial: is the former name of trial_duration, which is set too"
+    ]

@@ -25,7 +25,7 @@ figures:
   - {{name: "12", kind: together, evaluation: even_accuracy, runs: [sequential, multitask]}}
 runs:
   - method: [sequential, multitask]
-  - {{method: sequential, "tasks.0.held_back": true}}
+  - {{method: sequential, "tasks.0.evaluate_only": true}}
   - {{method: sfa, sfa.every: null, sfa.p: [1, 0.5]}}
   - {{method: wise_ft, wise_ft.beta: [0.3, 0.6]}}
 """
@@ -35,7 +35,7 @@ runs:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swept")
     (folder / "sweeps").mkdir()
-    text = "".join(line for line in SMALL.splitlines(keepends=True) if "held_back" not in line)
+    text = "".join(line for line in SMALL.splitlines(keepends=True) if "evaluate_only" not in line)
     (folder / "sweeps" / "small.yaml").write_text(text)
     assert sweep.main([str(folder / "sweeps" / "small.yaml"), f"save_folder={folder}", "--jobs", "2"]) == 0
     return folder

@@ -54,7 +54,7 @@ def test_an_instruction_stream_on_an_encoder_decoder(data: Path, tmp_path: Path)
     assert losses["covid_fact", "covid_fact"]["majority"] == 1.0 and losses["base", "simpl_loss"]["n"] == 10
     assert found["metrics"] is None  # one task has a loss alone, the other an accuracy
     # A task that is held back is evaluated, never trained on.
-    alone = run(tmp_path, config, "name=alone", "method=multitask", "tasks.0.held_back=true")
+    alone = run(tmp_path, config, "name=alone", "method=multitask", "tasks.0.evaluate_only=true")
     assert [stage["task"] for stage in alone["stages"]] == ["multitask"]
     assert {row["evaluation"] for row in alone["evaluations"]} == {"simpl_loss", "covid_fact", "covid_fact_loss"}
     both = run(tmp_path, config, "name=both", "method=multitask")

@@ -13,7 +13,7 @@ from sfa.stages.results import is_loss, matrix_text, summarize
 def run(finals: list[float], before: list[float], metric: str = "loss", method: str = "sfa") -> dict[str, Any]:
     """Results of a stream of two tasks: ``before`` are the scores after the first, ``finals`` after the second."""
     suffix = "_loss" if metric == "loss" else ""
-    tasks = [{"name": name, "evals": [f"{name}{suffix}"], "held_back": False} for name in ("a", "b")]
+    tasks = [{"name": name, "evals": [f"{name}{suffix}"], "evaluate_only": False} for name in ("a", "b")]
     scores = {"base": [3.0, 3.0] if metric == "loss" else [0.0, 0.0], "a": before, "b": finals}
     rows = [
         {"after": after, "evaluation": f"{name}{suffix}", "metric": metric, "value": value, "stderr": None, "n": 9}
@@ -50,7 +50,7 @@ def test_scores_list_the_highest_first_and_what_diverged_last() -> None:
 
 def test_the_best_of_models_trained_alone_has_the_lowest_loss() -> None:
     results = [
-        ({"method": "sequential", f"tasks.{i}.held_back": True}, [run([loss, 1.0], [1.0, 1.0])])
+        ({"method": "sequential", f"tasks.{i}.evaluate_only": True}, [run([loss, 1.0], [1.0, 1.0])])
         for i, loss in enumerate([2.0, 1.5])
     ]
     assert bounds(results, {"A": ["a_loss"]}) == (3.0, 1.5)

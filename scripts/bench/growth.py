@@ -81,7 +81,7 @@ def _stream(folder: Path, length: int, steps: int) -> Path:
             (place / f"{split}.jsonl").write_text("".join(f"{json.dumps(dict(row))}\n" for row in chosen))
         tasks.append({"name": place.name, "source": str(place), "prompt": "{prompt}", "response": "{response}"})
     content = yaml.safe_load(Path("yamls/quickstart.yaml").read_text())
-    content |= {"tasks": tasks, "loggers": {}, "trial": f"{steps}ba"}
+    content |= {"tasks": tasks, "loggers": {}, "trial_duration": f"{steps}ba"}
     content["eval"] |= {"tasks": [], "interval": None}
     (folder / "stream.yaml").write_text(yaml.safe_dump(content))
     return folder / "stream.yaml"

@@ -22,8 +22,8 @@ LINE = "trainings for Table 1's sweep"
 SMALL = ["model.name=null", "model.architecture=gpt_neox", "model.config.hidden_size=64", "model.config.vocab_size=512",
          "model.config.num_hidden_layers=2", "model.config.num_attention_heads=4", "model.config.intermediate_size=256",
          "model.tokenizer.vocab_size=512", "model.tokenizer.train_on=[arithmetic]", "train.microbatch_size=null",
-         "train.global_batch_size=4", "train.seq_len=256", "train.activation_checkpointing=false", "trial=10ba",
-         "eval.tasks=[]", "eval.interval=null", "parallelism=none", "loggers={}"]  # fmt: skip
+         "train.global_batch_size=4", "train.seq_len=256", "train.activation_checkpointing=false",
+         "trial_duration=10ba", "eval.tasks=[]", "eval.interval=null", "parallelism=none", "loggers={}"]  # fmt: skip
 
 
 def run(setup: Setup) -> list[Row]:

@@ -40,7 +40,12 @@ def run(setup: Setup) -> list[Row]:
 
 def series(folder: str, parallelism: str, steps: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of the second stage of the quickstart, from its parent on disk to its own folder, method by method."""
-    shared = [f"save_folder={folder}", f"parallelism={parallelism}", f"trial={steps}ba", "tasks=[arithmetic,licences]"]
+    shared = [
+        f"save_folder={folder}",
+        f"parallelism={parallelism}",
+        f"trial_duration={steps}ba",
+        "tasks=[arithmetic,licences]",
+    ]
     shared += ["eval.tasks=[]", "eval.interval=null", "sfa.p=0.25", "loggers={}"]
     works = {method: _work(shared, method) for method in ("sfa", "sequential")}
     return in_turn(works, rounds)

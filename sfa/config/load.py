@@ -25,6 +25,9 @@ from sfa.values import LocalPath, at_home
 Block = TypeVar("Block", bound=BaseModel)
 Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 
+RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
+RENAMED_OF_TASKS = {"held_back": "evaluate_only"}
+
 
 class ConfigError(SFAError):
     """A config that cannot be run. ``errors`` holds one line for each thing that is wrong."""
@@ -51,6 +54,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     """
     raw, concealed = _read(path, overrides)
     errors: list[str] = []
+    deprecations = _rename_keys(raw, errors)
     tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
     config = _validate(config_class(), {**raw, "tasks": tasks}, "", errors)
     if config is not None and config.order is not None and not errors:
@@ -58,13 +62,29 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
         tasks = config.tasks
     if config is not None:
         errors += _check_together(config, tasks, evaluations)
-    trained = [task.name for task in tasks if not task.held_back]
+    trained = [task.name for task in tasks if not task.evaluate_only]
     if config is not None and not errors and (idle := config.block.idle_reason(trained)) is not None:
         errors.append(f"method: {idle}")
     if errors or config is None:
         raise ConfigError(str(path), [concealed.text(error) for error in errors])
     config._concealed = concealed
+    config._renamed = deprecations
     return config
+
+
+def _rename_keys(raw: dict[str, Any], errors: list[str]) -> list[str]:
+    """Gives keys that are written under their former names, which work for one release, their new ones in place."""
+    lines = []
+    tasks = raw["tasks"] if isinstance(raw.get("tasks"), list) else []
+    blocks = [("", raw, RENAMED), *((f"tasks.{i}.", task, RENAMED_OF_TASKS) for i, task in enumerate(tasks))]
+    for prefix, block, names in blocks:
+        for old, new in names.items():
+            if isinstance(block, dict) and old in block:
+                if new in block:
+                    errors.append(f"{prefix}{old}: is the former name of {prefix}{new}, which is set too")
+                block[new] = block.pop(old)
+                lines.append(f"{prefix}{old} is now called {prefix}{new}; the former name works for one release")
+    return lines
 
 
 def _ordered(config: Config, errors: list[str]) -> Config:
@@ -127,7 +147,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         errors.append("model.template: chat needs a tokenizer with a chat template, and one trained here has none")
     if config.model.system is not None and config.model.template != "chat":
         errors.append(f"model.system: is shown under model.template: chat alone, not under {config.model.template}")
-    trained = [task for task in tasks if not task.held_back]
+    trained = [task for task in tasks if not task.evaluate_only]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
     errors += config.block.errors([task.name for task in trained], steps)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -263,7 +283,7 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 break
             tasks.append(task)
     errors[:] = list(dict.fromkeys(errors))
-    if tasks and all(task.held_back for task in tasks):
+    if tasks and all(task.evaluate_only for task in tasks):
         errors.append("tasks: every task is held back, so nothing would be trained")
     names = [task.name for task in tasks]
     taken = {"base", *(label for kind in METHODS.values() for label in kind.stage_labels)}

@@ -70,7 +70,9 @@ class Config(Section):
     model: Model
     tasks: list[SerializeAsAny[Task]]
     order: list[int] | None = Field(None, description="the stream's tasks in this order, by their places in tasks")
-    trial: Duration | None = Field(None, description="trains every task for this long instead, to try a config out")
+    trial_duration: Duration | None = Field(
+        None, description="trains every task for this long instead, to try a config out"
+    )
     method: str = "sequential"
     train: Train = Train()
     eval: Eval = Eval()
@@ -86,6 +88,7 @@ class Config(Section):
     dry_run: bool = False
     only: str | None = Field(None, description="makes this stage of the plan alone, by its fingerprint")
     _concealed: Concealed = PrivateAttr(default_factory=Concealed)
+    _renamed: list[str] = PrivateAttr(default_factory=list)
 
     @property
     def block(self) -> Method:
@@ -93,14 +96,19 @@ class Config(Section):
         found: Method = getattr(self, self.method, None) or METHODS[self.method]()
         return found
 
+    @property
+    def deprecations(self) -> list[str]:
+        """A line for each key that was written under its former name."""
+        return list(self._renamed)
+
     def conceal(self, content: Any) -> Any:
         """``content`` as it is written down, without values from the environment."""
         return self._concealed(content)
 
     def train_of(self, task: Task) -> Train:
         """The training settings of a task: the run's, overridden by the task's own ``train`` block."""
-        trial = {"max_duration": self.trial} if self.trial else {}
-        return Train(**{**self.train.model_dump(), **task.train, **trial})
+        shortened = {"max_duration": self.trial_duration} if self.trial_duration else {}
+        return Train(**{**self.train.model_dump(), **task.train, **shortened})
 
     def family(self) -> Family:
         """The family that the stream is for, see :func:`sfa.families.family_of_tasks`."""

@@ -38,7 +38,7 @@ class Custom(SourcedTask):
                 raise ValueError(f"{key}: {error}") from error
             if not any(column for _, column in parts):
                 raise ValueError(f"{key}: names no column; write one in braces, like {{question}}")
-        if self.test_split == self.train_split and not self.held_back:
+        if self.test_split == self.train_split and not self.evaluate_only:
             raise ValueError(f"test_split: {self.test_split} is what the task is trained on")
         return self
 

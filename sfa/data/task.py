@@ -48,7 +48,7 @@ class Task(Checked):
         package: the installed package that the rows come from, if they do.
         epoch_tokens: tokens of an epoch with a common tokenizer, roughly: four characters each. For estimates alone.
         train: this task's own settings of the config's ``train`` block.
-        held_back: evaluated like the others, but never trained on.
+        evaluate_only: evaluated like the others, but never trained on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +58,7 @@ class Task(Checked):
     name: FileName
     evals: tuple[str, ...] = Field((), description="evaluations that score it")
     train: dict[str, Any] = Field({}, description="this task's own settings of the train block")
-    held_back: bool = Field(False, description="evaluated, but never trained on")
+    evaluate_only: bool = Field(False, description="evaluated, but never trained on")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class Task(Checked):
 
     def data_spec(self) -> dict[str, Any]:
         """What determines the rows."""
-        options = self.model_dump(mode="json", exclude={"train", "evals", "held_back"})
+        options = self.model_dump(mode="json", exclude={"train", "evals", "evaluate_only"})
         return {**options, "version": importlib.metadata.version(self.package)} if self.package else options
 
     def eval_spec(self, evaluation: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def describe(config: Config) -> str:
         elif isinstance(stage, Merge):
             settings = ", ".join(f"{key} {value}" for key, value in stage.merger.weights_spec().items())
             lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
+    lines += ["", *config.deprecations] if config.deprecations else []
     setting = config.block.neutral_setting()
     lines += ["", f"{setting} leaves the weights as method=sequential makes them"] if setting is not None else []
     lines += family.plan_notes(stage.train for stage in needed if isinstance(stage, Training))

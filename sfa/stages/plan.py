@@ -193,7 +193,7 @@ class Stream:
     def __init__(self, config: "Config"):
         self._config = config
         self.base: Stage = _base(config)
-        self.tasks = [task for task in config.tasks if not task.held_back]
+        self.tasks = [task for task in config.tasks if not task.evaluate_only]
 
     def train(
         self, tasks: Sequence[Task], method: "Method", start: Stage, past: Sequence[Stage] = (), label: str = ""

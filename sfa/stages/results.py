@@ -65,7 +65,7 @@ def assemble(
         "seed": config.seed,
         "stages": [_record(stage, manifest) for stage, manifest in zip(stages, manifests, strict=True) if stage.parent],
         "evaluations": rows,
-        "metrics": summarize(task_scores, [not task.held_back for task in config.tasks]),
+        "metrics": summarize(task_scores, [not task.evaluate_only for task in config.tasks]),
     }
 
 

@@ -38,6 +38,8 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
     context = Context.of(config, evaluator, console)
     if dist.get_global_rank() == 0:
         check_disk(config)
+    for line in config.deprecations:
+        console.print(line)
     setting = config.block.neutral_setting()
     if setting is not None:
         console.print(f"{setting} leaves the weights as method=sequential makes them")
