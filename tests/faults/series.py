@@ -22,12 +22,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from sfa.config.schema import Method
+from sfa.methods import METHODS as REGISTERED
 from tests.faults import runs
 
-METHODS = get_args(Method)
+METHODS = sorted(REGISTERED)
 MNIST = [
     "yamls/mnist.yaml",
     "train.max_duration=40ba",
