@@ -27,6 +27,8 @@ from transformers import (
 )
 
 from sfa import machine, merging
+from sfa.methods import method
+from sfa.methods.base import Sources
 from sfa.tensors import write
 from sfa.threshold import threshold
 from sfa.trainers.composer import SFA
@@ -157,6 +159,47 @@ def test_fisher_merging_weighs_by_information(folders: list[Path], tmp_path: Pat
             weighted = (first * one[n] + second * two[n]) / (first + second)
         expected[n] = np.where(first + second > 0, weighted, (one[n] + two[n]) / 2)
     same(tmp_path / "out", expected)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_slerp_turns_each_tensor_along_the_arc(beta: float, folders: list[Path], tmp_path: Path) -> None:
+    _, old, new = folders
+    method("slerp", beta=beta).merge(Sources([old, new]), tmp_path / "out")
+    theta_o, theta = read(old), read(new)
+    expected = {}
+    for name, start in theta.items():
+        a, b = start.ravel(), theta_o[name].ravel()
+        norms = max(float(np.linalg.norm(a)), 1e-30), max(float(np.linalg.norm(b)), 1e-30)
+        cosine = float(np.clip(a @ b / (norms[0] * norms[1]), -1, 1))
+        angle = np.arccos(cosine)
+        shares = (1 - beta, beta)  # along the line, where both point the same way
+        if abs(cosine) <= 0.9995:
+            shares = (np.sin((1 - beta) * angle) / np.sin(angle), np.sin(beta * angle) / np.sin(angle))
+        expected[name] = (shares[0] * a + shares[1] * b).reshape(start.shape)
+    same(tmp_path / "out", expected, 1e-4)
+
+
+def test_dare_drops_entries_by_the_seed_and_rescales_the_rest(folders: list[Path], tmp_path: Path) -> None:
+    base, one, _ = folders
+    dare = method("dare", weights=[1.0], density=0.5)
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        dare.merge(Sources([one], base, seed=seed), tmp_path / out)
+    origin, moved = read(base), read(one)
+    found, again, other = (read(tmp_path / out) for out in "abc")
+    kept, count = 0, 0
+    for name, start in origin.items():
+        vector, merged = moved[name] - start, found[name] - start
+        np.testing.assert_array_equal(found[name], again[name])
+        there = np.abs(merged) > 1e-12
+        if not there.any():
+            continue
+        factor = np.abs(vector).sum() / np.abs(vector[there]).sum()  # the same L1 norm, tensor by tensor
+        np.testing.assert_allclose(merged[there], factor * vector[there], rtol=1e-2, atol=1e-6)
+        kept, count = kept + int(there.sum()), count + there.size
+    assert 0.45 < kept / count < 0.55
+    assert any(not np.array_equal(found[name], other[name]) for name in found)
+    method("dare", weights=[1.0], density=1.0).merge(Sources([one], base), tmp_path / "all")
+    same(tmp_path / "all", moved, 1e-5)
 
 
 def test_an_average_after_training_is_bitwise_sfa_with_p_1(tmp_path: Path) -> None:
