@@ -173,7 +173,8 @@ def test_runs_are_compared_side_by_side(runs: Path) -> None:
 
 def test_the_table_of_methods_puts_the_best_average_first(runs: Path) -> None:
     found = [(name, results(runs, name)) for name in ("sequential", "rehearsal", "wise_ft")]
-    head, _, *rows = [line.strip("| ").split(" | ") for line in summary.table(found).splitlines() if "|" in line]
+    lines = [line for line in summary.table(found).splitlines() if "|" in line]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     averages = [float(row[1]) for row in rows]
     assert averages == sorted(averages, reverse=True) and len(rows) == 3
     by_name = {row[0]: dict(zip(head, row, strict=True)) for row in rows}

@@ -17,6 +17,8 @@ from sfa.methods import METHODS
 from sfa.stages.plan import plan
 from tests.own_method import Shrink
 
+METHODS.pop("shrink")  # importing it registered it, and other tests go over all methods of the suite
+
 QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
 SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=4ba", "loggers={}"]
 SMALL += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "tasks=[arithmetic,returns]"]
@@ -35,7 +37,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
         METHODS["shrink"] = Shrink
         yield
-        METHODS.pop("shrink")  # other tests go over all methods of the suite
+        METHODS.pop("shrink")
 
 
 def weights(folder: Path, fingerprint: str) -> dict[str, torch.Tensor]:
