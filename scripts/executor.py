@@ -43,7 +43,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        return f"{self.stage.label} ({self.stage.method}) for {self.run.label}, seed {self.run.config.seed}"
+        return f"{self.stage.label} ({self.stage.method_name}) for {self.run.label}, seed {self.run.config.seed}"
 
 
 class Watcher(Protocol):

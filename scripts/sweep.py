@@ -39,7 +39,7 @@ from sfa.machine import hardware
 from sfa.orphans import interruptible
 from sfa.records import SweptRun
 from sfa.runs import is_made, stage_folder, write_sweep
-from sfa.stages.plan import in_order, plan
+from sfa.stages.plan import plan, topological_order
 from sfa.sweep_description import describe_sweep
 from sfa.sweeps import SweepRun, expand, stages
 from sfa.terminal import command, start
@@ -78,7 +78,7 @@ def sweep(
             from scripts import ray_executor
 
             failed = ray_executor.make_all(jobs, ray, ranks, progress)
-    whole = [run for run in runs if not any(part.fingerprint in failed for part in in_order(plan(run.config)))]
+    whole = [run for run in runs if not any(part.fingerprint in failed for part in topological_order(plan(run.config)))]
     log = folder / "logs" / f"{name}.log"
     code = alone(_finish, [run.arguments for run in whole], log)
     if code:

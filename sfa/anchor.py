@@ -15,21 +15,21 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Shard
 
-# Of a bucket. Large enough that a kernel's start does not count; in host memory small enough for the cache, so that a
-# bucket which several kernels work on is read from memory once.
+# Size of a bucket. Large enough to amortize kernel launches; in host memory small enough for the cache, so that a
+# bucket processed by several kernels is read from memory once.
 HOST_BYTES, DEVICE_BYTES = 2 * 2**20, 64 * 2**20
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of ``tensor``, detached, sharing its memory."""
+    """This rank's shard of ``tensor``, detached, sharing its memory."""
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.data
 
 
 def trained_shards(model: nn.Module) -> dict[str, Tensor]:
-    """This rank's shards of the trained parameters, by name; frozen parameters and buffers are left out.
+    """This rank's shards of the trained parameters, by name, without frozen parameters and buffers.
 
     Raises:
-        ValueError: a trained parameter is not kept in float32 or float64. Averaging needs master weights in full
+        ValueError: a trained parameter is not float32 or float64. Averaging needs master weights in full
             precision: in bfloat16, steps smaller than 1/256 of a weight are lost, so repeated merges stall before
             they reach θ_o.
     """
@@ -45,7 +45,7 @@ def trained_shards(model: nn.Module) -> dict[str, Tensor]:
 
 
 def sum_over_ranks(model: nn.Module, value: float) -> float:
-    """Sum of a per-rank ``value`` over the whole model: sharded parts add up, replicas count once."""
+    """Sum of a per-rank ``value`` over the whole model: shards add up, replicas count once."""
     ranks = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     replicas = _replica_count(model, ranks)
     if replicas == ranks:
@@ -56,11 +56,11 @@ def sum_over_ranks(model: nn.Module, value: float) -> float:
 
 
 def _replica_count(model: nn.Module, ranks: int) -> int:
-    """How many ranks hold the same shard."""
+    """The number of ranks that hold the same shard."""
     for parameter in model.parameters():
         if isinstance(parameter, DTensor):
             mesh = parameter.device_mesh
-            shards = [mesh.size(i) for i, where in enumerate(parameter.placements) if isinstance(where, Shard)]
+            shards = [mesh.size(i) for i, placement in enumerate(parameter.placements) if isinstance(placement, Shard)]
             return ranks // math.prod(shards)
     return 1 if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()) else ranks
 
@@ -70,12 +70,12 @@ class Anchor:
 
     Args:
         shards: this rank's trained tensors by name, any shapes (empty ones too), float32 or float64.
-        device: ``"device"`` keeps θ_o beside the parameters. ``"cpu"`` keeps it in host memory, pinned where a GPU
-            copies from it, so that it costs no device memory.
+        device: ``"device"`` keeps θ_o on the parameters' device. ``"cpu"`` keeps it in host memory, pinned if the
+            parameters are on a GPU, so that it takes no device memory.
     """
 
     def __init__(self, shards: dict[str, Tensor], device: str = "cpu"):
-        self.shards = {name: _keep(shard, device) for name, shard in shards.items()}
+        self.shards = {name: _copy(shard, device) for name, shard in shards.items()}
 
     @property
     def bytes(self) -> int:
@@ -84,12 +84,12 @@ class Anchor:
 
     @torch.no_grad()
     def merge_into(self, shards: dict[str, Tensor], beta: float) -> None:
-        """θ ← β·θ_o + (1−β)·θ in place (Algorithm 1; eq. 5), without communication, and bucket by bucket where θ_o is
-        brought to a GPU.
+        """θ ← β·θ_o + (1−β)·θ in place (Algorithm 1; eq. 5), without communication, and bucket by bucket if θ_o
+        must be copied to a GPU.
 
         Args:
             shards: the parameters' shards, as from :func:`trained_shards`.
-            beta: weight of θ_o, in [0, 1]. 0 changes nothing and 1 sets θ to θ_o, both bit for bit.
+            beta: weight of θ_o, in [0, 1]. 0 changes nothing and 1 sets θ to θ_o, both bitwise.
 
         Raises:
             ValueError: names, shapes or dtypes differ from θ_o's.
@@ -103,14 +103,14 @@ class Anchor:
 
     @torch.no_grad()
     def measure_and_merge(self, shards: dict[str, Tensor], beta: float) -> float:
-        """:meth:`merge_into`, and ‖θ − θ_o‖² as it was before, over this rank's shards and summed in float64. One pass:
-        each bucket is measured while it lies in the cache, or on the GPU. Add the ranks' values before taking the
-        root; after the merge the distance is (1−β) times that."""
+        """:meth:`merge_into`, and returns ‖θ − θ_o‖² before the merge, over this rank's shards and summed in float64.
+        One pass: each bucket is measured while it is in the cache, or on the GPU. Add the ranks' values before taking
+        the root; the merge multiplies the distance by (1−β)."""
         total: Any = 0.0
         check_same(shards, self.shards)
-        room = torch.empty(HOST_BYTES, dtype=torch.uint8)
+        scratch = torch.empty(HOST_BYTES, dtype=torch.uint8)
         for theta, theta_o in buckets(shards, self.shards):
-            total += _squared_distance(theta, theta_o, room)
+            total += _squared_distance(theta, theta_o, scratch)
             torch._foreach_lerp_(theta, theta_o, beta)
         return float(total)
 
@@ -121,23 +121,23 @@ class Anchor:
 
 
 def buckets(*tensors: dict[str, Tensor]) -> Iterator[list[list[Tensor]]]:
-    """Several sets of tensors with the same names and shapes, in step, in buckets of at most ``HOST_BYTES``, or on a
-    GPU ``DEVICE_BYTES``, all on the first set's device. Tensors larger than a bucket come as flat pieces. What already
-    lies on that device shares its memory."""
+    """Iterates over several sets of tensors with the same names and shapes in parallel, in buckets of at most
+    ``HOST_BYTES``, or ``DEVICE_BYTES`` on a GPU, all on the first set's device. Tensors larger than a bucket are split
+    into flat pieces. Tensors already on that device are not copied."""
     first = tensors[0]
     device = next(iter(first.values())).device if first else torch.device("cpu")
     size = HOST_BYTES if device.type == "cpu" else DEVICE_BYTES
     bucket: list[list[Tensor]] = [[] for _ in tensors]
-    room = size
+    free = size
     for name, shard in first.items():
-        whole = [each[name] for each in tensors]
-        for pieces in _cut(name, whole, size) if shard.nbytes > size else (whole,):
-            if pieces[0].nbytes > room:
+        entry = [each[name] for each in tensors]
+        for pieces in _split(name, entry, size) if shard.nbytes > size else (entry,):
+            if pieces[0].nbytes > free:
                 yield bucket
-                bucket, room = [[] for _ in tensors], size
-            for part, piece in zip(bucket, pieces, strict=True):
-                part.append(piece if piece.device == device else piece.to(device, non_blocking=True))
-            room -= pieces[0].nbytes
+                bucket, free = [[] for _ in tensors], size
+            for members, piece in zip(bucket, pieces, strict=True):
+                members.append(piece if piece.device == device else piece.to(device, non_blocking=True))
+            free -= pieces[0].nbytes
     if bucket[0]:
         yield bucket
 
@@ -159,25 +159,25 @@ def check_same(shards: dict[str, Tensor], anchor: dict[str, Tensor]) -> None:
             )
 
 
-def _keep(shard: Tensor, device: str) -> Tensor:
+def _copy(shard: Tensor, device: str) -> Tensor:
     if device != "cpu" or shard.device.type != "cuda":
         return shard.clone(memory_format=torch.contiguous_format)
-    kept = torch.empty(shard.shape, dtype=shard.dtype)
-    if kept.nbytes:
-        _pin(kept)
-    kept.copy_(shard)
-    return kept
+    pinned = torch.empty(shard.shape, dtype=shard.dtype)
+    if pinned.nbytes:
+        _pin(pinned)
+    pinned.copy_(shard)
+    return pinned
 
 
 def _pin(tensor: Tensor) -> None:
-    """Makes host memory one that a GPU copies from at the bus's speed. ``pin_memory=True`` would take up to twice the
-    bytes: torch rounds what it pins up to powers of two."""
+    """Pins host memory, so that a GPU copies from it at full bus speed. ``pin_memory=True`` would take up to twice the
+    memory: torch rounds pinned allocations up to powers of two."""
     runtime: Any = torch.cuda.cudart()
     torch.cuda.check_error(int(runtime.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)))
     weakref.finalize(tensor, runtime.cudaHostUnregister, tensor.data_ptr())
 
 
-def _cut(name: str, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+def _split(name: str, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
     if not all(tensor.is_contiguous() for tensor in tensors):
         raise ValueError(f"{name} is not contiguous in memory; contiguous parameters are merged in place")
     flat, step = [tensor.view(-1) for tensor in tensors], size // tensors[0].element_size()
@@ -185,20 +185,20 @@ def _cut(name: str, tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tens
         yield tuple(tensor[start : start + step] for tensor in flat)
 
 
-def _squared_distance(theta: list[Tensor], theta_o: list[Tensor], room: Tensor) -> Any:
-    """:func:`_squared` of θ − θ_o, which in host memory is taken tensor after tensor in ``room``. New tensors would
-    there cut up the heap, bucket after bucket, until it has grown by the whole model."""
+def _squared_distance(theta: list[Tensor], theta_o: list[Tensor], scratch: Tensor) -> Any:
+    """:func:`_squared` of θ − θ_o, which in host memory is computed tensor by tensor in ``scratch``. Allocating tensors
+    would fragment the heap until it has grown by the size of the model."""
     if theta[0].device.type != "cpu":
         return _squared(torch._foreach_sub(theta, theta_o))
     total = 0.0
-    for one, old in zip(theta, theta_o, strict=True):
-        moved = room[: one.nbytes].view(one.dtype).view(one.shape)
-        total += _squared([torch.sub(one, old, out=moved)])
+    for new, old in zip(theta, theta_o, strict=True):
+        difference = scratch[: new.nbytes].view(new.dtype).view(new.shape)
+        total += _squared([torch.sub(new, old, out=difference)])
     return total
 
 
 def _squared(tensors: Sequence[Tensor]) -> Any:
-    """‖·‖² of some tensors together: a number from a CPU, from a GPU a float64 scalar that nobody has waited for."""
+    """‖·‖² of several tensors together: a number on CPU; on a GPU a float64 scalar, without synchronizing."""
     if tensors[0].device.type != "cpu":
         return torch.stack([norm.double() for norm in torch._foreach_norm(list(tensors))]).square().sum()
     return sum(float(torch.dot(flat, flat)) for flat in map(torch.flatten, tensors))  # twice as fast as a norm there

@@ -27,22 +27,22 @@ class Averager:
     """Averages a model with the weights it had before the current task, θ ← β·θ_o + (1−β)·θ, while it is trained.
 
     Call :meth:`start` before the first step, and :meth:`step` after every step of the optimizer. Only trained,
-    floating-point parameters are merged; buffers and the optimizer's state are left as they are. Each rank works on
-    its own shards, so one process, DDP and FSDP behave alike.
+    floating-point parameters are merged; buffers and the optimizer's state are unchanged. Each rank works on its own
+    shards, so one process, DDP and FSDP behave alike.
 
     Args:
         p: averaging frequency, the fraction of the training between merges, in (0, 1]. ``p=1`` merges once, at the
             end, which is WiSE-FT.
-        every: the same as a duration, such as ``"50ba"``, ``"1ep"`` or ``"1000000tok"``; stands for ``p``.
+        every: the same as a duration, such as ``"50ba"``, ``"1ep"`` or ``"1000000tok"``; used instead of ``p``.
         beta: weight β of the old weights θ_o, in [0, 1].
-        anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` beside the parameters.
+        anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` keeps it on the parameters' device.
 
     Attributes:
-        merges: that were done since the start.
+        merges: merges since the start.
         anchor: θ_o; ``None`` before the start.
 
     Raises:
-        ValueError: both or neither of ``p`` and ``every`` are given, or a value is out of range.
+        ValueError: both or neither of ``p`` and ``every`` are passed, or a value is out of range.
 
     Examples:
         >>> averager = Averager(p=0.25)
@@ -74,14 +74,14 @@ class Averager:
         self.anchor_device = anchor_device
         self.anchor: Anchor | None = None
         self.merges: list[Merge] = []
-        self._before: dict[str, int] = {}  # batches, samples and tokens seen when the training started
-        self._seen = 0  # progress since then at the last look, in the clock's unit
+        self._before: dict[str, int] = {}  # batches, samples and tokens before the training started
+        self._seen = 0  # progress since then at the last step, in the clock's unit
         self._unit = "ba"
         self._clock = Clock(exact_fraction(1))
 
     @property
     def started(self) -> bool:
-        """Whether a training was started, in this process or in the one whose state was loaded."""
+        """Whether a training was started, in this process or in that of the loaded state."""
         return bool(self._before)
 
     def start(
@@ -93,26 +93,26 @@ class Averager:
         anchor: Anchor | None = None,
         resume: bool = False,
     ) -> None:
-        """Begins a training, or goes on with one.
+        """Starts a training, or resumes one.
 
         Args:
-            model: that is trained.
-            total: steps of the training, or its length in batches, samples, tokens or epochs; counted from where
-                ``progress`` counts from.
-            epoch: steps of an epoch, where ``total`` or ``every`` counts epochs.
-            progress: batches, samples and tokens (``ba``, ``sp``, ``tok``) that the model has seen before; 0 each, if
-                not given.
-            anchor: θ_o; the trained weights of ``model`` as they are now, if not given.
-            resume: go on where the loaded state ended, instead of counting from ``progress``.
+            model: the trained model.
+            total: steps of the training, or its length in batches, samples, tokens or epochs; counted from the same
+                origin as ``progress``.
+            epoch: steps per epoch; required if ``total`` or ``every`` counts epochs.
+            progress: batches, samples and tokens (``ba``, ``sp``, ``tok``) that the model has already seen; defaults
+                to 0 each.
+            anchor: θ_o; defaults to the current trained weights of ``model``.
+            resume: continue from the loaded state instead of counting from ``progress``.
 
         Raises:
-            ValueError: ``epoch`` is needed and not given, or the length counts parts; a trained parameter is neither
+            ValueError: ``epoch`` is required and missing, or the length is a fraction; a trained parameter is neither
                 float32 nor float64.
         """
         if anchor is not None:
             self.anchor = anchor
         else:
-            self.anchor = None  # so that there are never two copies
+            self.anchor = None  # never hold two copies
             self.anchor = Anchor(trained_shards(model), self.anchor_device)
         if not resume:
             self._before = {unit: int((progress or {}).get(unit, 0)) for unit in COUNTED}
@@ -125,16 +125,16 @@ class Averager:
         """Merges if one is due after this step of the optimizer. All ranks call it.
 
         Args:
-            model: that is trained.
-            progress: batches, samples and tokens that the model has seen; one more batch than at the last call, if not
-                given.
-            last: the training ends with this step, whatever its length was said to be.
+            model: the trained model.
+            progress: batches, samples and tokens that the model has seen; defaults to one more batch than at the last
+                call.
+            last: the training ends with this step, regardless of its planned length.
 
         Returns:
-            What was merged, or ``None``.
+            The merge, or ``None``.
 
         Raises:
-            NotFinite: a weight is infinite or not a number.
+            NotFinite: a weight is infinite or NaN.
         """
         count = self._count(progress)
         before, self._seen = self._seen, count
@@ -146,29 +146,29 @@ class Averager:
         """Merges now, after ``step``. All ranks call it.
 
         Raises:
-            NotFinite: a weight is infinite or not a number.
+            NotFinite: a weight is infinite or NaN.
         """
-        assert self.anchor is not None, "start() comes first"
+        assert self.anchor is not None, "start() must be called first"
         shards = trained_shards(model)
         device = next(iter(shards.values())).device if shards else torch.device("cpu")
-        _wait(device)
-        begun = time.perf_counter()
+        _synchronize(device)
+        started_at = time.perf_counter()
         square = self.anchor.measure_and_merge(shards, self.beta)
-        _wait(device)
-        seconds = time.perf_counter() - begun
+        _synchronize(device)
+        seconds = time.perf_counter() - started_at
         before = math.sqrt(sum_over_ranks(model, square))
-        if not math.isfinite(before):  # on every rank, though perhaps for the shards of another
+        if not math.isfinite(before):  # on every rank, although the cause may be on another
             check(shards, f"merged weight, step {step},")
             raise NotFinite(f"the distance from the anchor, step {step}, is not finite")
         self.merges.append(Merge(step=step, l2_before=before, l2_after=(1 - self.beta) * before, seconds=seconds))
         return self.merges[-1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers: how far the training is, and its merges. θ_o is not among them."""
+        """Progress and merges as plain numbers; θ_o is not included."""
         return {"origin": self._before, "seen": self._seen, "merges": self.merges}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From :meth:`state_dict`; :meth:`start` with ``resume=True`` goes on from there."""
+        """Loads the output of :meth:`state_dict`; call :meth:`start` with ``resume=True`` to continue from it."""
         self._before, self._seen = dict(state["origin"]), int(state["seen"])
         self.merges = list(state["merges"])
 
@@ -180,19 +180,19 @@ class Averager:
         return self._seen + 1
 
     def _clock_of(self, length: Duration, epoch: int | None) -> tuple[str, Clock]:
-        """The unit that progress is counted in, and when merges are due in it, counted from the start."""
+        """The unit of progress, and the clock of merges in this unit, counted from the start."""
         every = self.interval
         if every.unit == "ep":
-            return "ba", Clock(every.value * _known(epoch))
+            return "ba", Clock(every.value * _require_epoch(epoch))
         if every.unit != "dur":
             return every.unit, Clock(every.value)
         unit, end = length.unit, int(length.value)
         if unit == "ep":
-            unit, end = "ba", end * _known(epoch)
+            unit, end = "ba", end * _require_epoch(epoch)
         if unit not in COUNTED:
             raise ValueError(f"SFA counts batches, samples or tokens and cannot use a training of {length}")
-        left = end - self._before[unit]
-        return unit, Clock(every.value * left, left)
+        remaining = end - self._before[unit]
+        return unit, Clock(every.value * remaining, remaining)
 
 
 def _interval(every: str) -> Duration:
@@ -202,15 +202,15 @@ def _interval(every: str) -> Duration:
         raise ValueError(f"every {error}") from error
 
 
-def _known(epoch: int | None) -> int:
+def _require_epoch(epoch: int | None) -> int:
     if epoch is None:
         raise ValueError(
-            "SFA cannot tell when an epoch ends, because the dataloader has no length: give the duration in batches "
-            "(ba), samples (sp) or tokens (tok)"
+            "SFA cannot determine when an epoch ends, because the dataloader has no length: give the duration in "
+            "batches (ba), samples (sp) or tokens (tok)"
         )
     return epoch
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,21 +1,21 @@
-"""Failures that are reported in one message, without a traceback."""
+"""Failures that are reported as one message, without a traceback."""
 
-# Exit codes: what a command was asked for failed, its config or usage is wrong, it was stopped by a signal.
+# Exit codes: the command failed, its config or usage is wrong, it was stopped by a signal.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 
 class SFAError(Exception):
-    """Something that cannot be done, for a reason that the user can act on.
+    """A failure that the user can act on.
 
     Args:
-        message: what is wrong, without a full stop where ``advice`` follows.
-        advice: what can be done about it, or what state things are in; without a full stop.
-        code: the exit code of a command that ends with it, unless it is that of the class.
+        message: what is wrong, without a full stop if ``advice`` follows.
+        advice: what to do about it, or what state files are in; without a full stop.
+        code: exit code of a command that ends with it; defaults to that of the class.
 
     Attributes:
-        message: as given.
-        advice: as given.
-        code: as given, or the class's own.
+        message: the message.
+        advice: the advice.
+        code: the exit code.
     """
 
     code: int = FAILED
@@ -31,34 +31,34 @@ class SFAError(Exception):
 
 
 class UsageError(SFAError):
-    """What a command was given is not there, or is not what the command takes."""
+    """An argument of a command is invalid, or names something that does not exist."""
 
     code = WRONG
 
 
 class NotFinite(SFAError):
-    """A loss, gradient, weight or Fisher information that is infinite or not a number."""
+    """A loss, gradient, weight or Fisher information that is infinite or NaN."""
 
     def __init__(self, message: str):
-        super().__init__(message, "Nothing of it is kept; the last checkpoint is from before")
+        super().__init__(message, "It was not saved; the last checkpoint does not contain it")
 
 
 class MissingExtra(SFAError, ImportError):
-    """A package that an extra of this one brings is not installed."""
+    """A package of an optional extra is not installed."""
 
 
 class ModelFilesError(SFAError, ValueError):
-    """The files of a model's folder are damaged, are missing some of their parts, or lie elsewhere."""
+    """The files of a model folder are damaged, incomplete or outside the folder."""
 
 
 class MergeError(SFAError, ValueError):
-    """Models that do not belong together, or settings with which they cannot be merged."""
+    """Models that are incompatible, or settings with which they cannot be merged."""
 
 
 class Interrupted(SFAError):
-    """Work was stopped by a signal; the same command goes on with it."""
+    """Work was stopped by a signal; the same command resumes it."""
 
     code = INTERRUPTED
 
-    def __init__(self, message: str = "Interrupted", advice: str = "To go on"):
+    def __init__(self, message: str = "Interrupted", advice: str = "To resume"):
         super().__init__(message, advice)

@@ -1,4 +1,4 @@
-"""Finds numbers that are infinite or not a number, before they reach the weights or a checkpoint."""
+"""Detects infinite values and NaNs before they reach the weights or a checkpoint."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,20 @@ from sfa.errors import NotFinite
 
 
 def check(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Looks at all tensors with one transfer from the device.
+    """Checks all tensors with one transfer from the device.
 
     Args:
-        tensors: by name.
-        what: they are, for the message.
+        tensors: tensors by name.
+        what: what they are, for the message.
 
     Raises:
-        NotFinite: names the first that holds an infinite value or a NaN.
+        NotFinite: a tensor contains an infinite value or a NaN; names the first.
     """
     named = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
     if not named:
         return
     largest = torch._foreach_norm(list(named.values()), float("inf"))
-    wrong = ~torch.isfinite(torch.stack([one.float() for one in largest]))
+    wrong = ~torch.isfinite(torch.stack([norm.float() for norm in largest]))
     if bool(wrong.any()):
         name = list(named)[int(wrong.nonzero()[0])]
         raise NotFinite(f"the {what} of {name} is not finite")

@@ -1,4 +1,4 @@
-"""Which files of a folder hold a model's weights: those that ``transformers`` and ``peft`` would read, and no other."""
+"""Which files of a folder hold a model's weights: exactly those that ``transformers`` and ``peft`` would read."""
 
 import json
 import re
@@ -15,77 +15,77 @@ _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     """The files of the model in a folder, each with the names of its tensors where an index lists them.
 
-    With an ``adapter_config.json`` that is ``adapter_model.safetensors``; else the file or index that ``config.json``
-    names as ``transformers_weights``, ``model.safetensors``, or what ``model.safetensors.index.json`` lists, in this
-    order. Other safetensors files beside them (a moving average, a copy in 16 bits) are not the model. A folder with
-    none of these names is taken as a whole: all its safetensors files, in which each tensor must be once.
+    With an ``adapter_config.json`` this is ``adapter_model.safetensors``; otherwise the file or index that
+    ``config.json`` names as ``transformers_weights``, ``model.safetensors``, or what ``model.safetensors.index.json``
+    lists, in this order. Other safetensors files in the folder (a moving average, a 16-bit copy) are not part of the
+    model. In a folder without these names, all safetensors files form the model, and each tensor must occur once.
 
-    A file may be a link, as in the hub's cache: it is read, and hashed, as what it points to.
+    A file may be a link, as in the hub's cache: its target is read and hashed.
 
     Raises:
-        FileNotFoundError: the folder holds no safetensors files, or lacks one that is listed.
+        FileNotFoundError: the folder contains no safetensors files, or a listed one is missing.
         ModelFilesError: the index is damaged, or names a file that is not in the folder itself.
     """
     config = read_settings(folder / "config.json") if (folder / "config.json").is_file() else {}
     named = config.get("transformers_weights")
     if (folder / "adapter_config.json").is_file():
-        return {_own(folder, ADAPTERS, "a folder of adapters"): None}
+        return {_file_in(folder, ADAPTERS, "a folder of adapters"): None}
     for name, where in ((named, "config.json"), (MODEL, ""), (INDEX, "")):
         if name is not None and (where or (folder / name).is_file()):
-            file = _own(folder, name, where)
-            return _listed(file) if file.name.endswith(".index.json") else {file: None}
-    return _unnamed(folder)
+            file = _file_in(folder, name, where)
+            return _read_index(file) if file.name.endswith(".index.json") else {file: None}
+    return _all_safetensors(folder)
 
 
 def refuse_special_files(folder: Path) -> None:
-    """Raises a ModelFilesError for a pipe, socket or device in a folder, or a link to one: reading it may never end."""
+    """Raises a ModelFilesError for a pipe, socket or device in a folder, or a link to one: reading it could block."""
     for file in sorted(folder.iterdir()):
         if file.exists() and not file.is_file() and not file.is_dir():
-            raise ModelFilesError(f"{file} is no regular file")
+            raise ModelFilesError(f"{file} is not a regular file")
 
 
 def other_weights(file: Path) -> bool:
-    """Whether a file holds weights, or lists them: what must not lie beside a merged model unmerged."""
+    """Whether a file contains or lists weights, which must not be copied next to a merged model."""
     kinds = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
     return file.suffix in kinds or file.name.endswith(".index.json")
 
 
-def _listed(index: Path) -> dict[Path, set[str] | None]:
-    """What an index lists."""
+def _read_index(index: Path) -> dict[Path, set[str] | None]:
+    """The files that an index lists, each with the names of its tensors."""
     folder, places = index.parent, read_settings(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-        raise ModelFilesError(f"{index} lists no files: its weight_map must give the file of each tensor")
-    found: dict[Path, set[str] | None] = {}
+        raise ModelFilesError(f"{index} lists no files: its weight_map must map each tensor to a file")
+    files: dict[Path, set[str] | None] = {}
     for file in sorted(set(places.values())):
-        found[_own(folder, file, index.name)] = {name for name, place in places.items() if place == file}
-    return found
+        files[_file_in(folder, file, index.name)] = {name for name, place in places.items() if place == file}
+    return files
 
 
-def _own(folder: Path, name: Any, where: str) -> Path:
-    """A file of the folder itself.
+def _file_in(folder: Path, name: Any, where: str) -> Path:
+    """The path of a file directly in the folder.
 
     Raises:
-        ModelFilesError: it would lie elsewhere, where nothing is hashed.
-        FileNotFoundError: it is not there.
+        ModelFilesError: it would be outside the folder, where nothing is hashed.
+        FileNotFoundError: it does not exist.
     """
     if not isinstance(name, str) or not name or name in (".", "..") or "/" in name or "\\" in name:
         raise ModelFilesError(
-            f"{where} of {folder} names {name!r}: weights must lie in the folder itself; move them there"
+            f"{where} of {folder} names {name!r}: weights must be in the folder itself; move them there"
         )
     if not (folder / name).is_file():
         raise FileNotFoundError(f"{folder} lacks {name}" + (f", which {where} names" if where else ""))
     return folder / name
 
 
-def _unnamed(folder: Path) -> dict[Path, set[str] | None]:
-    """All files of a folder without a standard name; of a model in numbered parts, all parts must be there."""
+def _all_safetensors(folder: Path) -> dict[Path, set[str] | None]:
+    """All safetensors files of a folder without standard names; a model in numbered shards must be complete."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder} holds no safetensors files")
-    parts = [part for part in (_SHARD.fullmatch(file.name) for file in files) if part]
-    for (stem, total), count in Counter((part[1], part[3]) for part in parts).items():
+    shards = [shard for shard in (_SHARD.fullmatch(file.name) for file in files) if shard]
+    for (stem, total), count in Counter((shard[1], shard[3]) for shard in shards).items():
         if count != int(total):
-            raise FileNotFoundError(f"{folder} holds {count} of the {int(total)} files of {stem}")
+            raise FileNotFoundError(f"{folder} contains {count} of the {int(total)} files of {stem}")
     return dict.fromkeys(files)
 
 
@@ -93,12 +93,12 @@ def read_settings(file: Path) -> dict[str, Any]:
     """The keys and values in a JSON file.
 
     Raises:
-        ModelFilesError: it holds something else.
+        ModelFilesError: it contains something else.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelFilesError(f"{file} is no whole JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ModelFilesError(f"{file} must hold keys and values")
-    return found
+        raise ModelFilesError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ModelFilesError(f"{file} must contain keys and values")
+    return settings

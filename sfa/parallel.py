@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def join(device: str | None = None) -> None:
-    """Joins the ranks that the launcher started, and gives each its share of the machine's cores: every rank would use
-    all of them, and spend its time waiting for the others to leave them. ``OMP_NUM_THREADS`` says otherwise.
+    """Joins the ranks that the launcher started, and gives each its share of the machine's cores; otherwise every rank
+    would use all of them and compete with the others. ``OMP_NUM_THREADS`` overrides this.
 
     Args:
-        device: ``cpu`` or ``gpu``; a GPU if there is one, unless given.
+        device: ``cpu`` or ``gpu``; defaults to a GPU if there is one.
     """
     if dist.is_initialized():
         return
@@ -33,9 +33,9 @@ def join(device: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def exclusively(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of what is made in ``folder`` while all ranks are inside. ``tell`` is told if another process has
-    it, which is then waited for."""
+def exclusively(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock on ``folder`` while any rank is inside. If another process holds it, this is reported with
+    ``report``, and all ranks wait."""
     if dist.get_global_rank() != 0:
         dist.barrier()
         yield
@@ -44,7 +44,7 @@ def exclusively(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tell(f"waiting for another process that makes {folder.name}")
+        report(f"waiting for another process that makes {folder.name}")
         lock.acquire()
     with lock:
         lock.release()  # the context holds it a second time
@@ -53,23 +53,22 @@ def exclusively(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def raise_together(error: Exception | None) -> None:
-    """Raises on all ranks if there is an ``error`` on any: one rank's alone would leave the others waiting for it. All
-    ranks call it.
+    """Raises on all ranks if there is an ``error`` on any, so that no rank waits for a failed one. All ranks call it.
 
     Raises:
         Exception: this rank's error.
-        ValueError: there is none here; says what another rank's says.
+        ValueError: with the message of another rank's error, if this rank has none.
     """
-    found = dist.all_gather_object(None if error is None else str(error))
+    messages = dist.all_gather_object(None if error is None else str(error))
     if error is not None:
         raise error
-    for text in found:
-        if text is not None:
-            raise ValueError(text)
+    for message in messages:
+        if message is not None:
+            raise ValueError(message)
 
 
 def parallelism_config(parallelism: str, checkpoint: str) -> dict[str, Any] | None:
-    """What Composer's Trainer takes. DDP needs nothing: the Trainer uses it whenever there are several ranks."""
+    """The argument of Composer's Trainer. DDP needs none: the Trainer uses it whenever there are several ranks."""
     # The key is "fsdp" for version 2 as well; {"fsdp2": …} is ignored by Composer 0.32 and trains with DDP.
     return {"fsdp": FSDP2Config(state_dict_type=checkpoint)} if parallelism == "fsdp2" else None
 
@@ -77,8 +76,8 @@ def parallelism_config(parallelism: str, checkpoint: str) -> dict[str, Any] | No
 def average_gradients_on_gloo(model: nn.Module) -> None:
     """Makes FSDP2 average gradients on CPU.
 
-    FSDP2 asks for an averaging reduce-scatter, which gloo (torch 2.7) silently does as a sum: every gradient is
-    ``world_size`` times too large. Adam hides that, SGD, clipping and penalties do not. NCCL averages rightly.
+    FSDP2 requests an averaging reduce-scatter, which gloo (torch 2.7) silently computes as a sum: every gradient is
+    ``world_size`` times too large. Adam hides that, SGD, clipping and penalties do not. NCCL averages correctly.
     """
     ranks = dist.get_world_size()
     if ranks == 1 or torch.distributed.get_backend() != "gloo":
@@ -91,4 +90,4 @@ def average_gradients_on_gloo(model: nn.Module) -> None:
     for module in modules:
         module.set_all_reduce_hook(divide)
     if modules and dist.get_global_rank() == 0:
-        log.info("FSDP2 on gloo sums gradients; they are divided by the %d ranks here", ranks)
+        log.info("FSDP2 on gloo sums gradients; they are divided by the number of ranks, %d", ranks)

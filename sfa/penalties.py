@@ -28,7 +28,7 @@ def add_gradient(
     | ewc  | λ/2·Σ F_o (θ − θ_o)²     | λ·F_o·(θ − θ_o)   |
 
     Args:
-        kind: of the penalty.
+        kind: kind of penalty.
         strength: λ.
         gradients: this rank's shards of the gradients, by name.
         shards: θ, with the same names and shapes.
@@ -38,9 +38,9 @@ def add_gradient(
     check_same(shards, anchor)
     sets = [gradients, shards, anchor, *([fisher] if fisher is not None else [])]
     for gradient, theta, theta_o, *weight in buckets(*sets):
-        moved = torch._foreach_sub(theta, theta_o)
+        difference = torch._foreach_sub(theta, theta_o)
         if kind == "l1":
-            torch._foreach_sign_(moved)
+            torch._foreach_sign_(difference)
         elif kind == "ewc":
-            torch._foreach_mul_(moved, weight[0])
-        torch._foreach_add_(gradient, moved, alpha=strength)
+            torch._foreach_mul_(difference, weight[0])
+        torch._foreach_add_(gradient, difference, alpha=strength)

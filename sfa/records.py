@@ -1,4 +1,5 @@
-"""What the files of ``runs/`` hold, as types that what is read is checked against. :mod:`sfa.runs` reads and writes."""
+"""The contents of the files of ``runs/``, as types that are validated on reading. :mod:`sfa.runs` reads and writes
+them."""
 
 import functools
 import re
@@ -10,52 +11,52 @@ from typing_extensions import TypedDict
 
 from sfa.store import PLAIN_NAME, DamagedStage
 
-SCHEMA = 2  # of results.json; 1, which said nothing of itself, called a score's evaluation its task
+SCHEMA = 2  # of results.json; files of schema 1 do not state it, and call a score's evaluation its task
 
 Record = TypeVar("Record")
-Overrides = dict[str, Any]  # of a config: keys, and what YAML can say
-OPEN = ConfigDict(extra="allow")  # records of other releases may say more
+Overrides = dict[str, Any]  # of a config: keys and YAML values
+OPEN = ConfigDict(extra="allow")  # records of other releases may have more keys
 
 
-class Foreign(ValueError):
-    """Content that is not what it should be; the message names the place."""
+class InvalidRecord(ValueError):
+    """Content that does not match its record type; the message says where."""
 
 
-def fingerprint_of(given: object, save_folder: Path) -> str:
-    """``given``, if it is the fingerprint of a stage.
-
-    Raises:
-        DamagedStage: it is none, and could lead anywhere.
-    """
-    if not isinstance(given, str) or not re.fullmatch("[0-9a-f]{16}", given):
-        raise DamagedStage(f"{given!r} is the fingerprint of no stage: a file in {save_folder} was changed")
-    return given
-
-
-def run_name_of(given: object, save_folder: Path) -> str:
-    """``given``, if it is the name of a run.
+def fingerprint_of(value: object, save_folder: Path) -> str:
+    """``value``, if it is the fingerprint of a stage.
 
     Raises:
-        DamagedStage: it is the name of no folder in ``save_folder``, and could lead anywhere.
+        DamagedStage: it is not, and could lead to another folder.
     """
-    if not isinstance(given, str) or not re.fullmatch(PLAIN_NAME, given) or "\n" in given:
-        raise DamagedStage(f"{given!r} is the name of no run: a file in {save_folder} was changed")
-    return given
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{16}", value):
+        raise DamagedStage(f"{value!r} is not the fingerprint of a stage: a file in {save_folder} was changed")
+    return value
 
 
-def _fingerprint(given: object, info: ValidationInfo) -> str:
+def run_name_of(value: object, save_folder: Path) -> str:
+    """``value``, if it is a valid name of a run.
+
+    Raises:
+        DamagedStage: it is not a plain folder name, and could lead out of ``save_folder``.
+    """
+    if not isinstance(value, str) or not re.fullmatch(PLAIN_NAME, value) or "\n" in value:
+        raise DamagedStage(f"{value!r} is not the name of a run: a file in {save_folder} was changed")
+    return value
+
+
+def _fingerprint(value: object, info: ValidationInfo) -> str:
     assert info.context is not None
-    return fingerprint_of(given, info.context["save_folder"])
+    return fingerprint_of(value, info.context["save_folder"])
 
 
-def _run_name(given: object, info: ValidationInfo) -> str:
+def _run_name(value: object, info: ValidationInfo) -> str:
     assert info.context is not None
-    return run_name_of(given, info.context["save_folder"])
+    return run_name_of(value, info.context["save_folder"])
 
 
-def _of_schema_2(row: object) -> object:
-    """A score as it is written now. Schema 1 called the evaluation ``task`` and did not say that a loss is better if it
-    is lower; read for one release."""
+def _upgrade_score(row: object) -> object:
+    """A score of schema 1 in schema 2. Schema 1 called the evaluation ``task``, and had no ``lower_is_better``; it is
+    supported for one release."""
     if not isinstance(row, dict) or "task" not in row or "evaluation" in row:
         return row
     renamed = {"evaluation" if key == "task" else key: value for key, value in row.items()}
@@ -70,10 +71,10 @@ def _of_former_keys(task: object) -> object:
 
 
 class Score(TypedDict):
-    """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, where the rows
-    offer the same choices, the share of the commonest answer: what always giving that one would score. ``also`` holds
-    the means of the evaluation's other metrics. ``dropped`` rows were too long and are not among the ``n``, ``cut``
-    ones lost the middle of their prompt; neither is there if 0. Nor is ``lower_is_better`` if it is false."""
+    """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, if all rows
+    have the same choices, the score of always giving the most common answer. ``also`` holds the means of the
+    evaluation's other metrics. ``dropped`` rows were too long and are not among the ``n``, ``cut`` rows lost the middle
+    of their prompt; both are omitted if 0, and ``lower_is_better`` if false."""
 
     evaluation: str
     metric: str
@@ -88,14 +89,14 @@ class Score(TypedDict):
 
 
 class TimedScore(Score):
-    """A score during or after a training: at which ``step``, and the ``key`` of what was scored."""
+    """A score during or after a training, with its ``step`` and the ``key`` of what was scored."""
 
     step: int
     key: str
 
 
-class KeptScore(TimedScore):
-    """A score that is kept with a stage; ``final``: of its finished model."""
+class StoredScore(TimedScore):
+    """A score stored with a stage; ``final``: of its finished model."""
 
     final: bool
 
@@ -114,7 +115,7 @@ class FileRecord(TypedDict):
 
 
 class Made(TypedDict):
-    """When and with what a stage was made."""
+    """When, where and with which packages a stage was made."""
 
     date: str
     hardware: str
@@ -125,7 +126,7 @@ class Made(TypedDict):
 
 @with_config(OPEN)
 class Spec(TypedDict):
-    """What determines a stage's weights, as far as it is read again: of a base that is a folder, its files' hashes."""
+    """The part of a stage's spec that is read again: the files' hashes of a base that is a folder."""
 
     files: NotRequired[dict[str, str]]
 
@@ -140,7 +141,7 @@ class MergeRecord(TypedDict):
 
 
 class Cost(TypedDict, total=False):
-    """What a training or a merge took and did: ``steps`` alone of a base. Times are seconds."""
+    """The cost and the events of a training or a merge; a base has only ``steps``. Times are in seconds."""
 
     steps: Required[int]
     merge_steps: list[int]
@@ -156,9 +157,9 @@ class Cost(TypedDict, total=False):
     padded: str | None
 
 
-class Asked(TypedDict, total=False):
-    """How a run showed prompts, and what it did with long rows. ``system`` and ``date`` are there where they are not
-    the defaults."""
+class InputSettings(TypedDict, total=False):
+    """How a run formatted prompts and handled long rows. ``system`` and ``date`` are omitted at their
+    defaults."""
 
     template: str
     system: str
@@ -168,7 +169,7 @@ class Asked(TypedDict, total=False):
 
 
 class Identity(TypedDict):
-    """Which stage it is, and what it was made of and with."""
+    """The identity of a stage: its inputs, and how it was made."""
 
     fingerprint: str
     task: str
@@ -178,18 +179,18 @@ class Identity(TypedDict):
     made: Made
 
 
-class StageAbout(Identity, Cost, Asked):
-    """What a manifest says of a stage before its files are sealed."""
+class StageDescription(Identity, Cost, InputSettings):
+    """A manifest without the stage's files."""
 
 
 class Files(TypedDict):
-    """What is checked of a stage's files: each with its size and checksum."""
+    """A stage's files, each with its size and checksum."""
 
     files: dict[str, FileRecord]
 
 
 @with_config(OPEN)
-class Manifest(StageAbout, Files):
+class Manifest(StageDescription, Files):
     """``manifest.json`` of a stage."""
 
 
@@ -210,7 +211,7 @@ class StageRecord(TypedDict):
 
 @with_config(OPEN)
 class TaskRecord(TypedDict):
-    """A task of a run's config, as far as it is read again."""
+    """The part of a task in a run's config that is read again."""
 
     name: str
     evals: list[str]
@@ -226,7 +227,7 @@ class EvalRecord(TypedDict):
 
 @with_config(OPEN)
 class ConfigRecord(TypedDict):
-    """A run's config, as far as it is read again."""
+    """The part of a run's config that is read again."""
 
     method: str
     tasks: list[Annotated[TaskRecord, BeforeValidator(_of_former_keys)]]
@@ -242,19 +243,19 @@ class Metrics(TypedDict):
 
 
 class Results(TypedDict):
-    """``results.json`` of a run. ``metrics`` are ``None`` where a task has no score."""
+    """``results.json`` of a run. ``metrics`` are ``None`` if a task has no score."""
 
     schema: NotRequired[int]
     name: str
     config: ConfigRecord
     seed: int
     stages: list[StageRecord]
-    evaluations: list[Annotated[FinalScore, BeforeValidator(_of_schema_2)]]
+    evaluations: list[Annotated[FinalScore, BeforeValidator(_upgrade_score)]]
     metrics: Metrics | None
 
 
 class SweptRun(TypedDict):
-    """A run that a sweep's file lists. ``point`` holds the overrides that ``label`` stands for."""
+    """A run in a sweep's file. ``label`` describes the overrides in ``point``."""
 
     label: str
     point: Overrides
@@ -271,28 +272,28 @@ class Sweep(TypedDict):
     runs: list[SweptRun]
 
 
-KeptScores = list[Annotated[KeptScore, BeforeValidator(_of_schema_2)]]
-TimedScores = list[Annotated[TimedScore, BeforeValidator(_of_schema_2)]]
+StoredScores = list[Annotated[StoredScore, BeforeValidator(_upgrade_score)]]
+TimedScores = list[Annotated[TimedScore, BeforeValidator(_upgrade_score)]]
 
 
 def checked(kind: type[Record], content: object, place: object, save_folder: Path = Path()) -> Record:
-    """``content`` as a record.
+    """Validates ``content`` as a record.
 
     Args:
-        kind: of the record.
-        content: what JSON came to.
-        place: what a message calls it.
-        save_folder: that stages and runs lie in.
+        kind: type of the record.
+        content: parsed JSON.
+        place: its name in messages.
+        save_folder: folder of stages and runs.
 
     Raises:
-        Foreign: it is none; names what is missing in one line.
+        InvalidRecord: it is not such a record; names what is missing in one line.
         DamagedStage: it names a stage or a run that could lead out of ``save_folder``.
     """
     try:
-        found: Record = _adapter(cast(Any, kind)).validate_python(content, context={"save_folder": save_folder})
+        record: Record = _adapter(cast(Any, kind)).validate_python(content, context={"save_folder": save_folder})
     except ValidationError as error:
-        raise Foreign(_reason(error, place)) from error
-    return found
+        raise InvalidRecord(_reason(error, place)) from error
+    return record
 
 
 @functools.cache
@@ -301,13 +302,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _reason(error: ValidationError, place: object) -> str:
-    """All that is missing in one place, or else the first thing that is wrong."""
+    """All keys missing in one place, or otherwise the first error."""
     errors = error.errors(include_url=False)
-    lost = [e["loc"] for e in errors if e["type"] == "missing"]
-    if not lost:
+    missing = [e["loc"] for e in errors if e["type"] == "missing"]
+    if not missing:
         first = errors[0]
         where = ".".join(map(str, first["loc"]))
         return f"{place}: {where}: {first['msg']}" if where else f"{place}: {first['msg']}"
-    inside = lost[0][:-1]
-    keys = ", ".join(str(loc[-1]) for loc in lost if loc[:-1] == inside)
+    inside = missing[0][:-1]
+    keys = ", ".join(str(loc[-1]) for loc in missing if loc[:-1] == inside)
     return f"{place}{': ' if inside else ''}{'.'.join(map(str, inside))} lacks {keys}"

@@ -1,14 +1,15 @@
-"""The one owner of ``runs/``: where its files are, and what is in them.
+"""The only module that reads and writes ``runs/``.
 
 =========================================  ====================================================
 ``stages/<fingerprint>/model/``            a stage's model
-``stages/<fingerprint>/manifest.json``     what the stage is and was made of, its files' checksums
+``stages/<fingerprint>/manifest.json``     the stage's inputs and checksums of its files
 ``stages/<fingerprint>/evaluations.json``  the model's scores, during its training and at its end
-``<run>/results.json``                     what a run came to
+``<run>/results.json``                     the results of a run
 ``<sweep>.json``                           the runs of a sweep
 =========================================  ====================================================
 
-A stage's manifest is written last: no manifest, no stage. See :mod:`sfa.records` for what the files hold.
+A stage's manifest is written last: a stage without one is not finished. See :mod:`sfa.records` for the contents of
+the files.
 """
 
 import json
@@ -22,13 +23,13 @@ from sfa.records import (
     SCHEMA,
     FileRecord,
     Files,
-    Foreign,
-    KeptScore,
-    KeptScores,
+    InvalidRecord,
     Manifest,
     Results,
-    StageAbout,
+    StageDescription,
     StageRecord,
+    StoredScore,
+    StoredScores,
     Sweep,
     checked,
     fingerprint_of,
@@ -40,35 +41,35 @@ Record = TypeVar("Record")
 
 
 def stage_folder(save_folder: Path, fingerprint: object) -> Path:
-    """Where a stage lies.
+    """The folder of a stage.
 
     Raises:
-        DamagedStage: it is no fingerprint, and could lead anywhere.
+        DamagedStage: ``fingerprint`` is not a valid fingerprint, and could lead to another folder.
     """
     return save_folder / "stages" / fingerprint_of(fingerprint, save_folder)
 
 
 def run_folder(save_folder: Path, name: object) -> Path:
-    """Where a run's results lie.
+    """The folder of a run's results.
 
     Raises:
-        DamagedStage: it is the name of no folder in ``save_folder``, and could lead anywhere.
+        DamagedStage: ``name`` is not a valid folder name, and could lead out of ``save_folder``.
     """
     return save_folder / run_name_of(name, save_folder)
 
 
 def results_file(run: Path) -> Path:
-    """The results in a run's folder."""
+    """The file of results in a run's folder."""
     return run / "results.json"
 
 
 def sweep_file(save_folder: Path, name: str) -> Path:
-    """The list of a sweep's runs."""
+    """The file that lists a sweep's runs."""
     return save_folder / f"{name}.json"
 
 
 def is_made(folder: Path) -> bool:
-    """Whether a stage's folder holds a finished stage."""
+    """Whether a folder contains a finished stage."""
     return _manifest_file(folder).is_file()
 
 
@@ -76,26 +77,26 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a finished stage, or ``None``.
 
     Raises:
-        DamagedStage: it is no whole JSON, or not the manifest of a stage.
+        DamagedStage: it is not valid JSON, or not the manifest of a stage.
     """
     file = _manifest_file(folder)
     if not file.is_file():
         return None
-    found = _of_stage(Manifest, file)
-    missing = sorted(StageRecord.__required_keys__ - found.keys()) if found["parent"] is not None else []
+    manifest = _read_stage_record(Manifest, file)
+    missing = sorted(StageRecord.__required_keys__ - manifest.keys()) if manifest["parent"] is not None else []
     if missing:
         raise DamagedStage(f"{file} lacks {', '.join(missing)}")
-    return found
+    return manifest
 
 
-def finish(folder: Path, about: StageAbout) -> None:
-    """Makes ``folder`` a stage: writes its manifest, with the checksums of all files of its model."""
+def finish(folder: Path, description: StageDescription) -> None:
+    """Finishes the stage in ``folder``: writes its manifest, with the checksums of all files of its model."""
     files: dict[str, FileRecord] = {}
     for file in _files(folder):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
         files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(_manifest_file(folder), {**about, "files": files})
+    write_json(_manifest_file(folder), {**description, "files": files})
 
 
 def verify(folder: Path) -> None:
@@ -104,17 +105,17 @@ def verify(folder: Path) -> None:
     Raises:
         DamagedStage: a file is missing, added or changed.
     """
-    listed = _listed(folder) or {}
-    found = {str(file.relative_to(folder)): file for file in _files(folder)}
-    if listed.keys() != found.keys():
-        raise DamagedStage(f"{folder}: missing or unknown files {sorted(listed.keys() ^ found.keys())}")
-    for name, file in found.items():
+    listed = _listed_files(folder) or {}
+    files = {str(file.relative_to(folder)): file for file in _files(folder)}
+    if listed.keys() != files.keys():
+        raise DamagedStage(f"{folder}: missing or unknown files {sorted(listed.keys() ^ files.keys())}")
+    for name, file in files.items():
         if file.stat().st_size != listed[name]["bytes"] or sha256(file) != listed[name]["sha256"]:
             raise DamagedStage(f"{file} is not the file that was written: its size or checksum differs")
 
 
 def verify_adapted(folder: Path) -> None:
-    """Compares the folder that a finished stage's adapters lie on with what it was when the stream began.
+    """Compares the base model of a finished stage's adapters with its state when the stream started.
 
     Raises:
         DamagedStage: a file there is missing, added or changed.
@@ -122,41 +123,41 @@ def verify_adapted(folder: Path) -> None:
     settings = folder / "model" / "adapter_config.json"
     if not settings.is_file():
         return
-    made = read_manifest(folder)
-    while made is not None and made["parent"] is not None:
-        made = read_manifest(stage_folder(folder.parent.parent, made["parent"]))
-    listed = None if made is None else made["spec"].get("files")
+    manifest = read_manifest(folder)
+    while manifest is not None and manifest["parent"] is not None:
+        manifest = read_manifest(stage_folder(folder.parent.parent, manifest["parent"]))
+    listed = None if manifest is None else manifest["spec"].get("files")
     adapted = Path(read_json(settings)["base_model_name_or_path"])
     if listed is not None and _identities(adapted) != listed:
         raise DamagedStage(
-            f"{adapted}, which the adapters in {folder} were trained on, is not what it was",
-            "Put its files back, or train again from what is there now",
+            f"{adapted}, which the adapters in {folder} were trained on, has changed",
+            "Restore its files, or train again from the current ones",
         )
 
 
 def weights_hash(model: Path) -> str:
-    """Hash of the weights in a model's folder, whenever and by whomever they were made: by the checksums in its stage's
-    manifest where it has one, else by the files."""
-    listed = _listed(model.parent)
+    """Hash of the weights in a model's folder: from the checksums in its stage's manifest if there is one, otherwise
+    from the files."""
+    listed = _listed_files(model.parent)
     if listed is not None:
-        found = {Path(name).name: about["sha256"] for name, about in listed.items()}
+        checksums = {Path(name).name: record["sha256"] for name, record in listed.items()}
     else:
-        found = {file.name: identity(file) for file in model.iterdir() if file.is_file()}
-    return fingerprint({name: checksum for name, checksum in found.items() if name.endswith(".safetensors")})
+        checksums = {file.name: identity(file) for file in model.iterdir() if file.is_file()}
+    return fingerprint({name: checksum for name, checksum in checksums.items() if name.endswith(".safetensors")})
 
 
-def read_scores(folder: Path) -> list[KeptScore]:
-    """All scores kept with a stage, none if there is no file of them.
+def read_scores(folder: Path) -> list[StoredScore]:
+    """All scores stored with a stage; empty if there is no file of scores.
 
     Raises:
-        DamagedStage: the file that holds them is not the one that was written.
+        DamagedStage: the file is damaged or has invalid content.
     """
     file = _scores_file(folder)
-    return _of_stage(KeptScores, file, "Delete it, and the model is scored again") if file.is_file() else []
+    return _read_stage_record(StoredScores, file, "Delete it to score the model again") if file.is_file() else []
 
 
-def write_scores(folder: Path, rows: Sequence[KeptScore]) -> None:
-    """Keeps scores with a stage, in place of those that are there."""
+def write_scores(folder: Path, rows: Sequence[StoredScore]) -> None:
+    """Writes a stage's scores, replacing existing ones."""
     write_json(_scores_file(folder), list(rows))
 
 
@@ -164,56 +165,58 @@ def read_manifest_of(run: Path, fingerprint: str) -> Manifest:
     """The manifest of one of a run's stages.
 
     Raises:
-        UsageError: the stage is not there.
+        UsageError: the stage does not exist.
         DamagedStage: see :func:`read_manifest`.
     """
     folder = stage_folder(run.parent, fingerprint)
-    found = read_manifest(folder)
-    if found is None:
-        raise UsageError(f"{folder}, a stage of {run}, is not there: start the run again to make it")
-    return found
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UsageError(f"{folder}, a stage of {run}, does not exist: start the run again to make it")
+    return manifest
 
 
-def read_scores_of(run: Path, fingerprint: str) -> list[KeptScore]:
-    """All scores that are kept with one of a run's stages.
+def read_scores_of(run: Path, fingerprint: str) -> list[StoredScore]:
+    """All scores stored with one of a run's stages.
 
     Raises:
-        UsageError: they are not there.
+        UsageError: the file of scores does not exist.
         DamagedStage: see :func:`read_scores`.
     """
     folder = stage_folder(run.parent, fingerprint)
     if not _scores_file(folder).is_file():
-        raise UsageError(f"{_scores_file(folder)} is not there: start {run} again to make it")
+        raise UsageError(f"{_scores_file(folder)} does not exist: start {run} again to make it")
     return read_scores(folder)
 
 
 def read_results(run: Path) -> Results:
-    """What a run came to, from its folder.
+    """The results in a run's folder.
 
     Raises:
-        UsageError: ``run`` is no folder of a finished run, or the file is torn or lacks something.
+        UsageError: ``run`` is not the folder of a finished run, or the file is torn or incomplete.
         DamagedStage: it names a stage that could lead out of the folder of runs.
     """
     file = results_file(run)
     if not run.is_dir():
-        raise UsageError(f"{run} is {'a file' if run.exists() else 'not there'}: name the folder of a run")
+        raise UsageError(f"{run} {'is a file' if run.exists() else 'was not found'}: name the folder of a run")
     if not has_results(run):
-        raise UsageError(f"{run} holds no results.json: name the folder of a run that is finished")
-    found = _of_run(Results, file, run.parent)
-    if found.get("schema", 1) > SCHEMA:
-        raise UsageError(f"{file} is of schema {found.get('schema')}, and this release reads up to {SCHEMA}: update it")
-    if not found["stages"] or not found["evaluations"]:
-        raise UsageError(f"{file} holds no stages or no evaluations: start its run again")
-    return found
+        raise UsageError(f"{run} contains no results.json: name the folder of a finished run")
+    results = _read_run_record(Results, file, run.parent)
+    if results.get("schema", 1) > SCHEMA:
+        raise UsageError(
+            f"{file} has schema {results.get('schema')}, and this release reads up to {SCHEMA}: update the package"
+        )
+    if not results["stages"] or not results["evaluations"]:
+        raise UsageError(f"{file} contains no stages or no evaluations: start its run again")
+    return results
 
 
 def has_results(run: Path) -> bool:
-    """Whether a run's folder has results: the run is finished."""
+    """Whether a run's folder contains results, that is, the run is finished."""
     return results_file(run).is_file()
 
 
 def write_results(run: Path, content: Results) -> None:
-    """Writes what a run came to into its folder, in place of what is there."""
+    """Writes the results of a run into its folder, replacing existing ones."""
     run.mkdir(parents=True, exist_ok=True)
     write_json(results_file(run), content)
 
@@ -222,41 +225,41 @@ def read_sweep(index: Path) -> Sweep:
     """The runs that a sweep's file lists.
 
     Raises:
-        UsageError: it is none, or not there.
+        UsageError: the file does not exist, or does not list runs.
         DamagedStage: it names a run that could lead out of the folder of runs.
     """
     if not index.is_file():
-        what = "a folder" if index.is_dir() else "not there"
-        raise UsageError(f"{index} is {what}: name the JSON file that a sweep wrote, <save_folder>/<sweep>.json")
-    return _of_run(Sweep, index, index.parent)
+        state = "is a folder" if index.is_dir() else "was not found"
+        raise UsageError(f"{index} {state}: name the JSON file that a sweep wrote, <save_folder>/<sweep>.json")
+    return _read_run_record(Sweep, index, index.parent)
 
 
 def write_sweep(save_folder: Path, content: Sweep) -> None:
-    """Lists the runs of a sweep, in place of the list that is there."""
+    """Writes the list of a sweep's runs, replacing an existing one."""
     write_json(sweep_file(save_folder, content["sweep"]), content)
 
 
-def _of_run(kind: type[Record], file: Path, save_folder: Path) -> Record:
-    """The record in a file that scripts read."""
+def _read_run_record(kind: type[Record], file: Path, save_folder: Path) -> Record:
+    """Reads a record of a run or sweep."""
     try:
         return checked(kind, json.loads(file.read_text(encoding="utf-8")), file, save_folder)
-    except Foreign as error:
+    except InvalidRecord as error:
         raise UsageError(f"{error}: it was not written by this suite, or by another release") from error
     except ValueError as error:
         raise UsageError(f"{file} is torn or damaged ({error}): start its run again") from error
 
 
-def _of_stage(kind: type[Record], file: Path, advice: str = DamagedStage.ADVICE) -> Record:
-    """The record in a file of a stage."""
+def _read_stage_record(kind: type[Record], file: Path, advice: str = DamagedStage.ADVICE) -> Record:
+    """Reads a record of a stage."""
     try:
         return checked(kind, read_json(file), file)
-    except (Foreign, DamagedStage) as error:
+    except (InvalidRecord, DamagedStage) as error:
         raise DamagedStage(str(error), advice) from error
 
 
-def _listed(folder: Path) -> dict[str, FileRecord] | None:
-    """A stage's files, by the paths that its manifest lists; ``None`` without one."""
-    return _of_stage(Files, _manifest_file(folder))["files"] if is_made(folder) else None
+def _listed_files(folder: Path) -> dict[str, FileRecord] | None:
+    """A stage's files by path, as its manifest lists them; ``None`` without a manifest."""
+    return _read_stage_record(Files, _manifest_file(folder))["files"] if is_made(folder) else None
 
 
 def _files(folder: Path) -> list[Path]:

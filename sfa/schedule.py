@@ -1,4 +1,4 @@
-"""When to merge: the steps of Algorithm 1, in exact arithmetic. Everything that asks "when" asks :class:`Clock`."""
+"""When to merge: the steps of Algorithm 1, in exact arithmetic. All schedules use :class:`Clock`."""
 
 import math
 import re
@@ -9,8 +9,8 @@ from fractions import Fraction
 
 Number = float | int | str | Decimal | Fraction
 
-COUNTED = ("ba", "sp", "tok")  # batches, samples, tokens: what the progress of a training is counted in
-UNITS = (*COUNTED, "ep", "dur")  # and epochs, and parts of the whole training
+COUNTED = ("ba", "sp", "tok")  # batches, samples, tokens: the units of progress
+UNITS = (*COUNTED, "ep", "dur")  # and epochs, and fractions of the whole training
 _DURATION = re.compile(r"([0-9_]*\.?[0-9_]*)([a-z]+)")
 
 
@@ -45,7 +45,7 @@ def merge_steps(T: int, p: Number) -> list[int]:
 
 
 def exact_fraction(p: Number) -> Fraction:
-    """Reads ``p`` as the decimal number a person wrote, so that 0.1 is one tenth and not 0.1000000000000000055…"""
+    """``p`` as the decimal number that was written, so that 0.1 is one tenth and not 0.1000000000000000055…"""
     return p if isinstance(p, Fraction) else Fraction(str(p))
 
 
@@ -53,25 +53,25 @@ def exact_fraction(p: Number) -> Fraction:
 class Clock:
     """Counts at which something is due: the first at or after every multiple of an interval, and the end.
 
-    Iterating gives all of them up to ``total``.
+    Iterating yields all of them up to ``total``.
 
     Args:
-        interval: between two, more than 0, in the unit that is counted (steps, samples or tokens).
-        total: the count at which the training ends; ``None``: it is not known before.
+        interval: positive interval, in the counted unit (steps, samples or tokens).
+        total: the count at which the training ends; ``None``: unknown in advance.
     """
 
     interval: Fraction
     total: int | None = None
 
     def next_after(self, count: int) -> int | None:
-        """The first due count after ``count``; ``None`` if the training ends before."""
+        """The first due count after ``count``; ``None`` if the training ends first."""
         if self.total is not None and count >= self.total:
             return None
         upcoming = math.ceil((count // self.interval + 1) * self.interval)
         return upcoming if self.total is None else min(upcoming, self.total)
 
     def is_due(self, before: int, now: int) -> bool:
-        """Whether a due count lies in (``before``, ``now``]: a step may pass many samples or tokens."""
+        """Whether a due count lies in (``before``, ``now``]: a step may cover many samples or tokens."""
         upcoming = self.next_after(before)
         return upcoming is not None and now >= upcoming
 
@@ -87,8 +87,8 @@ class Duration:
     """An amount of training, such as ``"50ba"``, ``"1ep"``, ``"1_000_000tok"`` or ``"0.25dur"``, exactly.
 
     Attributes:
-        value: more than 0.
-        unit: ``ba`` batches, that is steps; ``ep`` epochs; ``sp`` samples; ``tok`` tokens; ``dur`` the whole training.
+        value: positive number.
+        unit: ``ba`` batches, that is, steps; ``ep`` epochs; ``sp`` samples; ``tok`` tokens; ``dur`` the whole training.
     """
 
     value: Fraction
@@ -99,18 +99,18 @@ class Duration:
         """Reads a duration.
 
         Raises:
-            ValueError: it is none, its unit is unknown, or it is not positive.
+            ValueError: it is not a duration, its unit is unknown, or it is not positive.
         """
-        found = _DURATION.fullmatch(text)
-        if found is None or found[2] not in UNITS or not re.search("[0-9]", found[1]):
+        match = _DURATION.fullmatch(text)
+        if match is None or match[2] not in UNITS or not re.search("[0-9]", match[1]):
             raise ValueError(f"counts {', '.join(UNITS)}, like 50ba or 0.25dur, not {text!r}")
-        value = exact_fraction(found[1].replace("_", ""))
+        value = exact_fraction(match[1].replace("_", ""))
         if value <= 0:
             raise ValueError(f"must be positive, not {text!r}")
-        return cls(value, found[2])
+        return cls(value, match[2])
 
     def in_steps(self, total: int, epoch: Fraction | float) -> Fraction:
-        """In steps of a training of ``total`` steps with ``epoch`` steps an epoch.
+        """The duration in steps, in a training of ``total`` steps with ``epoch`` steps per epoch.
 
         Raises:
             KeyError: it counts samples or tokens.
@@ -118,11 +118,11 @@ class Duration:
         return {"ba": self.value, "ep": self.value * Fraction(epoch), "dur": self.value * total}[self.unit]
 
     def step_count(self, sequences: int, batch: int, seq_len: int) -> int:
-        """Whole steps, of ``batch`` sequences of ``seq_len`` tokens. Epochs leave out the sequences that fill no batch,
-        and are 0 steps of too few; tokens are rounded up to a step.
+        """The number of steps, of ``batch`` sequences of ``seq_len`` tokens. Epochs omit an incomplete last batch, so
+        they can be 0 steps; tokens are rounded up to a step.
 
         Raises:
-            KeyError: it is a part of a training, or counts samples.
+            KeyError: it is a fraction of a training, or counts samples.
         """
         tokens = Fraction(math.ceil(self.value / (batch * seq_len)))
         steps = {"ba": self.value, "ep": self.value * sequences / batch, "tok": tokens}

@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, identified by content hash, made by one process at a time."""
+"""Files on disk: written atomically, identified by content hash, made by one process at a time."""
 
 import functools
 import hashlib
@@ -11,12 +11,12 @@ from filelock import FileLock, Timeout
 
 from sfa.errors import SFAError
 
-SEAL = "checksums.json"
-PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a folder, which it cannot lead out of
+CHECKSUMS = "checksums.json"
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a folder; cannot lead out of its parent
 
 
 class DamagedStage(SFAError):
-    """A finished stage whose files are not those its manifest lists."""
+    """A finished stage whose files differ from its manifest."""
 
     ADVICE = "Delete its folder to make it again"
 
@@ -31,7 +31,7 @@ def fingerprint(spec: Any) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replaces ``path`` whole or not at all: write, fsync, rename."""
+    """Replaces ``path`` atomically: write, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as stream:
         json.dump(content, stream, indent=2)
@@ -45,7 +45,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        DamagedStage: it is no whole JSON.
+        DamagedStage: it is not valid JSON.
     """
     try:
         return json.loads(path.read_text())
@@ -53,28 +53,31 @@ def read_json(path: Path) -> Any:
         raise DamagedStage(f"{path} is torn or damaged: {error}") from error
 
 
-def seal(folder: Path) -> None:
-    """Writes the checksums of all files of ``folder`` into it. For what is kept beside stages: see :func:`unsealed`."""
-    write_json(folder / SEAL, {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != SEAL})
+def write_checksums(folder: Path) -> None:
+    """Writes the checksums of all files of ``folder`` into it, for :func:`verify_checksums`. For caches, which have no
+    manifest."""
+    write_json(
+        folder / CHECKSUMS, {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != CHECKSUMS}
+    )
 
 
-def unsealed(folder: Path) -> Path:
-    """``folder``, whose files are those that were sealed.
+def verify_checksums(folder: Path) -> Path:
+    """Returns ``folder`` after comparing its files with the checksums that :func:`write_checksums` wrote.
 
     Raises:
         DamagedStage: a file is missing or was changed.
     """
-    listed = read_json(folder / SEAL) if (folder / SEAL).is_file() else {}
-    for name, checksum in listed.items():
+    checksums = read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
+    for name, checksum in checksums.items():
         if Path(name).name != name or not (folder / name).is_file() or sha256(folder / name) != checksum:
             raise DamagedStage(f"{folder / name} is not the file that was written: its checksum differs")
-    if not listed:
-        raise DamagedStage(f"{folder} holds no checksums")
+    if not checksums:
+        raise DamagedStage(f"{folder} contains no checksums")
     return folder
 
 
 def lock(folder: Path) -> FileLock:
-    """A lock on making the stage in ``folder``; it is free again when its process ends, however it ends."""
+    """A lock on making the stage in ``folder``; it is released when its process ends, however it ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / f".{folder.name}.lock")
 
@@ -89,18 +92,18 @@ def is_locked(folder: Path) -> bool:
 
 
 def identity(file: Path) -> str:
-    """SHA-256 of a file's content, remembered while the file is untouched: its change time, which no copy or touch
-    can set back, is part of what is compared."""
-    found = file.stat()
-    return _remembered(file, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    """SHA-256 of a file's content, cached until the file changes: the comparison includes its change time, which no
+    copy or touch can set back."""
+    stat = file.stat()
+    return _cached_sha256(file, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
 
 
 @functools.lru_cache(maxsize=1 << 20)
-def _remembered(file: Path, state: tuple[int, ...]) -> str:
+def _cached_sha256(file: Path, state: tuple[int, ...]) -> str:
     return sha256(file)
 
 
 def sha256(file: Path) -> str:
-    """SHA-256 of a file's content, read now."""
+    """SHA-256 of a file's content, without a cache."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from sfa.config.reading import Unreadable, read_value, reason, written
 from sfa.config.reading import read_file as read_yaml
 from sfa.config.schema import Config
 from sfa.runs import run_folder
-from sfa.stages.plan import Stage, in_order, plan
+from sfa.stages.plan import Stage, plan, topological_order
 from sfa.store import fingerprint
 from sfa.values import LocalPath, Section
 
@@ -184,7 +184,7 @@ def stages(runs: Iterable[SweepRun]) -> list[tuple[Stage, SweepRun]]:
     that one's settings say how it is evaluated while it trains."""
     found: dict[str, tuple[Stage, SweepRun]] = {}
     for run in runs:
-        for stage in in_order(plan(run.config)):
+        for stage in topological_order(plan(run.config)):
             found.setdefault(stage.fingerprint, (stage, run))
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""The tensors of safetensors files, read and written one at a time: no more of a model is ever in memory."""
+"""Tensors of safetensors files, read and written one at a time, so that at most one is in memory."""
 
 import ctypes
 import json
@@ -15,7 +15,7 @@ from sfa.model_files import weight_files
 
 Shape = tuple[int, ...]
 
-# Dtypes of tensors that are no floating-point numbers, by safetensors' names for them.
+# Dtypes other than floating-point, by their safetensors names.
 WHOLE_NUMBERS = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -35,10 +35,10 @@ def locations(folder: Path) -> dict[str, Path]:
     """The file that each tensor of a model folder is in, of those that :func:`sfa.model_files.weight_files` names.
 
     Raises:
-        FileNotFoundError: the folder holds no safetensors files, or lacks one that its index names.
-        ModelFilesError: its index or a file is damaged, its files do not hold what it lists, or a tensor is in two.
+        FileNotFoundError: the folder contains no safetensors files, or one in its index is missing.
+        ModelFilesError: its index or a file is damaged, its files do not match the index, or a tensor is in two files.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file, listed in weight_files(folder).items():
         try:
             with safe_open(file, framework="pt") as stream:
@@ -48,43 +48,43 @@ def locations(folder: Path) -> dict[str, Path]:
         odd = sorted(listed.symmetric_difference(names)) if listed is not None else []
         if odd:
             holds = "holds" if odd[0] in names else "lacks"
-            raise ModelFilesError(f"{file} {holds} the tensor {odd[0]}, and the index of its folder says otherwise")
+            raise ModelFilesError(f"{file} {holds} the tensor {odd[0]}, which contradicts the index of its folder")
         for name in names:
-            if name in found:
-                raise ModelFilesError(f"{name} is in two files, {found[name]} and {file}: which one is the model's?")
-            found[name] = file
-    return found
+            if name in files:
+                raise ModelFilesError(f"{name} is in two files, {files[name]} and {file}: which one is the model's?")
+            files[name] = file
+    return files
 
 
 def shapes(files: Mapping[str, Path]) -> dict[str, Shape]:
-    """The shape of every tensor, from the headers of its files. ``files`` is what :func:`locations` gives."""
-    found: dict[str, Shape] = {}
+    """The shape of every tensor, from the headers of its files. ``files`` is from :func:`locations`."""
+    shapes: dict[str, Shape] = {}
     for file in set(files.values()):
         with safe_open(file, framework="pt") as stream:
-            found |= {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
-    return {name: found[name] for name in files}
+            shapes |= {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
+    return {name: shapes[name] for name in files}
 
 
 def kinds(files: Mapping[str, Path]) -> dict[str, str]:
     """The safetensors name of every tensor's dtype, like ``F32``, from the headers of its files."""
-    found: dict[str, str] = {}
+    dtypes: dict[str, str] = {}
     for file in set(files.values()):
         with safe_open(file, framework="pt") as stream:
-            found |= {name: stream.get_slice(name).get_dtype() for name in stream.keys()}  # noqa: SIM118
-    return {name: found[name] for name in files}
+            dtypes |= {name: stream.get_slice(name).get_dtype() for name in stream.keys()}  # noqa: SIM118
+    return {name: dtypes[name] for name in files}
 
 
 def buffers(files: Mapping[str, Path]) -> set[str]:
-    """Those tensors that no optimizer trains and no merge takes for weights: whatever holds whole numbers, and the
-    statistics of batch and instance norms, told by torch's names for them."""
+    """The tensors that are neither trained nor merged: integers and booleans, and the statistics of batch and instance
+    norms, identified by torch's names for them."""
     return {
         name for name, kind in kinds(files).items() if kind in WHOLE_NUMBERS or name.rpartition(".")[2] in STATISTICS
     }
 
 
 def stored(file: Path, name: str) -> Tensor:
-    """One tensor as it is stored. Its file is opened for it alone: the pages of a mapped file that were read count as
-    memory of this process until the file is closed and its tensors are gone, and opening takes a fraction of a ms."""
+    """One tensor as it is stored. The file is opened for each tensor: pages read from a mapped file count as memory of
+    this process until the file is closed and its tensors are freed, and opening takes a fraction of a millisecond."""
     with safe_open(file, framework="pt") as stream:
         tensor: Tensor = stream.get_tensor(name)
     return tensor
@@ -101,20 +101,19 @@ def write(
     pieces: Callable[[str], Iterable[Tensor]],
     whole_numbers: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes float32 tensors and whole numbers as ``safetensors.torch.save_file`` does, byte for byte, whole or not at
-    all.
+    """Writes float32 tensors and integers byte for byte as ``safetensors.torch.save_file`` does, atomically.
 
     ``save_file`` needs all tensors at once, and safetensors has no other way to write. Its format puts a header before
     the data, which depends on names and shapes alone.
 
     Args:
-        file: that is written or replaced. What is not whole yet is beside it, under one name for all attempts.
-        shapes: of each tensor, by name.
-        pieces: gives the tensor of a name in pieces that follow each other; called once a name, in the file's order.
-        whole_numbers: the dtypes, keys of :data:`WHOLE_NUMBERS`, of tensors that are not float32.
+        file: the file to write or replace. An incomplete file is next to it, under the same name in every attempt.
+        shapes: shapes of the tensors by name.
+        pieces: returns the consecutive pieces of a named tensor; called once per name, in the order of the file.
+        whole_numbers: dtypes, keys of :data:`WHOLE_NUMBERS`, of the tensors that are not float32.
 
     Raises:
-        ValueError: the pieces of a tensor hold more or fewer entries than its shape.
+        ValueError: the number of entries in the pieces of a tensor does not match its shape.
         OSError: the file cannot be written.
     """
     temporary = file.with_name(f".{file.name}.part")
@@ -131,15 +130,15 @@ def write(
                     stream.write((ctypes.c_ubyte * numbers.nbytes).from_address(numbers.data_ptr()))
                     size += numbers.numel()
                 if size != math.prod(shapes[name]):
-                    raise ValueError(f"{name} is to be of shape {shapes[name]}, and {size} entries came")
+                    raise ValueError(f"{name} must have shape {shapes[name]}, but its pieces have {size} entries")
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _header(named: Iterable[tuple[str, str, torch.dtype, Shape]]) -> bytes:
-    """Eight bytes for its length, and JSON, filled with blanks so that the data start at a multiple of eight. Of every
-    tensor its name, safetensors' and torch's dtype, and shape."""
+    """Eight bytes for its length, and JSON, padded with blanks to a multiple of eight. ``named`` holds the name, the
+    dtype in safetensors and in torch, and the shape of every tensor."""
     content: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, kind, dtype, shape in named:

@@ -1,4 +1,4 @@
-"""What a value of a config may be, beside its type: finite, a number where a number is asked for, a local path."""
+"""Validation of config values beyond their types: finite numbers, no booleans as numbers, local paths."""
 
 import math
 import re
@@ -8,9 +8,9 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket, hdfs://host, also once a Path made s3:/ of it
+REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket, hdfs://host, also after Path has turned it into s3:/
 
-LONGEST_PATH, LONGEST_PART = 4096, 255  # bytes, Linux's own limits; the first counts a closing zero
+LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes, the limits of Linux; the first includes a terminating zero
 
 
 PART = r"(0?\.[0-9]*[1-9][0-9]*|1(\.0*)?)dur"
@@ -18,35 +18,35 @@ Interval = Annotated[
     str,
     Field(
         pattern=rf"^([1-9][0-9_]*(ba|ep)|{PART})$",
-        description='batches, epochs or a part of the training, like "50ba" or "0.25dur"',
+        description='batches, epochs or a fraction of the training, like "50ba" or "0.25dur"',
     ),
 ]
 
 
 class Checked(BaseModel):
-    """A block of the YAML, or a task. No number of it is infinite or NaN, and true is no number."""
+    """A section of the YAML, or a task. Numbers must be finite, and booleans are not numbers."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what pydantic would turn into another value, or, in a mapping of anything, not look at."""
+        """Rejects what pydantic would convert or, in a mapping of arbitrary values, not check."""
         field = cls.model_fields.get(info.field_name or "")
         kinds = set(_leaves(field.annotation)) if field else set()
         if {int, float} & kinds and bool not in kinds:
-            for _, part in _parts(value, into=list):
-                if isinstance(part, bool):
-                    raise ValueError(f"must be a number, not {str(part).lower()}")
+            for _, leaf in _items(value, into=list):
+                if isinstance(leaf, bool):
+                    raise ValueError(f"must be a number, not {str(leaf).lower()}")
         if Any in kinds:
-            for key, part in _parts(value, into=(list, dict)):
-                if isinstance(part, float) and not math.isfinite(part):
-                    raise ValueError(f"{key} must be a finite number, not {part}")
+            for key, leaf in _items(value, into=(list, dict)):
+                if isinstance(leaf, float) and not math.isfinite(leaf):
+                    raise ValueError(f"{key} must be a finite number, not {leaf}")
         return value
 
 
 class Section(Checked):
-    """A block of the YAML. Unknown keys are errors."""
+    """A section of the YAML. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -55,34 +55,36 @@ def _leaves(annotation: Any) -> Iterator[Any]:
     inner = get_args(annotation)
     if not inner:
         yield annotation
-    for part in inner:
-        yield from _leaves(part)
+    for argument in inner:
+        yield from _leaves(argument)
 
 
-def _parts(value: Any, into: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """``value``, or what it holds if it is one of ``into``, with the keys that lead to it."""
+def _items(value: Any, into: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """``value``, or its nested items if it is one of the types ``into``, with their keys."""
     if not isinstance(value, into):
         yield key, value
         return
-    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from _parts(part, into, f"{key}.{name}".lstrip("."))
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _items(item, into, f"{key}.{name}".lstrip("."))
 
 
 def at_home(path: str) -> str:
-    """A path, or a hub's name, with a leading ``~`` or ``~user`` as the home folder that it stands for.
+    """A path or hub name with a leading ``~`` or ``~user`` expanded to the home folder.
 
     Raises:
-        ValueError: there is no such user, no path is as long, or one holds a NUL.
+        ValueError: the user does not exist, or the path is too long or contains a NUL.
     """
     if "\0" in path:
-        raise ValueError(f"must be a path, which holds no NUL, not {path!r}")
-    sizes = [len(part.encode(errors="surrogateescape")) for part in (path, *Path(path).parts)]
-    if sizes[0] >= LONGEST_PATH or max(sizes[1:], default=0) > LONGEST_PART:
-        raise ValueError(f"must be a path of at most {LONGEST_PATH - 1} bytes, {LONGEST_PART} a name, not {path[:40]}…")
+        raise ValueError(f"must be a path without NUL, not {path!r}")
+    sizes = [len(name.encode(errors="surrogateescape")) for name in (path, *Path(path).parts)]
+    if sizes[0] >= LONGEST_PATH or max(sizes[1:], default=0) > LONGEST_NAME:
+        raise ValueError(
+            f"must be a path of at most {LONGEST_PATH - 1} bytes, {LONGEST_NAME} per name, not {path[:40]}…"
+        )
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError as error:
-        raise ValueError(f"{path} leads to no user's home folder") from error
+        raise ValueError(f"{path} is not in a user's home folder") from error
 
 
 def _local(path: Any) -> Any:

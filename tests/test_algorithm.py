@@ -168,7 +168,7 @@ def test_resuming_with_another_anchor_is_refused(tmp_path: Path) -> None:
         fitted(Regression(seed=1), SFA(p=0.5), 12, load_path=checkpoint)
 
     save_file(weights(Regression(seed=1)), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="is another, or its files have changed"):
+    with pytest.raises(ValueError, match="is a different one, or its files have changed"):
         fitted(Regression(), SFA(p=0.5, anchor=str(tmp_path)), 12, load_path=checkpoint)
 
 

@@ -79,7 +79,7 @@ def test_progress_is_counted_in_any_unit(arguments: dict[str, Any], total: str, 
 
 def test_what_is_missing_is_an_error() -> None:
     model = Regression()
-    with pytest.raises(ValueError, match="cannot tell when an epoch ends"):
+    with pytest.raises(ValueError, match="cannot determine when an epoch ends"):
         Averager(every="1ep").start(model, total=10)
     with pytest.raises(ValueError, match=r"cannot use a training of 0\.5dur"):
         Averager(p=0.5).start(model, Duration.parse("0.5dur"))

@@ -194,17 +194,17 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], int, str]] = {  # what is done 
     "weights that are a pipe": (
         lambda folder: pipe(folder / "model.safetensors"),
         2,
-        "model.safetensors is no regular file",
+        "model.safetensors is not a regular file",
     ),
     "a configuration that is a pipe": (
         lambda folder: pipe(folder / "config.json"),
         2,
-        "config.json is no regular file",
+        "config.json is not a regular file",
     ),
     "any file that has no end": (
         lambda folder: (folder / "notes.json").symlink_to("/dev/zero"),
         2,
-        "notes.json is no regular file",
+        "notes.json is not a regular file",
     ),
     "a length that is text": (
         lambda folder: settings(folder / "tokenizer_config.json", model_max_length="x"),
@@ -237,7 +237,7 @@ def test_a_models_folder_that_cannot_be_read_or_trained(
         (["model.config.hidden_size=17"], "model.config: no model can be built: "),
         (["model.architecture=lama"], "model.architecture: 'lama' is no model type of transformers; did you mean"),
         (["model.architecture=vit", "model.config={}"], "model.config: vit is no language model"),
-        (["model.template=chat"], "model.template: chat needs a tokenizer with a chat template"),
+        (["model.template=chat"], "model.template: chat requires a tokenizer with a chat template"),
     ],
 )  # fmt: skip
 def test_a_run_that_makes_no_sense(

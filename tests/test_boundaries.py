@@ -75,7 +75,9 @@ def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> N
         lambda: report._made(folder),
     ]
     for read in readers:
-        with pytest.raises(store.DamagedStage, match=r"is the fingerprint of no stage: a file in .*runs was changed"):
+        with pytest.raises(
+            store.DamagedStage, match=r"is not the fingerprint of a stage: a file in .*runs was changed"
+        ):
             read()
     assert not (tmp_path / "out").exists()
 
@@ -91,7 +93,7 @@ def test_no_name_of_a_run_leads_out_of_the_runs(given: Any, tmp_path: Path) -> N
         lambda: figures.draw(Figure(name="1", kind="stream", runs=["x"]), index, tmp_path / "out.png"),
     ]
     for read in readers:
-        with pytest.raises(store.DamagedStage, match=r"is the name of no run: a file in .* was changed"):
+        with pytest.raises(store.DamagedStage, match=r"is not the name of a run: a file in .* was changed"):
             read()
 
 
@@ -99,8 +101,8 @@ def test_checksums_are_of_files_in_their_folder(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "outside").write_text("one")
     (tmp_path / "kept" / "a").write_text("one")
-    store.seal(tmp_path / "kept")
-    listed = json.loads((tmp_path / "kept" / store.SEAL).read_text())
-    (tmp_path / "kept" / store.SEAL).write_text(json.dumps({"../outside": listed["a"]}))
+    store.write_checksums(tmp_path / "kept")
+    listed = json.loads((tmp_path / "kept" / store.CHECKSUMS).read_text())
+    (tmp_path / "kept" / store.CHECKSUMS).write_text(json.dumps({"../outside": listed["a"]}))
     with pytest.raises(store.DamagedStage, match="is not the file that was written"):
-        store.unsealed(tmp_path / "kept")
+        store.verify_checksums(tmp_path / "kept")

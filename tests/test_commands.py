@@ -60,10 +60,10 @@ def test_scripts_say_what_a_run_lacks(damage: str, tmp_path: Path, capsys: pytes
     expected = str(results)
     if damage in ("absent", "a file", "empty"):
         results.unlink()
-        expected = f"{run} holds no results.json"
+        expected = f"{run} contains no results.json"
     if damage in ("absent", "a file"):
         run.rmdir()
-        expected = f"{run} is not there"
+        expected = f"{run} was not found"
     if damage == "a file":
         run.touch()
         expected = f"{run} is a file"

@@ -152,7 +152,7 @@ def test_runs_share_the_stages_they_have_in_common(tmp_path: Path) -> None:
 def test_a_method_that_would_do_nothing_is_an_error(method: str, tmp_path: Path) -> None:
     """The first task of a stream is trained alike under every method, so a stream of one shows nothing of any."""
     (error,) = errors(tmp_path, {**GOOD, "tasks": ["returns"]}, f"method={method}")
-    assert error.startswith(f"method: {method} ") and "this stream trains returns alone" in error
+    assert error.startswith(f"method: {method} ") and "this stream trains only returns" in error
     assert "method=sequential" in error
     held = {**GOOD, "tasks": [{"name": "arithmetic", "evaluate_only": True}, "returns"]}
     assert errors(tmp_path, held, f"method={method}") == [error]
@@ -168,7 +168,7 @@ def test_a_task_is_not_called_as_a_stage(name: str, tmp_path: Path) -> None:
     mine = {"name": name, "source": str(tmp_path), "prompt": "{a}", "response": "{b}"}
     (tmp_path / "train.jsonl").write_text('{"a": "1", "b": "2"}\n')
     found = errors(tmp_path, {**GOOD, "tasks": ["arithmetic", mine]})
-    assert found == [f"tasks: {name} is what results call a stage of their own; give the task another name"]
+    assert found == [f"tasks: {name} is reserved for a stage in results; give the task another name"]
 
 
 @pytest.mark.parametrize("setting", ["sfa.beta=0", "wise_ft.beta=0", "rehearsal.fraction=0", "l2.strength=0"])

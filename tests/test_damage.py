@@ -22,7 +22,7 @@ from sfa.families.models import build
 from sfa.families.pretrained import ModelError
 from sfa.families.settings import Model
 from sfa.stages.callbacks import Stopper
-from sfa.store import DamagedStage, seal, unsealed
+from sfa.store import DamagedStage, verify_checksums, write_checksums
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 SMALL = ["train.max_duration=4ba", "eval.limit=20", "name=run", "ewc.examples=4"]
@@ -111,13 +111,13 @@ def test_torn_results_are_written_again(made: Path, tmp_path: Path, capsys: pyte
 
 def test_a_seal_notices_what_is_missing_or_changed(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
-    with pytest.raises(DamagedStage, match="holds no checksums"):
-        unsealed(tmp_path)
-    seal(tmp_path)
-    assert unsealed(tmp_path) == tmp_path
+    with pytest.raises(DamagedStage, match="contains no checksums"):
+        verify_checksums(tmp_path)
+    write_checksums(tmp_path)
+    assert verify_checksums(tmp_path) == tmp_path
     (tmp_path / "a").unlink()
     with pytest.raises(DamagedStage, match="a is not the file"):
-        unsealed(tmp_path)
+        verify_checksums(tmp_path)
 
 
 def test_too_little_room_is_told_before_anything_is_written(
@@ -196,7 +196,7 @@ def test_data_that_two_processes_want_at_once_are_prepared_once(tmp_path: Path) 
                 made.append(temporary)
                 time.sleep(0.2)
                 (temporary / "data").write_text("whole")
-        found.append((unsealed(tmp_path / "cache" / "odd") / "data").read_text())
+        found.append((verify_checksums(tmp_path / "cache" / "odd") / "data").read_text())
 
     threads = [threading.Thread(target=want) for _ in range(4)]
     for thread in threads:
@@ -245,7 +245,7 @@ def test_scores_of_something_else_are_named(
     given = [MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]
     assert train.main(given) == 1
     told = capsys.readouterr().err
-    assert str(file) in told and "Delete it, and the model is scored again" in told
+    assert str(file) in told and "Delete it to score the model again" in told
     file.unlink()
     assert train.main(given) == 0
 

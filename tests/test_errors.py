@@ -11,7 +11,7 @@ from sfa.config.reading import Unreadable
 from sfa.data.source import SourceError
 from sfa.errors import Interrupted, MergeError, MissingExtra, ModelFilesError, NotFinite, SFAError, UsageError
 from sfa.families.pretrained import ModelError
-from sfa.stages.checkpoint_files import ForeignCheckpoint
+from sfa.stages.checkpoint_files import UntrustedCheckpoint
 from sfa.store import DamagedStage
 from sfa.terminal import KEPT, command
 
@@ -31,11 +31,11 @@ FAILURES = [
     (MissingExtra("absent"), 1, "absent\n", True),
     (NoSandbox("none"), 1, "none\n", True),
     (DamagedStage("changed"), 1, "changed. Delete its folder to make it again.\n", True),
-    (ForeignCheckpoint("foreign"), 1, "foreign. Delete it, and its stage starts anew.\n", True),
-    (NotFinite("step 3"), 1, "step 3. Nothing of it is kept; the last checkpoint is from before.\n", True),
-    (Interrupted("Interrupted (at step 3, saved)", "To go on, run this"), 130,
-     f"\nInterrupted (at step 3, saved). To go on, run this:{AGAIN}", False),
-    (KeyboardInterrupt(), 130, f"\nInterrupted. To go on:{AGAIN}", False),
+    (UntrustedCheckpoint("untrusted"), 1, "untrusted. Delete it to start its stage from the beginning.\n", True),
+    (NotFinite("step 3"), 1, "step 3. It was not saved; the last checkpoint does not contain it.\n", True),
+    (Interrupted("Interrupted (at step 3, saved)", "To resume, run this"), 130,
+     f"\nInterrupted (at step 3, saved). To resume, run this:{AGAIN}", False),
+    (KeyboardInterrupt(), 130, f"\nInterrupted. To resume:{AGAIN}", False),
     (OSError(errno.ENOSPC, "No space left on device"), 1, f"[Errno 28] No space left on device. {KEPT}.\n", True),
     (SafetensorError("torn"), 1, f"torn. {KEPT}.\n", True),
 ]  # fmt: skip

@@ -190,5 +190,5 @@ def test_the_rule_is_in_the_plan_where_it_is_not_the_default_and_in_the_dry_run(
         assert f"(train.long_rows: {rule})" in describe(config)
     assert len(set(prints.values())) == 3 and prints["drop"] == plan(configs.load(file))[1].fingerprint
     assert "long_rows" not in plan(configs.load(file))[1].spec()["train"]
-    with pytest.raises(configs.ConfigError, match=r"model\.system: is shown under model\.template: chat alone"):
+    with pytest.raises(configs.ConfigError, match=r"model\.system: is used only with model\.template: chat"):
         configs.load(file, ["model.system=Be kind."])

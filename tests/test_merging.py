@@ -257,7 +257,7 @@ def test_a_file_that_fails_half_way_leaves_what_was_there(tmp_path: Path) -> Non
     file = tmp_path / "model.safetensors"
     file.write_text("before")
     tensors = {**awkward(0), "z": torch.zeros(4)}  # the last but one, too short
-    with pytest.raises(ValueError, match=r"z is to be of shape \(3, 5\), and 4 entries came"):
+    with pytest.raises(ValueError, match=r"z must have shape \(3, 5\), but its pieces have 4 entries"):
         write(file, AWKWARD, lambda name: [tensors[name]])
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     assert file.read_text() == "before"

@@ -16,7 +16,7 @@ from scripts import compare, merge, summary
 from sfa.config import load
 from sfa.data.batches import BatchSchedule, example_count, sample_rows
 from sfa.data.packing import IGNORED, Arrays
-from sfa.stages.plan import Merge, in_order, plan
+from sfa.stages.plan import Merge, plan, topological_order
 
 QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
 SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=8ba"]
@@ -72,7 +72,7 @@ def test_the_plan_shares_every_training(runs: Path) -> None:
     assert kinds["train"] == 3 + 1 + 5 * 2 + 1 + 2
     assert kinds["merge"] == 2 + 4 * 3
     config = load(QUICKSTART, [*SMALL, "method=task_arithmetic", "task_arithmetic.weights=[0.2,0.3,0.5]"], available)
-    new = [stage for stage in in_order(plan(config)) if not (runs / "stages" / stage.fingerprint).exists()]
+    new = [stage for stage in topological_order(plan(config)) if not (runs / "stages" / stage.fingerprint).exists()]
     assert all(isinstance(stage, Merge) for stage in new)  # another weight is only merges
 
 

@@ -125,7 +125,7 @@ def test_an_index_that_points_out_of_its_folder_is_refused_before_anything_is_tr
         llama, tmp_path / "m", place.replace("/{}", f"{tmp_path}/out/{{}}" if place == "/{}" else "/{}").format
     )
     for read in (locations, built, models.read_model, weights.full_state):
-        with pytest.raises((ValueError, ModelError), match=r"weights must lie in the folder itself"):
+        with pytest.raises((ValueError, ModelError), match=r"weights must be in the folder itself"):
             read(folder)
     assert train.main([config(tmp_path, model={"name": str(folder)})]) == 2
     assert "model.name: model.safetensors.index.json of" in (told := capsys.readouterr().err), told
@@ -162,8 +162,8 @@ def test_a_link_is_read_as_what_it_points_to(llama: Path, tmp_path: Path) -> Non
         (lambda m: reindexed(m, lambda w: w.update(more="model-00001-of-00002.safetensors")), "lacks the tensor more,"),
         (lambda m: reindexed(m, lambda w: w.pop("lm_head.weight")), "holds the tensor lm_head.weight, and the index"),
         (lambda m: reindexed(m, lambda w: w.clear()), "lists no files: its weight_map must"),
-        (lambda m: (m / "model.safetensors.index.json").write_text("{"), "is no whole JSON"),
-        (lambda m: (m / "model.safetensors.index.json").write_text("[]"), "must hold keys and values"),
+        (lambda m: (m / "model.safetensors.index.json").write_text("{"), "is not valid JSON"),
+        (lambda m: (m / "model.safetensors.index.json").write_text("[]"), "must contain keys and values"),
         (lambda m: (m / "model.safetensors.index.json").write_text('{"weight_map": {"a": 1}}'), "lists no files"),
         (lambda m: (m / "model-00002-of-00002.safetensors").unlink(), "lacks model-00002-of-00002.safetensors, which"),
         (lambda m: (m / "model.safetensors.index.json").unlink(), "cannot be used"),
@@ -186,7 +186,7 @@ def test_a_folder_without_a_standard_name_is_all_its_files(tmp_path: Path) -> No
         locations(tmp_path)
     (tmp_path / "three.safetensors").rename(tmp_path / "w-00001-of-00002.safetensors")
     (tmp_path / "two.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="holds 1 of the 2 files of w"):
+    with pytest.raises(FileNotFoundError, match="contains 1 of the 2 files of w"):
         locations(tmp_path)
 
 

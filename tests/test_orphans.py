@@ -77,7 +77,7 @@ def test_a_sweep_that_is_stopped_stops_its_stages_and_says_how_to_go_on(
     sweep.send_signal(number)
     told, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == 130
-    assert "Interrupted. To go on:\n  python -m scripts.sweep" in told
+    assert "Interrupted. To resume:\n  python -m scripts.sweep" in told
     _, left = psutil.wait_procs([process for process in started if process.is_running()], timeout=60)
     assert not left
     assert list(runs.glob("stages/*/checkpoints/*"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sfa.anchor import Anchor, trained_shards
 from sfa.fisher import Fisher, diagonal
 from sfa.penalties import add_gradient
-from sfa.store import seal
+from sfa.store import write_checksums
 from sfa.trainers.penalty import Penalty
 from tests.toy import BATCH, Regression, data, trainer, weights
 
@@ -150,7 +150,7 @@ def test_one_accumulated_fisher_is_the_sum_and_one_a_task_pulls_to_each(tmp_path
     (tmp_path / "first").mkdir()
     (tmp_path / "theta1").mkdir()
     save_file(first, tmp_path / "first" / "model.safetensors")
-    seal(tmp_path / "first")
+    write_checksums(tmp_path / "first")
     theta1 = {name: tensor + 1 for name, tensor in theta_o.items()}
     save_file(theta1, tmp_path / "theta1" / "model.safetensors")
     second = by_hand(model, 5)
@@ -176,7 +176,7 @@ def test_one_accumulated_fisher_is_the_sum_and_one_a_task_pulls_to_each(tmp_path
 
 def test_a_missing_fisher_of_weights_that_are_gone_is_an_error(tmp_path: Path) -> None:
     model = Regression()
-    with pytest.raises(ValueError, match="the weights it belongs to are gone"):
+    with pytest.raises(ValueError, match="the weights it belongs to are no longer available"):
         trainer(model, 1, [Penalty("ewc", 1.0, fishers=[Fisher(tmp_path / "no", None, False, Examples(1))])]).fit()
     with pytest.raises(ValueError, match="must not be negative"):
         Penalty("l2", -1)

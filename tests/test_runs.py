@@ -67,7 +67,7 @@ def test_a_loss_of_schema_1_is_better_if_it_is_lower(tmp_path: Path) -> None:
 
 
 def test_results_of_a_later_release_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"results\.json is of schema 3, and this release reads up to 2"):
+    with pytest.raises(UsageError, match=r"results\.json has schema 3, and this release reads up to 2"):
         runs.read_results(kept_run(tmp_path, schema=3))
 
 

@@ -54,7 +54,7 @@ def test_orders_of_the_tasks_are_repeats_like_seeds(tmp_path: Path) -> None:
     assert runs[2].config.name == "mnist-sequential-10-3" and len({run.config.name for run in runs}) == 8
     # The base is shared by the orders, and nothing else: one base a seed, and of each order 2 tasks, l2's another.
     assert len(stages(runs)) == 2 * (1 + 2 * 3)
-    with pytest.raises(ConfigError, match="order: must hold each of"):
+    with pytest.raises(ConfigError, match="order: must contain each of"):
         read(tmp_path / "small.yaml", ["orders=[[0, 0]]"])
 
 

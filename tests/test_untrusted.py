@@ -22,7 +22,7 @@ from rich.console import Console
 import train
 from sfa.stages import callbacks, checkpoint_files, checkpoints
 from sfa.stages.checkpoints import newest_checkpoint
-from sfa.stages.pickles import ForeignPickle, read_metadata
+from sfa.stages.pickles import UntrustedPickle, read_metadata
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 SMALL = ["train.max_duration=4ba", "eval.limit=20", "name=run", "method=sfa"]
@@ -114,7 +114,7 @@ def renamed_inside(file: Path, hostile: bytes) -> bytes:
 
 
 def tensor(numel: int, size: tuple[int, ...], stride: tuple[int, ...], key: str = "0") -> bytes:
-    """A pickle of a tensor, of whatever shape, over a storage that is said to have ``numel`` numbers."""
+    """A pickle of a tensor, of whatever shape, over a storage declared with ``numel`` numbers."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, thing: Any) -> Any:
@@ -122,8 +122,8 @@ def tensor(numel: int, size: tuple[int, ...], stride: tuple[int, ...], key: str 
 
     stream = io.BytesIO()
     hooks: Any = collections.OrderedDict()
-    made = Call(torch._utils._rebuild_tensor_v2, "the storage", 0, size, stride, False, hooks)
-    Pickler(stream, 2).dump({"state": made})
+    rebuilt = Call(torch._utils._rebuild_tensor_v2, "the storage", 0, size, stride, False, hooks)
+    Pickler(stream, 2).dump({"state": rebuilt})
     return stream.getvalue()
 
 
@@ -170,16 +170,17 @@ def test_a_forged_checkpoint_is_named_and_not_run(
     hostile = pickle.dumps({"state": Hostile(tmp_path / "proof")}, protocol=2)
     checkpoint.write_bytes(FORGED[how](checkpoint, hostile))
     assert run(folder) == 1
-    told = capsys.readouterr().err
-    assert f"{checkpoint} was not written here: " in told and "Delete it, and its stage starts anew" in told
+    printed = capsys.readouterr().err
+    assert f"{checkpoint} was not written here: " in printed
+    assert "Delete it to start its stage from the beginning" in printed
     assert not (tmp_path / "proof").exists()
     assert not list(folder.glob("run/results.json"))
 
 
 def shard_of(folder: Path, name: str) -> tuple[Path, Any]:
     with (folder / ".metadata").open("rb") as stream:
-        found = next(info for index, info in read_metadata(stream).storage_data.items() if index.fqn == name)
-    return folder / found.relative_path, found
+        shard = next(info for index, info in read_metadata(stream).storage_data.items() if index.fqn == name)
+    return folder / shard.relative_path, shard
 
 
 def overwritten(name: str) -> Callable[[Path, bytes], None]:
@@ -194,7 +195,7 @@ def overwritten(name: str) -> Callable[[Path, bytes], None]:
 
 
 def described(change: Callable[[Any], None]) -> Callable[[Path, bytes], None]:
-    """Changes what the metadata say of one shard."""
+    """Changes the metadata of one shard."""
 
     def forge(folder: Path, hostile: bytes) -> None:
         metadata = pickle.loads((folder / ".metadata").read_bytes())
@@ -242,13 +243,14 @@ def test_a_forged_sharded_checkpoint_is_named_and_not_run(
     folder, checkpoint = copied(interrupted, "shards", tmp_path)
     SHARD_FORGED[how](checkpoint, pickle.dumps(Hostile(tmp_path / "proof"), protocol=2))
     assert run(folder, *SHARDED) == 1
-    told = capsys.readouterr().err
-    assert f"{checkpoint} was not written here: " in told and "Delete it, and its stage starts anew" in told
+    printed = capsys.readouterr().err
+    assert f"{checkpoint} was not written here: " in printed
+    assert "Delete it to start its stage from the beginning" in printed
     assert not (tmp_path / "proof").exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "shards"])
-def test_a_checkpoint_of_this_suite_is_gone_on_from_whatever_lies_beside_it(
+def test_a_checkpoint_of_this_suite_is_resumed_whatever_files_are_next_to_it(
     kind: str, interrupted: dict[str, Path], tmp_path: Path
 ) -> None:
     folder, checkpoint = copied(interrupted, kind, tmp_path)
@@ -280,7 +282,7 @@ def test_the_loaders_themselves_run_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of a checkpoint that is changed after it was looked at."""
+    """Even if a checkpoint is changed after it was checked."""
     folder, checkpoint = copied(interrupted, kind, tmp_path)
     forge(checkpoint, pickle.dumps(Hostile(tmp_path / "proof"), protocol=2))
     monkeypatch.setattr(checkpoints, "is_whole", lambda checkpoint: True)
@@ -306,12 +308,16 @@ def test_a_checkpoint_is_a_plain_file(kind: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "ep0-ba2.pt"
     makers = {"link": lambda: checkpoint.symlink_to("elsewhere"), "fifo": lambda: os.mkfifo(checkpoint)}
     makers.get(kind, checkpoint.mkdir)()
-    with pytest.raises(checkpoint_files.ForeignCheckpoint, match=r"ep0-ba2\.pt is a link, or no file or folder"):
+    with pytest.raises(
+        checkpoint_files.UntrustedCheckpoint, match=r"ep0-ba2\.pt is a link, or not the expected kind of file"
+    ):
         newest_checkpoint(tmp_path, Console(quiet=True))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "zeros", "empty"])
-def test_a_torn_shard_or_file_is_told_and_left_out(damage: str, interrupted: dict[str, Path], tmp_path: Path) -> None:
+def test_a_torn_shard_or_file_is_reported_and_skipped(
+    damage: str, interrupted: dict[str, Path], tmp_path: Path
+) -> None:
     lines = io.StringIO()
     for kind in ("file", "shards"):
         _, checkpoint = copied(interrupted, kind, tmp_path / kind)
@@ -328,7 +334,7 @@ def test_a_torn_shard_or_file_is_told_and_left_out(damage: str, interrupted: dic
     assert lines.getvalue().count("is torn or damaged and is not used") == 2
 
 
-def test_torn_metadata_are_told_and_left_out(interrupted: dict[str, Path], tmp_path: Path) -> None:
+def test_torn_metadata_are_reported_and_skipped(interrupted: dict[str, Path], tmp_path: Path) -> None:
     _, checkpoint = copied(interrupted, "shards", tmp_path)
     whole = (checkpoint / ".metadata").read_bytes()
     for end in (0, 100, len(whole) // 2, len(whole) - 1):
@@ -355,13 +361,13 @@ def test_what_torch_saves_is_harmless(tmp_path: Path) -> None:
     }
     torch.save(content, tmp_path / "ep0-ba1.pt")
     assert checkpoint_files.is_whole(tmp_path / "ep0-ba1.pt")
-    with checkpoint_files.tensors_alone():
+    with checkpoint_files.weights_only():
         found = torch.load(tmp_path / "ep0-ba1.pt", weights_only=False)
     assert found.keys() == content.keys() and found["time"] == timedelta(1) and found["n"] == 1
     torch.save({"f": shutil.rmtree}, tmp_path / "ep0-ba1.pt")
-    with pytest.raises(checkpoint_files.ForeignCheckpoint, match="loading it would run shutil rmtree"):
+    with pytest.raises(checkpoint_files.UntrustedCheckpoint, match="loading it would run shutil rmtree"):
         checkpoint_files.is_whole(tmp_path / "ep0-ba1.pt")
-    with checkpoint_files.tensors_alone(), pytest.raises(pickle.UnpicklingError, match=r"shutil\.rmtree"):
+    with checkpoint_files.weights_only(), pytest.raises(pickle.UnpicklingError, match=r"shutil\.rmtree"):
         torch.load(tmp_path / "ep0-ba1.pt", weights_only=False)
 
 
@@ -376,5 +382,5 @@ def test_what_torch_saves_is_harmless(tmp_path: Path) -> None:
 def test_an_attribute_is_taken_of_the_one_enum_alone(of: str, name: str, fine: bool) -> None:
     """As Python before 3.11.4 pickles it, whichever runs this."""
     lines = ["cbuiltins", "getattr", f"(c{of.split()[0]}", of.split()[1], f"V{name}", "tR."]
-    with pytest.raises(ForeignPickle, match="none of torch's" if fine else "would run builtins getattr"):
+    with pytest.raises(UntrustedPickle, match="are not torch's" if fine else "would run builtins getattr"):
         read_metadata(io.BytesIO("\n".join(lines).encode()))

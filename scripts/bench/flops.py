@@ -10,7 +10,7 @@ from scripts.bench import shapes
 from scripts.bench.measure import Missing, Row, Setup, in_turn
 from sfa.data.batches import collate
 from sfa.stages.composer_model import StageModel
-from sfa.stages.training import forget
+from sfa.stages.training import release
 
 LINE = "model FLOPs used on one GPU"
 SEQ_LEN, STEPS = 1024, 4
@@ -77,6 +77,6 @@ def _training(model: Any, kind: str, batch: int, device: str) -> Any:
         )
         trainer.fit()
         trainer.close()
-        forget(trainer)
+        release(trainer)
 
     return train

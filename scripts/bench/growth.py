@@ -28,7 +28,7 @@ from sfa.data import registered
 from sfa.parallel import join
 from sfa.stages import stage
 from sfa.stages.context import Context
-from sfa.stages.plan import in_order, plan
+from sfa.stages.plan import plan, topological_order
 
 STREAM, MERGE = "how a stage's cost grows over a stream", "how a merge's cost grows"
 
@@ -56,7 +56,7 @@ def _stages(folder: Path, length: int, steps: int) -> tuple[list[float], list[fl
     config = configs.load(_stream(folder, length, steps), [f"save_folder={folder / 'runs'}"], available)
     context = Context.of(config, evaluator(config), Console(quiet=True))
     seconds, memory, process = [], [], psutil.Process()
-    for part in in_order(plan(config))[1:]:
+    for part in topological_order(plan(config))[1:]:
         if part.parent is not None and part.parent.parent is None:
             stage.make(part.parent, context)
         start = time.perf_counter()

@@ -14,7 +14,7 @@ from sfa import config as configs
 from sfa.parallel import join
 from sfa.stages import stage
 from sfa.stages.context import Context
-from sfa.stages.plan import Stage, Training, in_order, plan
+from sfa.stages.plan import Stage, Training, plan, topological_order
 from sfa.sweeps import SweepRun, stages
 from sfa.tensors import locations
 
@@ -31,7 +31,7 @@ def run(setup: Setup) -> list[Row]:
     data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
     runs = read(file, data, available)
     once = [part for part, _ in stages(runs)]
-    loop = [part for one in runs for part in in_order(plan(one.config))]
+    loop = [part for one in runs for part in topological_order(plan(one.config))]
     counted = [float(sum(isinstance(part, Training) for part in parts)) for parts in (once, loop)]
     if counted != [8, 25]:
         raise AssertionError(f"Table 1's sweep takes {counted[0]} trainings and a loop {counted[1]}, not 8 and 25")
@@ -66,7 +66,7 @@ def _made(file: Path, data: list[str], setup: Setup) -> Row:
         one.config.save_folder.mkdir()
         (one.config.save_folder / "data").symlink_to(shared[0].config.save_folder / "data")
     for one in alone:
-        for part in in_order(plan(one.config)):
+        for part in topological_order(plan(one.config)):
             stage.make(part, _context(one))
     seconds = [middle - start, time.perf_counter() - middle]
     for ours, other in zip(shared, alone, strict=True):
@@ -86,4 +86,6 @@ def _same(part: Stage, ours: Context, other: Context) -> None:
     for name, file in one.items():
         with safe_open(file, framework="pt") as a, safe_open(two[name], framework="pt") as b:
             if not a.get_tensor(name).equal(b.get_tensor(name)):
-                raise AssertionError(f"{name} of {part.label} ({part.method}) differs between the sweep and the loop")
+                raise AssertionError(
+                    f"{name} of {part.label} ({part.method_name}) differs between the sweep and the loop"
+                )

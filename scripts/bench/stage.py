@@ -15,7 +15,7 @@ from scripts.bench.ranks import on_ranks
 from sfa import config as configs
 from sfa.stages import stage
 from sfa.stages.context import Context
-from sfa.stages.plan import in_order, plan
+from sfa.stages.plan import plan, topological_order
 
 LINE = "a whole SFA stage, p=0.25"
 
@@ -54,7 +54,7 @@ def series(folder: str, parallelism: str, steps: int, rounds: int) -> dict[str, 
 def _work(shared: list[str], method: str) -> Callable[[], Any]:
     config = configs.load(Path("yamls/quickstart.yaml"), [*shared, f"method={method}"], available)
     context = Context.of(config, evaluator(config), Console(quiet=True))
-    *before, last = in_order(plan(config))
+    *before, last = topological_order(plan(config))
     for part in before:
         stage.make(part, context)
 

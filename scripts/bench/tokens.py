@@ -22,7 +22,7 @@ from sfa.data.source import SourceError
 from sfa.data.tokens import Encoder
 from sfa.families import models
 from sfa.stages.composer_model import StageModel
-from sfa.stages.training import forget
+from sfa.stages.training import release
 
 LINE = "training tokens that count a second"
 ROWS = 8  # of a padded batch: the Trainer's default
@@ -103,7 +103,7 @@ def _ours(
         trainer.fit()
         tokens = int(trainer.state.timestamp.token.value)
         trainer.close()
-        forget(trainer)
+        release(trainer)
         return tokens
 
     return train

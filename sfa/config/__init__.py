@@ -1,4 +1,4 @@
-"""A run's YAML: its schema, how it is read, and every error that it can have."""
+"""A run's YAML: its schema, reading and validation."""
 
 from sfa.config.load import ConfigError, Evaluations, flat, load
 

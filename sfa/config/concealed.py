@@ -1,19 +1,19 @@
-"""Values that a config takes from the environment: used, and written down only as the config names them."""
+"""Conceals values from the environment: they are used, but written only as the interpolations in the config."""
 
 import os
 import re
 from typing import Any
 
 VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([A-Za-z_][A-Za-z0-9_]*)")
-SHORT = 3  # characters; a shorter value is also part of texts that have nothing to do with it
+SHORTEST = 3  # characters; shorter values also occur in unrelated texts
 
 
 class Concealed:
-    """What was written in the place of values that come from the environment.
+    """The interpolations of a config that use values from the environment.
 
     Args:
-        written: the config's mappings and lists with their interpolations.
-        resolved: the same with the values they stand for.
+        written: the config's mappings and lists with interpolations.
+        resolved: the same with interpolations resolved.
     """
 
     def __init__(self, written: Any = None, resolved: Any = None):
@@ -29,8 +29,8 @@ class Concealed:
         self.by_value = {str(values[key]): text for key, text in self.by_key.items()}
 
     def __call__(self, content: Any, key: str = "") -> Any:
-        """``content`` with what was written in the place of such values, by their key or, where keys may have moved, as
-        those of tasks that are put in another order, by themselves."""
+        """``content`` with interpolations in place of such values: identified by key or, if keys may have changed (when
+        tasks are reordered), by value."""
         if key in self.by_key and not key.startswith("tasks."):
             return self.by_key[key]
         if isinstance(content, dict):
@@ -40,11 +40,11 @@ class Concealed:
         return self.text(content) if isinstance(content, str) else content
 
     def text(self, text: str) -> str:
-        """The same of a text that may hold such values."""
+        """The same for a text that may contain such values."""
         if text in self.by_value:
             return self.by_value[text]
         for name, value in self.variables.items():
-            if len(value) >= SHORT:
+            if len(value) >= SHORTEST:
                 text = text.replace(value, f"${{oc.env:{name}}}")
         return text
 
@@ -53,7 +53,7 @@ class Concealed:
 
 
 def _scalars(content: Any, key: str = "") -> dict[str, Any]:
-    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
-    if parts is None:
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
+    if items is None:
         return {key: content}
-    return {name: v for part, value in parts for name, v in _scalars(value, f"{key}.{part}".lstrip(".")).items()}
+    return {inner: v for name, value in items for inner, v in _scalars(value, f"{key}.{name}".lstrip(".")).items()}

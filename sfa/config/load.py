@@ -1,4 +1,4 @@
-"""A run's YAML, read and validated against the schema, with every error reported at once."""
+"""A run's YAML, read and validated against the schema, with all errors reported at once."""
 
 import difflib
 import os
@@ -22,7 +22,7 @@ from sfa.methods import METHODS
 from sfa.schedule import Duration
 from sfa.values import LocalPath, at_home
 
-Block = TypeVar("Block", bound=BaseModel)
+Validated = TypeVar("Validated", bound=BaseModel)
 Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 
 RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
@@ -30,7 +30,7 @@ RENAMED_OF_TASKS = {"held_back": "evaluate_only"}
 
 
 class ConfigError(SFAError):
-    """A config that cannot be run. ``errors`` holds one line for each thing that is wrong."""
+    """An invalid config. ``errors`` holds one line per error."""
 
     code = WRONG
 
@@ -46,11 +46,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     Args:
         path: the YAML file; OmegaConf interpolations are resolved.
         overrides: like ``["method=sfa", "sfa.p=0.5"]``, values parsed as YAML, or further files, like
-            ``"yamls/small.yaml"``; each wins over what is before it.
-        evaluations: the names that evaluations of a stream may have; ``None`` skips that check.
+            ``"yamls/small.yaml"``; later ones take precedence.
+        evaluations: returns the valid names of a stream's evaluations; ``None`` skips that check.
 
     Raises:
-        ConfigError: with every error, each with its key, what is allowed and the nearest known key.
+        ConfigError: with all errors, each with its key, the allowed values and the nearest known key.
     """
     raw, concealed = _read(path, overrides)
     errors: list[str] = []
@@ -63,7 +63,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     if config is not None:
         errors += _check_together(config, tasks, evaluations)
     trained = [task.name for task in tasks if not task.evaluate_only]
-    if config is not None and not errors and (idle := config.block.idle_reason(trained)) is not None:
+    if config is not None and not errors and (idle := config.method_settings.idle_reason(trained)) is not None:
         errors.append(f"method: {idle}")
     if errors or config is None:
         raise ConfigError(str(path), [concealed.text(error) for error in errors])
@@ -88,20 +88,20 @@ def _rename_keys(raw: dict[str, Any], errors: list[str]) -> list[str]:
 
 
 def _ordered(config: Config, errors: list[str]) -> Config:
-    """The config with its tasks in the order that it asks for, which is thereby fulfilled."""
-    places = list(range(len(config.tasks)))
-    if config.order is None or sorted(config.order) != places:
-        errors.append(f"order: must hold each of {places} once, a number a task, not {config.order}")
+    """The config with its tasks reordered by ``order``, and without ``order``."""
+    indices = list(range(len(config.tasks)))
+    if config.order is None or sorted(config.order) != indices:
+        errors.append(f"order: must contain each of {indices} once, one per task, not {config.order}")
         return config
     return config.model_copy(update={"tasks": [config.tasks[i] for i in config.order], "order": None})
 
 
 def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations | None) -> list[str]:
-    """What no single key can tell."""
+    """Errors that depend on several keys."""
     errors = []
-    for wanted in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
-        if wanted not in TASKS:
-            errors.append(_unknown("model.tokenizer.train_on", wanted, TASKS, "a registered task"))
+    for task_name in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
+        if task_name not in TASKS:
+            errors.append(_unknown("model.tokenizer.train_on", task_name, TASKS, "a registered task"))
     family = None
     try:
         family = config.family()
@@ -111,9 +111,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         errors += family.config_errors(config)
     if evaluations is not None and family is not None:
         known = evaluations(tasks)
-        where = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
-        where |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
-        for name, key in where.items():
+        keys = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
+        keys |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
+        for name, key in keys.items():
             if name not in known:
                 errors.append(_unknown(key, name, known, "an evaluation"))
     if "humaneval" in config.evaluations() and not config.eval.run_generated_code:
@@ -121,18 +121,18 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
             "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
             "or leave humaneval out of eval.tasks"
         )
-    for logger, given in config.loggers.items():
-        if (lacks := loggers.missing(logger)) is not None:
-            errors.append(f"loggers.{logger}: {lacks}")
-        elif given:
-            _validate(loggers.options(logger), given, f"loggers.{logger}.", errors)
+    for logger, options in config.loggers.items():
+        if (missing := loggers.missing(logger)) is not None:
+            errors.append(f"loggers.{logger}: {missing}")
+        elif options:
+            _validate(loggers.options(logger), options, f"loggers.{logger}.", errors)
     errors += _save_folder(config)
     if config.data_folder is not None and not config.data_folder.is_dir():
-        errors.append(f"data_folder: must be a folder, and {config.data_folder} is none")
+        errors.append(f"data_folder: must be a folder, and {config.data_folder} is not one")
     name = config.model.name or ""
-    made = f"; make {name}" if name.startswith("models/") else ""
-    if name.startswith((".", "/", "runs/", "models/")) and not Path(name).is_dir() and not (made and config.dry_run):
-        errors.append(f"model.name: must be a folder or a hub name, and {name} is neither{made}")
+    advice = f"; make {name}" if name.startswith("models/") else ""
+    if name.startswith((".", "/", "runs/", "models/")) and not Path(name).is_dir() and not (advice and config.dry_run):
+        errors.append(f"model.name: must be a folder or a hub name, and {name} is neither{advice}")
     for i, task in enumerate(tasks):
         try:
             task.data_spec()
@@ -144,12 +144,14 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         longest = max(config.train_of(task).seq_len for task in tasks)
         errors += configuration_errors(config.model, family, longest)
     if config.model.tokenizer is not None and config.model.template == "chat":
-        errors.append("model.template: chat needs a tokenizer with a chat template, and one trained here has none")
+        errors.append(
+            "model.template: chat requires a tokenizer with a chat template, and a tokenizer trained here has none"
+        )
     if config.model.system is not None and config.model.template != "chat":
-        errors.append(f"model.system: is shown under model.template: chat alone, not under {config.model.template}")
+        errors.append(f"model.system: is used only with model.template: chat, not with {config.model.template}")
     trained = [task for task in tasks if not task.evaluate_only]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
-    errors += config.block.errors([task.name for task in trained], steps)
+    errors += config.method_settings.errors([task.name for task in trained], steps)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
         errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")
@@ -161,29 +163,30 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
 
 
 def _save_folder(config: Config) -> list[str]:
-    """What is wrong with where a run writes, as far as that can be told without writing."""
-    folder, wanted = config.save_folder.absolute(), "save_folder: must be a folder"
+    """Errors in the folder that a run writes to, as far as they can be detected without writing."""
+    folder, requirement = config.save_folder.absolute(), "save_folder: must be a folder"
     if set("{}") & set(str(config.save_folder)):
-        return [f"save_folder: must have no braces, which Composer takes for placeholders, not {config.save_folder}"]
+        return [
+            f"save_folder: must not contain braces, which Composer treats as placeholders, not {config.save_folder}"
+        ]
     try:
-        parts = (folder / "stages", folder / config.name, folder, *folder.parents)
-        wrong = next((part for part in parts if not part.is_dir() and (part.exists() or part.is_symlink())), None)
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
-        return [f"{wanted}: {reason(error)}"]
+        paths = (folder / "stages", folder / config.name, folder, *folder.parents)
+        wrong = next((path for path in paths if not path.is_dir() and (path.exists() or path.is_symlink())), None)
+    except OSError as error:  # the name is too long, or a folder is not accessible
+        return [f"{requirement}: {reason(error)}"]
     if wrong is not None:
-        return [f"{wanted}, and {wrong} is {'no folder' if wrong.exists() else 'a link to nothing'}"]
+        return [f"{requirement}, and {wrong} is {'not a folder' if wrong.exists() else 'a broken link'}"]
     return []
 
 
 def _known_steps(max_duration: str) -> int | None:
-    """Steps of a training, where they do not depend on its data."""
+    """Steps of a training; ``None`` if they depend on its data."""
     duration = Duration.parse(max_duration)
     return int(duration.value) if duration.unit == "ba" else None
 
 
 def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Concealed]:
-    """A config's mapping with its interpolations resolved, and what was written in the place of those of the
-    environment."""
+    """A config's mapping with interpolations resolved, and the interpolations of environment variables."""
     files = [str(path), *(o for o in overrides if _is_file(o))]
     errors = [f"{o}: an override is written key=value" for o in overrides if "=" not in o.lstrip("=")]
     errors = [error for error in errors if error.partition(":")[0] not in files]
@@ -218,17 +221,17 @@ def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], C
 
 
 def _named(content: Any) -> Any:
-    """Nested mappings with text for keys, as YAML's numbers and dates are not the names of anything."""
+    """Nested mappings with strings as keys: YAML also allows numbers and dates."""
     if isinstance(content, dict):
         return {str(key): _named(value) for key, value in content.items()}
     return [_named(value) for value in content] if isinstance(content, list) else content
 
 
 def _name_task(loaded: Any, key: str) -> None:
-    """Makes a mapping of a task that is given by its name alone, where ``key`` is of one of its settings."""
-    tasks, place = loaded.get("tasks"), re.match(r"tasks\.(\d+)\.", key)
-    if place and OmegaConf.is_list(tasks) and int(place[1]) < len(tasks) and isinstance(tasks[int(place[1])], str):
-        tasks[int(place[1])] = {"name": tasks[int(place[1])]}
+    """Replaces a task given only by name with a mapping, if ``key`` is one of its settings."""
+    tasks, match = loaded.get("tasks"), re.match(r"tasks\.(\d+)\.", key)
+    if match and OmegaConf.is_list(tasks) and int(match[1]) < len(tasks) and isinstance(tasks[int(match[1])], str):
+        tasks[int(match[1])] = {"name": tasks[int(match[1])]}
 
 
 def _is_file(override: str) -> bool:
@@ -236,8 +239,8 @@ def _is_file(override: str) -> bool:
 
 
 def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
-    """The stream: each entry a registered name, a mapping with the name and the task's own settings, or one that splits
-    a data set of images into many tasks."""
+    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that splits an
+    image data set into several tasks."""
     if not isinstance(entries, list) or not entries:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
@@ -245,18 +248,18 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     try:
         copies = TypeAdapter(LocalPath | None).validate_python(data_folder)
     except ValidationError:
-        copies = None  # which is an error of the config itself
+        copies = None  # reported with the config's own errors
     for i, entry in enumerate(entries):
         if isinstance(entry, dict) and "split" in entry:
             split = _validate(LabelSplit, entry, f"tasks.{i}.", errors)
             kind: Any = TASKS.get(split.split, Images) if split is not None else Images
             try:
-                parts = split.entries() if split is not None else []
+                expanded = split.entries() if split is not None else []
             except ValueError as error:
                 errors.append(f"tasks.{i}.{error}")
                 known = {*kind.model_fields, *LabelSplit.model_fields}
                 errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in entry if key not in known]
-                parts = []
+                expanded = []
         else:
             options = dict(entry) if isinstance(entry, dict) else {"name": entry}
             name = options.get("name")
@@ -266,14 +269,14 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
             if kind is None:
                 errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
                 kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit]
-                some = {key for task in kinds for key in task.model_fields}
-                errors += [_unknown(f"tasks.{i}.{key}", None, some, "") for key in options if key not in some]
+                known = {key for task in kinds for key in task.model_fields}
+                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in options if key not in known]
                 continue
-            parts = [options]
-        for options in parts:
-            own = options.get("train")
-            if isinstance(own, dict) and _validate(Train, own, f"tasks.{i}.train.", errors) is None:
-                options["train"] = {}  # told; the rest is checked without it
+            expanded = [options]
+        for options in expanded:
+            train = options.get("train")
+            if isinstance(train, dict) and _validate(Train, train, f"tasks.{i}.train.", errors) is None:
+                options["train"] = {}  # already reported; the rest is validated without it
             try:
                 task = _validate(kind, options, f"tasks.{i}.", errors, looking_in(copies))
             except SourceError as error:
@@ -286,17 +289,17 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
     if tasks and all(task.evaluate_only for task in tasks):
         errors.append("tasks: every task is held back, so nothing would be trained")
     names = [task.name for task in tasks]
-    taken = {"base", *(label for kind in METHODS.values() for label in kind.stage_labels)}
-    for name in sorted({*names} & taken):
-        errors.append(f"tasks: {name} is what results call a stage of their own; give the task another name")
+    reserved = {"base", *(label for kind in METHODS.values() for label in kind.stage_labels)}
+    for name in sorted({*names} & reserved):
+        errors.append(f"tasks: {name} is reserved for a stage in results; give the task another name")
     for name in sorted({name for name in names if names.count(name) > 1}):
-        errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may come once in a stream")
+        errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may occur only once in a stream")
     return tasks
 
 
 def _validate(
-    kind: type[Block], values: dict[str, Any], prefix: str, errors: list[str], context: Any = None
-) -> Block | None:
+    kind: type[Validated], values: dict[str, Any], prefix: str, errors: list[str], context: Any = None
+) -> Validated | None:
     try:
         return kind.model_validate(values, context=context)
     except ValidationError as error:
@@ -305,14 +308,14 @@ def _validate(
 
 
 def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
-    """One error as ``key: what is allowed, not what was given``."""
-    where = [str(part) for part in error["loc"] if part != "[key]"]
-    key = prefix + ".".join(where)
+    """One error as ``key: what is allowed, not the actual value``."""
+    path = [str(name) for name in error["loc"] if name != "[key]"]
+    key = prefix + ".".join(path)
     if error["type"] == "extra_forbidden":
-        section = _section(kind, where[:-1])
+        section = _section(kind, path[:-1])
         return _unknown(key, None, section.model_fields if section else [], "known here")
     if error["type"] == "missing":
-        return f"{key}: is required{_hint(kind, where)}"
+        return f"{key}: is required{_hint(kind, path)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if error["type"] == "value_error":
         return f"{key or prefix.rstrip('.')}: {message}" if (key or prefix) else message
@@ -320,7 +323,7 @@ def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
         str(error["input"]),
         str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "),
     )
-    hint = _hint(kind, where)
+    hint = _hint(kind, path)
     if error["type"] == "string_pattern_mismatch" and hint:
         message = "is not allowed"
     if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
@@ -328,18 +331,18 @@ def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
     return f"{key}: {message}, not {error['input']!r}{hint}" + (f"; did you mean {near}?" if near else "")
 
 
-def _hint(kind: type[BaseModel], where: list[str]) -> str:
-    section = _section(kind, where[:-1])
-    field = section.model_fields.get(where[-1]) if section else None
-    described = [field.description, *(getattr(m, "description", None) for m in field.metadata)] if field else []
-    text = next((d for d in described if d), None)
+def _hint(kind: type[BaseModel], path: list[str]) -> str:
+    section = _section(kind, path[:-1])
+    field = section.model_fields.get(path[-1]) if section else None
+    descriptions = [field.description, *(getattr(m, "description", None) for m in field.metadata)] if field else []
+    text = next((d for d in descriptions if d), None)
     return f" ({text})" if text else ""
 
 
-def _section(kind: type[BaseModel], where: list[str]) -> type[BaseModel] | None:
-    """The block that a key lies in."""
-    for part in where:
-        field = kind.model_fields.get(part)
+def _section(kind: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """The section at a path of keys."""
+    for name in path:
+        field = kind.model_fields.get(name)
         options = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
         inner = next((t for t in options if isinstance(t, type) and issubclass(t, BaseModel)), None)
         if inner is None:
@@ -362,8 +365,8 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys, as they are written on the command line."""
-    parts = enumerate(config) if isinstance(config, list) else config.items() if isinstance(config, dict) else None
-    if parts is None:
+    """Nested mappings and lists with dotted keys, as on the command line."""
+    items = enumerate(config) if isinstance(config, list) else config.items() if isinstance(config, dict) else None
+    if items is None:
         return {prefix: config}
-    return {key: value for name, part in parts for key, value in flat(part, f"{prefix}.{name}".lstrip(".")).items()}
+    return {key: value for name, item in items for key, value in flat(item, f"{prefix}.{name}".lstrip(".")).items()}

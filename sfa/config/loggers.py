@@ -1,4 +1,4 @@
-"""Composer's loggers, as a config names them."""
+"""Composer's loggers by their names in a config."""
 
 import importlib.util
 import inspect
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
 CLASSES = {"tensorboard": "TensorboardLogger", "file": "FileLogger", "wandb": "WandBLogger", "mlflow": "MLFlowLogger"}
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
-EXTRAS = ("wandb", "mlflow")  # of this project; the others come with it
+EXTRAS = ("wandb", "mlflow")  # extras of this project; the other packages are dependencies
 
 
 def missing(name: str) -> str | None:
-    """Says what to install if the package of a logger is not there."""
+    """What to install if the package of a logger is missing; ``None`` if it is installed."""
     package = PACKAGES.get(name)
     if package is None or importlib.util.find_spec(package) is not None:
         return None
-    what = f"'.[{name}]'" if name in EXTRAS else package
-    return f"needs the package {package}, which is not installed: pip install {what}"
+    target = f"'.[{name}]'" if name in EXTRAS else package
+    return f"needs the package {package}, which is not installed: pip install {target}"
 
 
 def options(name: str) -> type[BaseModel]:
-    """What a logger may be given, from the signature of its class. Importing that takes seconds."""
+    """The options of a logger, from the signature of its class. Importing that takes seconds."""
     kind = _kind(name)
     hints = typing.get_type_hints(kind.__init__)
-    given = list(inspect.signature(kind).parameters.values())
-    fields: dict[str, Any] = {part.name: (hints.get(part.name, Any), part.default) for part in given}
+    parameters = inspect.signature(kind).parameters.values()
+    fields: dict[str, Any] = {p.name: (hints.get(p.name, Any), p.default) for p in parameters}
     settings = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(f"{kind.__name__}Options", __config__=settings, **fields)
 
 
 def make(config: Config, folder: Path) -> "list[LoggerDestination]":
-    """The loggers that the config names, with its options over the defaults of this project.
+    """Creates the loggers of a config, with its options over the defaults of this project.
 
     Args:
-        config: of the run.
-        folder: of a stage's logs.
+        config: the run's config.
+        folder: folder of a stage's logs.
     """
     defaults: dict[str, dict[str, Any]] = {
         "tensorboard": {"log_dir": str(folder)},
@@ -50,7 +50,7 @@ def make(config: Config, folder: Path) -> "list[LoggerDestination]":
         "wandb": {"project": "sfa", "group": config.name},
         "mlflow": {"experiment_name": config.name},
     }
-    return [_kind(name)(**{**defaults[name], **given}) for name, given in config.loggers.items()]
+    return [_kind(name)(**{**defaults[name], **options}) for name, options in config.loggers.items()]
 
 
 def _kind(name: str) -> Any:

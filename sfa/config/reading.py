@@ -1,4 +1,4 @@
-"""YAML as a person reads it: what YAML 1.1 would silently take for another value is told instead."""
+"""YAML as people read it: values that YAML 1.1 would silently misread are errors."""
 
 import io
 import json
@@ -20,7 +20,7 @@ DECIMAL = re.compile(rf"[-+]?({DIGITS}(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf
 
 
 class Unreadable(UsageError):
-    """Text that is no YAML, or that reads otherwise than it looks. ``reasons`` holds a line for each thing."""
+    """Text that is not valid YAML, or that would be misread. ``reasons`` holds one line per error."""
 
     def __init__(self, *reasons: str):
         self.reasons = reasons
@@ -28,30 +28,30 @@ class Unreadable(UsageError):
 
 
 def read_file(path: str | Path) -> Any:
-    """What a YAML file holds, as OmegaConf keeps it.
+    """Reads a YAML file as an OmegaConf object.
 
     Raises:
-        Unreadable: it cannot be read, is no YAML, has a key twice, or a number that reads otherwise than it looks.
+        Unreadable: it cannot be read, is not YAML, has a duplicate key, or a number that would be misread.
     """
     try:
         file = Path(at_home(str(path)))
         if file.exists() and not file.is_file():
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         text = file.read_text(encoding="utf-8")
         _refuse(text, "")
         loaded = OmegaConf.load(io.StringIO(text))
         if not OmegaConf.is_dict(loaded):
-            raise ValueError("it must hold keys and values")
+            raise ValueError("it must contain keys and values")
         return loaded
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(f"cannot be read: {reason(error)}") from error
 
 
 def read_value(text: str, key: str) -> Any:
-    """The value of ``key`` in ``key=text``; ``text`` is YAML. Interpolations stay as they are.
+    """The value of ``key`` in ``key=text``; ``text`` is YAML. Interpolations are not resolved.
 
     Raises:
-        Unreadable: it is no YAML, has a key twice, or a number that reads otherwise than it looks.
+        Unreadable: it is not YAML, has a duplicate key, or a number that would be misread.
     """
     try:
         _refuse(text, key)
@@ -61,7 +61,7 @@ def read_value(text: str, key: str) -> Any:
 
 
 def written(value: Any) -> str:
-    """A value as one line of YAML, to stand in ``key=value``."""
+    """A value as one line of YAML, for ``key=value``."""
     if isinstance(value, str):
         try:
             plain = read_value(value, "") == value
@@ -73,7 +73,7 @@ def written(value: Any) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Why something cannot be read, on one line, with the line of the file that it lies in."""
+    """Why something cannot be read, on one line, with its line number in the file if known."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, RecursionError):
@@ -82,18 +82,18 @@ def reason(error: Exception) -> str:
 
 
 def _refuse(text: str, key: str) -> None:
-    """Tells the numbers in ``text`` that read otherwise than they look, and keys that are given twice.
+    """Rejects numbers in ``text`` that would be misread, and duplicate keys.
 
     Raises:
-        Unreadable: with all of them.
+        Unreadable: lists all of them.
     """
-    found = list(dict.fromkeys(_misleading(yaml.compose(text, yaml.SafeLoader), key, set())))
-    if found:
-        raise Unreadable(*found)
+    reasons = list(dict.fromkeys(_misleading(yaml.compose(text, yaml.SafeLoader), key, set())))
+    if reasons:
+        raise Unreadable(*reasons)
 
 
 def _misleading(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[str]:
-    if id(node) in seen:  # an alias, perhaps of what it lies in
+    if id(node) in seen:  # an alias, possibly of a node that contains it
         return
     seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
@@ -102,7 +102,7 @@ def _misleading(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[st
             inner, line = f"{key}.{name.value}".lstrip("."), name.start_mark.line + 1
             if isinstance(name, yaml.ScalarNode) and name.value != "<<":
                 if name.value in lines:
-                    yield f"{inner}: is given twice, in lines {lines[name.value]} and {line}"
+                    yield f"{inner}: occurs twice, in lines {lines[name.value]} and {line}"
                 lines[name.value] = line
             yield from _misleading(value, inner, seen)
     elif isinstance(node, yaml.SequenceNode):
@@ -114,5 +114,5 @@ def _misleading(node: yaml.Node | None, key: str, seen: set[int]) -> Iterator[st
 
 
 def _is_disguised(node: yaml.ScalarNode) -> bool:
-    """Whether it is a number that is not written as a decimal one: octal like 017, hexadecimal, or of base 60."""
+    """Whether it is a number in another notation than decimal: octal like 017, hexadecimal, or base 60."""
     return node.style is None and node.tag in NUMBERS and DECIMAL.fullmatch(node.value) is None

@@ -22,11 +22,11 @@ class Train(Section):
     """How one task is trained."""
 
     max_duration: Duration = "1ep"
-    global_batch_size: int = Field(64, ge=1, description="packed sequences, or images, a step, over all ranks")
-    microbatch_size: int | None = Field(None, ge=1, description="sequences a rank computes at once; null: all")
+    global_batch_size: int = Field(64, ge=1, description="packed sequences, or images, per step, over all ranks")
+    microbatch_size: int | None = Field(None, ge=1, description="sequences per forward pass of a rank; null: all")
     seq_len: int = Field(1024, ge=8, description="tokens of a packed sequence")
     long_rows: Literal["drop", "cut", "error"] = Field(
-        "drop", description="rows longer than seq_len: left out, the middle of their prompt taken out, or an error"
+        "drop", description="rows longer than seq_len: dropped, shortened in the middle of the prompt, or an error"
     )
     lr: float = Field(2e-5, gt=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -37,15 +37,15 @@ class Train(Section):
     warmup: Interval | None = Field("0.03dur", description="null: none")
     max_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
     precision: Literal["auto", "fp32", "amp_bf16"] = Field("auto", description="auto: amp_bf16 on a GPU, else fp32")
-    activation_checkpointing: bool = Field(False, description="computes activations again instead of keeping them")
+    activation_checkpointing: bool = Field(False, description="recomputes activations instead of storing them")
     compile: bool = Field(False, description="torch.compile")
     save_interval: Interval = Field("0.25dur", description="between checkpoints")
-    workers: int = Field(0, ge=0, description="processes of each rank that read batches ahead; for augmented images")
+    workers: int = Field(0, ge=0, description="processes per rank that prefetch batches; for augmented images")
 
     def weights_spec(self) -> dict[str, Any]:
-        """What determines the weights; the rest changes rounding, speed or safety."""
+        """The settings that determine weights; the others affect rounding, speed or safety."""
         without = {"microbatch_size", "save_interval", "activation_checkpointing", "compile", "workers"}
-        if self.long_rows == "drop":  # as if the key were not there
+        if self.long_rows == "drop":  # omitted at its default
             without.add("long_rows")
         return self.model_dump(mode="json", exclude=without)
 
@@ -62,39 +62,39 @@ class Eval(Section):
 
 
 class Config(Section):
-    """One run: a model, a stream of tasks, a method, a seed. A run's own config is of :func:`config_class`, which has a
-    block for each method beside these keys."""
+    """One run: a model, a stream of tasks, a method, a seed. The class of a loaded config, :func:`config_class`, also
+    has a section for each method."""
 
     name: FileName = Field(description="names the folder of the results")
     seed: int = Field(17, ge=0, lt=2**32)
     model: Model
     tasks: list[SerializeAsAny[Task]]
-    order: list[int] | None = Field(None, description="the stream's tasks in this order, by their places in tasks")
+    order: list[int] | None = Field(None, description="order of the stream's tasks, as indices into tasks")
     trial_duration: Duration | None = Field(
-        None, description="trains every task for this long instead, to try a config out"
+        None, description="trains every task for this long instead, to test a config"
     )
     method: str = "sequential"
     train: Train = Train()
     eval: Eval = Eval()
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
-    checkpoint: Literal["sharded", "full"] = Field("sharded", description="form of checkpoints under fsdp2")
+    checkpoint: Literal["sharded", "full"] = Field("sharded", description="format of checkpoints under fsdp2")
     loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = Field(
         {"tensorboard": {}, "file": {}}
     )
     save_folder: LocalPath = Path("runs")
     data_folder: LocalPath | None = Field(
-        None, description="local copies of hub data sets, a folder each, by last name"
+        None, description="local copies of hub data sets, one folder each, named like the data set"
     )
     dry_run: bool = False
-    only: str | None = Field(None, description="makes this stage of the plan alone, by its fingerprint")
+    only: str | None = Field(None, description="makes only this stage of the plan, by fingerprint")
     _concealed: Concealed = PrivateAttr(default_factory=Concealed)
     _renamed: list[str] = PrivateAttr(default_factory=list)
 
     @property
-    def block(self) -> Method:
-        """The settings of the run's method."""
-        found: Method = getattr(self, self.method, None) or METHODS[self.method]()
-        return found
+    def method_settings(self) -> Method:
+        """The run's method, with its settings."""
+        settings: Method = getattr(self, self.method, None) or METHODS[self.method]()
+        return settings
 
     @property
     def deprecations(self) -> list[str]:
@@ -102,7 +102,7 @@ class Config(Section):
         return list(self._renamed)
 
     def conceal(self, content: Any) -> Any:
-        """``content`` as it is written down, without values from the environment."""
+        """``content`` for writing, without values from the environment."""
         return self._concealed(content)
 
     def train_of(self, task: Task) -> Train:
@@ -111,11 +111,11 @@ class Config(Section):
         return Train(**{**self.train.model_dump(), **task.train, **shortened})
 
     def family(self) -> Family:
-        """The family that the stream is for, see :func:`sfa.families.family_of_tasks`."""
+        """The family of the stream, see :func:`sfa.families.family_of_tasks`."""
         return family_of_tasks(self.tasks)
 
     def tokenizer_tasks(self) -> list[Task]:
-        """The tasks whose training rows the model's own tokenizer is trained on."""
+        """The tasks that the model's tokenizer is trained on, if it is trained here."""
         if self.model.tokenizer is None:
             return []
         if self.model.tokenizer.train_on is None:
@@ -129,12 +129,12 @@ class Config(Section):
 
 
 def config_class() -> type[Config]:
-    """:class:`Config` with the block of every method that has settings."""
+    """:class:`Config` with a section for every method that has settings."""
     return _config_class(tuple(METHODS.items()))
 
 
 @functools.cache
 def _config_class(methods: tuple[tuple[str, type[Method]], ...]) -> type[Config]:
-    blocks: dict[str, Any] = {name: (kind, kind()) for name, kind in methods if kind.model_fields}
+    sections: dict[str, Any] = {name: (kind, kind()) for name, kind in methods if kind.model_fields}
     names: Any = Literal[tuple(name for name, _ in methods)]
-    return create_model("Config", __base__=Config, method=(names, "sequential"), **blocks)
+    return create_model("Config", __base__=Config, method=(names, "sequential"), **sections)

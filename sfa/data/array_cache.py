@@ -9,7 +9,7 @@ from typing import Any
 
 from sfa.data.source import SourceError
 from sfa.data.task import Task
-from sfa.store import lock, seal
+from sfa.store import lock, write_checksums
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def built_once(folder: Path, tasks: Sequence[Task] = (), specs: Any = None) -> I
         if tasks and [task.data_spec() for task in tasks] != specs:
             shutil.rmtree(temporary)
             raise SourceError(f"the data of {names(tasks)} were changed while they were read; start the command again")
-        seal(temporary)
+        write_checksums(temporary)
         temporary.replace(folder)
 
 

@@ -18,7 +18,7 @@ from sfa.data.packing import Arrays
 from sfa.data.pixels import Pixels
 from sfa.data.source import SourceError
 from sfa.data.task import Split, Task
-from sfa.store import fingerprint, unsealed
+from sfa.store import fingerprint, verify_checksums
 
 
 class ImageArrays:
@@ -67,7 +67,7 @@ class ImageArrays:
                     np.save(temporary / "labels.npy", labels)
                     (temporary / "about.json").write_text(json.dumps({**about, "skipped": skipped}))
         dist.barrier()
-        unsealed(folder)
+        verify_checksums(folder)
         labels = np.load(folder / "labels.npy")
         skipped = json.loads((folder / "about.json").read_text())["skipped"]
         pixels = _mapped(str(folder / "pixel_values.npy"))

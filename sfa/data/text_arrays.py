@@ -22,7 +22,7 @@ from sfa.data.packing import Arrays, Example, LongRows, alone, encode, encode_se
 from sfa.data.source import shuffled, usable
 from sfa.data.task import Row, Task
 from sfa.data.tokens import Encoder
-from sfa.store import fingerprint, identity, unsealed
+from sfa.store import fingerprint, identity, verify_checksums
 
 PLACE = ("name_or_path", "_commit_hash", "is_local", "local_files_only")  # of a tokenizer's settings: where it lay
 ALIKE = 16  # lengths of examples are multiples of it, so that several are alike and can be worked on together
@@ -78,7 +78,7 @@ class TextArrays(ABC, Generic[Encoded]):
                     counts = {what: str(n) for what, n in changed.items()}
                     save_file(arrays, temporary / "packed.safetensors", metadata=counts)
         dist.barrier()
-        with safe_open(unsealed(folder) / "packed.safetensors", framework="np") as stream:
+        with safe_open(verify_checksums(folder) / "packed.safetensors", framework="np") as stream:
             return [{name: stream.get_tensor(name) for name in stream.keys()}], {  # noqa: SIM118
                 what: int(n) for what, n in stream.metadata().items()
             }

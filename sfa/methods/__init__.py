@@ -1,6 +1,6 @@
-"""What can be done about forgetting, a method a file. Each registers itself; nothing outside its file names it.
+"""Methods against forgetting, one per file. Each registers itself; nothing outside its file refers to it by name.
 
-Other packages add methods with an entry point of the group ``sfa.methods`` that names the module or class.
+Other packages add methods with an entry point in the group ``sfa.methods`` that names the module or class.
 """
 
 import importlib
@@ -13,5 +13,5 @@ __all__ = ["METHODS", "Method", "method"]
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
-for _entry in entry_points(group="sfa.methods"):  # of other packages that are installed
+for _entry in entry_points(group="sfa.methods"):  # from other installed packages
     _entry.load()

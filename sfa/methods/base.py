@@ -1,4 +1,4 @@
-"""What a method is: a block of the YAML, the stages that a stream needs, and what it adds to a training or a merge."""
+"""What a method is: its settings in the YAML, the stages it plans, and what it adds to a training or a merge."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ METHODS: dict[str, type[Method]] = {}
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn.
+    """How a method appears in figures.
 
     Attributes:
-        title: its name in figures; that of the YAML if empty.
-        style: of lines and markers, as matplotlib takes them.
+        title: its name in figures; if empty, its name in the YAML.
+        style: line and marker properties for matplotlib.
         bar: colour of its bars.
-        in_bars: ``bar``; ``band``, a line across all bars; or ``star``, a mark beside them.
-        is_subject: whether figures are about it: its line lies on top, and a panel is drawn for each of its keys.
+        in_bars: ``bar``; ``band``, a line across all bars; or ``star``, a marker next to them.
+        is_subject: whether it is the subject of figures: its line is drawn on top, with one panel per setting.
     """
 
     title: str = ""
@@ -41,13 +41,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Past:
-    """A task that was trained before.
+    """A previously trained task.
 
     Attributes:
-        folder: of its stage, where what is known of the task may be kept.
+        folder: folder of its stage; data about the task may be cached there.
         model: folder of the weights after it.
-        is_parent: whether the training starts from these weights.
-        examples: gives a number of the task's training examples as it was trained on them, one a batch.
+        is_parent: whether the current training starts from these weights.
+        examples: returns a number of the task's training examples, as they were trained on, in batches of one.
     """
 
     folder: Path
@@ -61,11 +61,11 @@ class Fit:
     """A training that a method takes part in.
 
     Attributes:
-        total: T, steps.
-        epoch: steps of an epoch, perhaps not whole.
-        seed: of the run.
+        total: T, the number of steps.
+        epoch: steps per epoch, possibly fractional.
+        seed: seed of the run.
         anchor: folder of the model that it starts from, whose weights are θ_o.
-        past: tasks that were trained before, oldest first.
+        past: previously trained tasks, oldest first.
     """
 
     total: int
@@ -77,7 +77,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Replay:
-    """Past tasks' sequences in every batch: the share of them, and how many of each task are kept (``None``: all)."""
+    """Replay of past tasks: their share of every batch, and how many sequences are stored per task (``None``: all)."""
 
     fraction: float
     buffer: int | None
@@ -85,29 +85,29 @@ class Replay:
 
 @dataclass(frozen=True)
 class FisherSettings:
-    """How the Fisher information of a task is taken: over how many examples, and with whose labels."""
+    """How Fisher information is estimated: from how many examples, and with which labels."""
 
     examples: int
     labels: Literal["empirical", "sampled"]
 
 
 class Method(Section):
-    """A method. A subclass with a ``name`` registers itself; its fields are its block of the YAML, with hints and
-    defaults, and all but ``WITHOUT_EFFECT`` are part of the fingerprint of what it trains or merges.
+    """A method. A subclass with a ``name`` registers itself; its fields are its settings in the YAML, with hints
+    and defaults, and all but ``WITHOUT_EFFECT`` are part of the fingerprint of what it trains or merges.
 
     Attributes:
-        name: that a config's ``method`` and the block are called.
-        merge_name: that its merge of models is called, in fingerprints and by ``scripts.merge``; empty: it has none.
+        name: its name as a config's ``method``, and the key of its settings.
+        merge_name: name of its merge, in fingerprints and in ``scripts.merge``; empty: it has none.
         merge_count: how many models a merge takes; ``None``: any number.
-        merges_from: whether a merge measures the models from the one that all were trained from.
-        draws: whether a merge draws random numbers, so that the run's seed determines its weights.
-        stage_labels: labels of its stages that are no task's.
-        acts_on_one_task: whether it does something where a stream trains one task alone.
-        ignores_order: whether the order of a stream's tasks is nothing to it.
-        holds_anchor: whether θ_o is kept beside the weights while it trains.
-        neutral: a setting, key and value, with which it is sequential training.
-        headline: the key that titles of figures name; empty: none.
-        look: how it is drawn.
+        merges_from: whether a merge takes differences from the base that all models were trained from.
+        draws: whether a merge draws random numbers, so that its weights depend on the run's seed.
+        stage_labels: labels of its stages that are not task names.
+        acts_on_one_task: whether it has an effect on a stream with a single trained task.
+        ignores_order: whether its result is independent of the order of the tasks.
+        holds_anchor: whether θ_o is held in memory during training.
+        neutral: a setting, as key and value, that makes it equivalent to sequential training.
+        headline: the setting shown in figure titles; empty: none.
+        look: how it appears in figures.
     """
 
     name: ClassVar[str] = ""
@@ -133,41 +133,41 @@ class Method(Section):
     # -- the plan ------------------------------------------------------------------------------------------------
 
     def stages(self, stream: Stream) -> list[Stage]:
-        """The stages of a run that are evaluated, in order: the base, then one for each task of the stream. As it
-        stands, each task is trained from the model before. The first has nothing to forget, so it is trained alike
-        under every method."""
+        """The evaluated stages of a run, in order: the base, then one per task of the stream. By default each task is
+        trained from the previous model. The first task has nothing to forget, so every method trains it
+        sequentially."""
         stages = [stream.base]
         for i, task in enumerate(stream.tasks):
-            own = self if i else method("sequential")
-            stages.append(stream.train([task], own, stages[-1], stages[1:]))
+            trainer = self if i else method("sequential")
+            stages.append(stream.train([task], trainer, stages[-1], stages[1:]))
         return stages
 
     def weights_spec(self) -> dict[str, Any]:
-        """What of the block determines weights."""
+        """The settings that determine weights."""
         return self.model_dump(mode="json", exclude=set(self.WITHOUT_EFFECT))
 
     def errors(self, tasks: Sequence[str], steps: Sequence[int | None]) -> list[str]:
-        """What is wrong with the block for a stream: lines of a config's error, ``key: what``.
+        """Errors in the settings for a stream, one line each: ``key: message``.
 
         Args:
-            tasks: names of those that are trained.
-            steps: of each one's training, where they are known before the data are read.
+            tasks: names of the trained tasks.
+            steps: training steps of each task, or ``None`` where they depend on the data.
         """
         return []
 
     def idle_reason(self, tasks: Sequence[str]) -> str | None:
-        """Why it would leave every model as sequential training makes it, or ``None`` if it would not."""
+        """Why its models would equal those of sequential training on this stream; ``None`` if they would not."""
         if len(tasks) > 1 or self.acts_on_one_task:
             return None
         return (
-            f"{self.name} acts from the second trained task on, and this stream trains {tasks[0]} alone: list "
+            f"{self.name} acts from the second trained task on, and this stream trains only {tasks[0]}: list "
             "the task that the model was tuned on before it, or train with method=sequential and average with the "
             "tuned model afterwards (python -m scripts.merge average)"
         )
 
     def neutral_setting(self) -> str | None:
-        """The setting, as ``key=value``, with which it is sequential training, or ``None``. Such a run is the end of a
-        sweep's scale, so it is carried out, and says so."""
+        """The current setting, as ``key=value``, that makes it equivalent to sequential training, or ``None``. Such a
+        run is a valid end point of a sweep, so it is allowed, with a notice."""
         if self.neutral is None or getattr(self, self.neutral[0]) != self.neutral[1]:
             return None
         return f"{self.name}.{self.neutral[0]}={self.neutral[1]}"
@@ -175,53 +175,53 @@ class Method(Section):
     # -- while training ------------------------------------------------------------------------------------------
 
     def algorithms(self, fit: Fit) -> list[Algorithm]:
-        """Composer algorithms, to be listed before gradient clipping."""
+        """Composer algorithms, to run before gradient clipping."""
         return []
 
     def replay(self) -> Replay | None:
-        """Past tasks' rows that are mixed in."""
+        """Settings of replay, or ``None`` if past tasks are not replayed."""
         return None
 
     def clock(self, total: int, epoch: Fraction) -> Clock | None:
-        """When it merges while training, in steps; ``None``: never, or it is not known before."""
+        """The steps at which it merges during training; ``None``: never, or not known in advance."""
         return None
 
     def describe_merges(self, total: int | None) -> str:
-        """When it merges, in words; of a training of ``total`` steps, if that is known."""
+        """Describes when it merges in a training of ``total`` steps, if that is known."""
         return "no merges"
 
     def step_error(self, total: int) -> str | None:
-        """What is wrong with the block for a training of ``total`` steps: a line of a config's error."""
+        """The error in the settings for a training of ``total`` steps, as ``key: message``, or ``None``."""
         return None
 
     # -- merging -------------------------------------------------------------------------------------------------
 
     def fisher_settings(self) -> FisherSettings | None:
-        """Of each model, if a merge needs its Fisher information."""
+        """How to estimate each model's Fisher information, or ``None`` if the merge does not need it."""
         return None
 
     def merge(self, sources: Sources, out: Path) -> list[str]:
         """Merges models from folder to folder.
 
         Returns:
-            Sentences on what could not be compared.
+            Notes on what could not be compared.
 
         Raises:
             ValueError: the models differ in more than weights, or a setting is out of range.
             OSError: a file is missing, or cannot be written.
         """
-        raise NotImplementedError(f"{self.name} has a merge_name and no merge")
+        raise NotImplementedError(f"{self.name} has a merge_name but does not implement merge")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is merged.
+    """The inputs of a merge.
 
     Attributes:
-        models: folders, in the order of the stream.
-        base: folder of the model that all were trained from, where the method measures from it.
-        fishers: folders of each model's Fisher information, where the method needs it.
-        seed: of what a merge draws.
+        models: folders of the models, in the order of the stream.
+        base: folder of the model that all were trained from, if the method needs it.
+        fishers: folders of each model's Fisher information, if the method needs it.
+        seed: seed of random numbers.
     """
 
     models: Sequence[Path]
@@ -231,5 +231,5 @@ class Sources:
 
 
 def method(name: str, **options: Any) -> Method:
-    """A registered method, with its defaults but for ``options``."""
+    """A registered method, with ``options`` over its defaults."""
     return METHODS[name](**options)

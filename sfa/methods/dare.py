@@ -9,7 +9,7 @@ from sfa.methods.task_arithmetic import Weighted
 
 
 class Dare(Weighted):
-    """Task vectors of which a random part is dropped and the rest rescaled, weighted and added."""
+    """A weighted sum of task vectors, after random entries of each are dropped and the rest rescaled."""
 
     name = "dare"
     merge_name = "dare"
@@ -25,7 +25,7 @@ class Dare(Weighted):
 
         from sfa.merging import from_base, merge, named_weights
 
-        assert sources.base is not None, "it merges from a base"
+        assert sources.base is not None, "DARE needs a base"
         named = named_weights(self.weights_of(sources), sources.models)
         parameters = {"weight": named, "density": self.density, "normalize": False, "rescale": True}
         with torch.random.fork_rng(devices=[]):

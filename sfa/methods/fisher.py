@@ -24,16 +24,16 @@ class FisherMerging(Weighted):
     )
 
     def errors(self, tasks: Sequence[str], steps: Sequence[int | None]) -> list[str]:
-        found = super().errors(tasks, steps)
+        errors = super().errors(tasks, steps)
         if self.weights and (min(self.weights) < 0 or self.weights[0] == 0):
-            found.append(
-                "fisher.weights: must not be negative, and the first more than 0 (the first merge is of its task "
-                f"alone), not {self.weights}"
+            errors.append(
+                "fisher.weights: must not be negative, and the first more than 0 (the first merge is of "
+                f"its task only), not {self.weights}"
             )
-        return found
+        return errors
 
     def weights_spec(self) -> dict[str, Any]:
-        """The default of ``normalize`` leaves no trace, as before there was a choice."""
+        """``normalize`` is left out at its default, so that fingerprints from before the option stay valid."""
         return self.model_dump(mode="json", exclude=set() if self.normalize else {"normalize"})
 
     def fisher_settings(self) -> FisherSettings:

@@ -1,4 +1,4 @@
-"""L2 regression towards θ_o, and what penalties have in common."""
+"""L2 regression towards θ_o, and the base class of penalties."""
 
 from typing import TYPE_CHECKING, Literal
 

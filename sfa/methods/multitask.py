@@ -1,4 +1,4 @@
-"""Training on all tasks at once: the upper bound that needs all data at the same time."""
+"""Training on all tasks at once: an upper bound that needs all data at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Multitask(Method):
-    """All tasks' rows, mixed, in one training."""
+    """One training on the mixed rows of all tasks."""
 
     name = "multitask"
     acts_on_one_task = True

@@ -24,10 +24,10 @@ MergeInterval = Annotated[
     str,
     Field(
         pattern=rf"^([1-9][0-9_]*(ba|ep|sp|tok)|{PART})$",
-        description='batches, epochs, samples, tokens or a part of the training, like "50ba" or "0.25dur"',
+        description='batches, epochs, samples, tokens or a fraction of the training, like "50ba" or "0.25dur"',
     ),
 ]
-SHOWN = 12  # merges that the dry run lists one by one
+LISTED_MERGES = 12  # up to this many are listed in full in a dry run
 
 
 class SFA(Method):
@@ -40,7 +40,7 @@ class SFA(Method):
     look = Look("SFA", {"color": "#D55E00", "linestyle": "-", "marker": "o"}, bar="#009E73", is_subject=True)
 
     p: float | None = Field(0.25, gt=0, le=1, description="fraction of the training between merges")
-    every: MergeInterval | None = Field(None, description="stands for p, like 50ba")
+    every: MergeInterval | None = Field(None, description="instead of p, like 50ba")
     beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
     anchor_device: Literal["cpu", "device"] = "cpu"
     reset_optimizer_on_merge: bool = False
@@ -52,7 +52,7 @@ class SFA(Method):
         return self
 
     def stages(self, stream: Stream) -> list[Stage]:
-        """With p=1 it is one average after each training, so these are merges of trainings that other methods share."""
+        """With p=1 there is one average after each training, so the trainings are shared with other methods."""
         if self.p == 1:
             return merged_after_each(stream, method("wise_ft", beta=self.beta), self.name)
         return super().stages(stream)
@@ -61,7 +61,7 @@ class SFA(Method):
         from sfa.trainers.composer import SFA as Averaging
 
         every = self.every
-        if every is not None and every.endswith("ep"):  # the Trainer sees all epochs as one
+        if every is not None and every.endswith("ep"):  # the Trainer sees a single epoch
             every = f"{math.ceil(Duration.parse(every).in_steps(fit.total, fit.epoch))}ba"
         anchor, reset = str(fit.anchor), self.reset_optimizer_on_merge
         return [Averaging(self.p, every, self.beta, anchor, self.anchor_device, reset, built_from_anchor=True)]
@@ -75,16 +75,16 @@ class SFA(Method):
         if total is None or (every is not None and not every.endswith(("ba", "dur"))):
             return f"merges every {every or f'{self.p} of it'} and at the end"
         clock = self.clock(total, Fraction(1))
-        assert clock is not None, "batches and parts are known before"
-        if total <= SHOWN * max(clock.interval, Fraction(1)):
-            shown = [f"{step:,}" for step in clock]
+        assert clock is not None, "batches and fractions are known in advance"
+        if total <= LISTED_MERGES * max(clock.interval, Fraction(1)):
+            steps = [f"{step:,}" for step in clock]
         else:
-            shown = [*(f"{step:,}" for step in islice(clock, 5)), "…", f"{total:,}"]
-        return f"merges at {', '.join(shown)} (β={self.beta})"
+            steps = [*(f"{step:,}" for step in islice(clock, 5)), "…", f"{total:,}"]
+        return f"merges at {', '.join(steps)} (β={self.beta})"
 
     def errors(self, tasks: Sequence[str], steps: Sequence[int | None]) -> list[str]:
-        found = (self.step_error(count) for count in steps[1:] if count is not None)
-        return [error for error in found if error is not None]
+        errors = (self.step_error(count) for count in steps[1:] if count is not None)
+        return [error for error in errors if error is not None]
 
     def step_error(self, total: int) -> str | None:
         if self.p is None or exact_fraction(self.p) * total >= 1:

@@ -1,4 +1,4 @@
-"""Model soups: the mean of models that were trained on each task alone (Wortsman et al., 2022a)."""
+"""Model soups: the mean of single-task models (Wortsman et al., 2022a)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Task Arithmetic (Ilharco et al., 2023), and what merges of single-task models have in common."""
+"""Task Arithmetic (Ilharco et al., 2023), and base classes for merges of single-task models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OfSingleTasks(Method):
-    """After each task, a merge of the models that were trained on each task so far alone."""
+    """After each task, merges the single-task models of all tasks so far."""
 
     ignores_order = True
 
@@ -29,27 +29,27 @@ class OfSingleTasks(Method):
         return stages
 
     def of_first(self, count: int, tasks: int) -> Method:
-        """The merge of the models of the first ``count`` of a number of tasks."""
+        """The merge of the first ``count`` of ``tasks`` single-task models."""
         return self
 
     def idle_reason(self, tasks: Sequence[str]) -> str | None:
         if len(tasks) > 1 or self.acts_on_one_task:
             return None
         return (
-            f"{self.name} merges the models of several tasks, and this stream trains {tasks[0]} alone: list more "
+            f"{self.name} merges the models of several tasks, and this stream trains only {tasks[0]}: list more "
             "tasks, or use method=sequential"
         )
 
 
 class Weighted(OfSingleTasks):
-    """Merges with a weight a model."""
+    """Merges with one weight per model."""
 
     weights: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
         None, description="one for each task; null: 1/n each"
     )
 
     def of_first(self, count: int, tasks: int) -> Method:
-        """Their weights, scaled so that they sum up to what all tasks' do."""
+        """With the first ``count`` weights, scaled to the sum of all weights."""
         weights = self.weights or [1 / tasks] * tasks
         scaled = [weight * sum(weights) / (sum(weights[:count]) or 1) for weight in weights[:count]]
         return self.model_copy(update={"weights": scaled})
@@ -62,7 +62,7 @@ class Weighted(OfSingleTasks):
         ]
 
     def weights_of(self, sources: Sources) -> list[float]:
-        """One a model."""
+        """The weight of each model."""
         return self.weights or [1 / len(sources.models)] * len(sources.models)
 
 
@@ -78,5 +78,5 @@ class TaskArithmetic(Weighted):
     def merge(self, sources: Sources, out: Path) -> list[str]:
         from sfa import merging
 
-        assert sources.base is not None, "it merges from a base"
+        assert sources.base is not None, "task arithmetic needs a base"
         return merging.task_arithmetic(sources.base, sources.models, self.weights_of(sources), out)

@@ -9,7 +9,7 @@ from sfa.methods.task_arithmetic import Weighted
 
 
 class Ties(Weighted):
-    """Task vectors trimmed, with a common sign, averaged where they agree."""
+    """Trims task vectors, elects a sign for each entry, and averages the entries that agree with it."""
 
     name = "ties"
     merge_name = "ties"
@@ -23,6 +23,6 @@ class Ties(Weighted):
     def merge(self, sources: Sources, out: Path) -> list[str]:
         from sfa import merging
 
-        assert sources.base is not None, "it merges from a base"
+        assert sources.base is not None, "TIES needs a base"
         weights = self.weights_of(sources)
         return merging.ties(sources.base, sources.models, weights, out, self.density, self.scale)

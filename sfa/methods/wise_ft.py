@@ -35,12 +35,12 @@ class WiseFT(Method):
 
 
 def merged_after_each(stream: Stream, merger: Method, label: str) -> list[Stage]:
-    """Each task is trained without intervention from the model before, θ_o, and then merged with it.
+    """Trains each task sequentially from the previous model, θ_o, and then merges the result with it.
 
     Args:
-        stream: of the run.
+        stream: the run's stream.
         merger: merges θ_o and θ, in this order.
-        label: the method that results call these stages by.
+        label: name of the method in results.
     """
     plain = method("sequential")
     stages: list[Stage] = [stream.base]

@@ -1,4 +1,4 @@
-"""What happens around a stage's training: evaluations during it, the progress bar, and stopping without loss."""
+"""Callbacks of a stage's training: evaluation, the progress bar, and stopping without loss of progress."""
 
 import json
 import signal
@@ -24,17 +24,17 @@ from sfa.schedule import Clock
 
 
 def score_text(score: Score, digits: int = 3) -> str:
-    """``name value``, with the other metrics and what befell rows that were too long behind it."""
+    """``name value``, followed by other metrics and the number of rows that were too long."""
     also = ", ".join(f"{metric} {value:.{digits}f}" for metric, value in score.get("also", {}).items())
     counts = [("dropped", score.get("dropped")), ("cut", score.get("cut"))]
     long = ", ".join(f"{count:,} {what}" for what, count in counts if count)
-    behind = "; ".join([*([also] if also else []), *([f"too long: {long}"] if long else [])])
-    return f"{score['evaluation']} {score['value']:.{digits}f}" + (f" ({behind})" if behind else "")
+    details = "; ".join([*([also] if also else []), *([f"too long: {long}"] if long else [])])
+    return f"{score['evaluation']} {score['value']:.{digits}f}" + (f" ({details})" if details else "")
 
 
 class Evaluator(Protocol):
     """Scores a live model, with its tokenizer or image processor; all ranks call it together and all receive the
-    scores. ``key`` identifies what was scored; ``lower_is_better`` also knows evaluations that are not in ``names``."""
+    scores. ``key`` identifies what was scored; ``lower_is_better`` also accepts evaluations outside ``names``."""
 
     names: list[str]
 
@@ -46,30 +46,30 @@ class Evaluator(Protocol):
 
 
 class Recorder(Callback):
-    """Evaluates at an interval and at the end, and keeps what a stage's record needs, also across resumptions.
+    """Evaluates at an interval and at the end, and collects a stage's scores and training time across resumptions.
 
     Args:
-        evaluate: scores a live model on some evaluations, or on all.
-        key: hash of what determines an evaluation's score, by its name; see :meth:`Evaluator.key`.
-        seen: those that are scored before the end.
-        interval: in steps; ``None``: only at the end.
-        total: T, steps.
+        evaluate: scores a live model on the named evaluations, or on all.
+        key: hash of what determines an evaluation's score, by name; see :meth:`Evaluator.key`.
+        during: names of the evaluations that are scored before the end.
+        interval: interval in steps; ``None``: only at the end.
+        total: T, the number of steps.
 
     Attributes:
-        rows: scores, each with the ``step`` it was taken at and the ``key`` of then: a training may go on with other
+        rows: scores, each with its ``step`` and its ``key`` at that time: a resumed training may have other
             evaluations than it was started with.
-        seconds: time spent training, without evaluations and checkpoints before this process.
+        seconds: training time, without evaluations and checkpoints, including earlier processes.
     """
 
     def __init__(
         self,
         evaluate: Callable[[nn.Module, Sequence[str] | None], list[Score]],
         key: Callable[[str], str],
-        seen: Sequence[str],
+        during: Sequence[str],
         interval: Fraction | None,
         total: int,
     ):
-        self.evaluate, self.key, self.seen, self.total = evaluate, key, seen, total
+        self.evaluate, self.key, self.during, self.total = evaluate, key, during, total
         self.clock = Clock(interval or Fraction(total), total)
         self.rows: list[TimedScore] = []
         self.seconds = 0.0
@@ -83,7 +83,7 @@ class Recorder(Callback):
         if not self.clock.is_due(step - 1, step):
             return
         self._pause()
-        scores = self.evaluate(bare_model(state), None if step == self.total else self.seen)
+        scores = self.evaluate(bare_model(state), None if step == self.total else self.during)
         self.rows += [{"step": step, "key": self.key(score["evaluation"]), **score} for score in scores]
         logger.log_metrics({f"eval/{score['evaluation']}/{score['metric']}": score["value"] for score in scores})
         self._since = time.perf_counter()
@@ -107,8 +107,9 @@ class Recorder(Callback):
 class Stopper(Callback):
     """Turns Ctrl-C and SIGTERM into a checkpoint at the end of the running step, then :class:`sfa.errors.Interrupted`.
 
-    All ranks stop at the same step. A second Ctrl-C ends the process at once; SIGTERM does not, because the launcher
-    sends one right after the first Ctrl-C, and kills what is still there 30 s later. Goes after the checkpoint saver.
+    All ranks stop at the same step. A second Ctrl-C ends the process immediately; SIGTERM does not, because the
+    launcher sends one right after the first Ctrl-C, and kills remaining processes 30 s later. List it after the
+    checkpoint saver.
     """
 
     def __init__(self) -> None:
@@ -133,7 +134,7 @@ class Stopper(Callback):
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self.requested:
             where = f"at step {state.timestamp.batch.value}, saved"
-            raise Interrupted(f"Interrupted ({where})", "To go on, run the same command again")
+            raise Interrupted(f"Interrupted ({where})", "To resume, run the same command again")
 
     def close(self, state: State, logger: Logger) -> None:
         if self.requested:  # the process is ending; the launcher's SIGTERM may still be on its way
@@ -144,7 +145,7 @@ class Stopper(Callback):
 
 
 def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopper) -> CheckpointSaver:
-    """Saves every ``interval`` steps and when a signal asks for it; not at the end, where the stage is exported."""
+    """Saves every ``interval`` steps and on a signal; not at the end, where the stage is exported."""
     clock = Clock(interval)
 
     def due(state: State, event: Event) -> bool:
@@ -166,7 +167,7 @@ def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopp
 
 
 class ProgressBar(Callback):
-    """Task, step, loss and next merge: a live line in a terminal, ten lines in all elsewhere. Rank 0 only."""
+    """Task, step, loss and next merge: a live line in a terminal, otherwise ten lines in total. Rank 0 only."""
 
     def __init__(self, title: str, total: int, merges: Clock | None, console: Console):
         self.title, self.total, self.merges, self.console = title, total, merges, console

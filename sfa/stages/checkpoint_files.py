@@ -1,4 +1,4 @@
-"""Checkpoints to go on from: loaded as tensors and plain values alone, whichever bytes a file turns out to hold."""
+"""Checkpoint files: loaded only as tensors and plain values, whatever bytes a file contains."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from composer import Trainer
 from composer.utils import dist
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from sfa.stages.pickles import SAFE_GLOBALS, ForeignPickle, check_tensors, read_metadata
+from sfa.stages.pickles import SAFE_GLOBALS, UntrustedPickle, check_tensors, read_metadata
 from sfa.store import DamagedStage
 
 NAME = re.compile(r"ep[0-9]+-ba([0-9]+)(\.pt)?")  # of a folder of shards, or of a file
@@ -29,46 +29,45 @@ RECORD = re.compile(
 )
 
 
-class ForeignCheckpoint(DamagedStage):
-    """A checkpoint that this suite did not write."""
+class UntrustedCheckpoint(DamagedStage):
+    """A checkpoint with content that this suite does not write."""
 
     def __init__(self, message: str):
-        super().__init__(message, "Delete it, and its stage starts anew")
+        super().__init__(message, "Delete it to start its stage from the beginning")
 
 
-def found(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, the newest first."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, newest first."""
     steps = {path: int(name[1]) for path in folder.glob("ep*") if (name := NAME.fullmatch(path.name))}
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint is there and is as it was written: of a sharded one the metadata, which are written
-    last, and all shards; of a file the directory at its end; of both, every checksum. All ranks call it and share the
-    work.
+    """Whether a checkpoint is complete and unchanged: the metadata, which are written last, and all shards of a sharded
+    one; the directory at the end of a file; and every checksum of both. All ranks call it and share the work.
 
     Raises:
-        ForeignCheckpoint: it holds something that no checkpoint of this suite does. Nothing of it was run.
+        UntrustedCheckpoint: it contains something that checkpoints of this suite do not. Nothing in it was executed.
     """
-    wrong: bool | str
+    damage: bool | str
     try:
-        wrong = _share_of_what_is_wrong(checkpoint)
-    except ForeignPickle as error:
-        wrong = str(error)
-    answers = dist.all_gather_object(wrong)
-    reason = next((answer for answer in answers if isinstance(answer, str)), None)
+        damage = _is_share_damaged(checkpoint)
+    except UntrustedPickle as error:
+        damage = str(error)
+    damages = dist.all_gather_object(damage)
+    reason = next((damage for damage in damages if isinstance(damage, str)), None)
     if reason is not None:
-        raise ForeignCheckpoint(f"{checkpoint} was not written here: {reason}")
-    return not any(answers)
+        raise UntrustedCheckpoint(f"{checkpoint} was not written here: {reason}")
+    return not any(damages)
 
 
 @contextlib.contextmanager
-def tensors_alone() -> Iterator[None]:
-    """Within it, Composer loads a checkpoint with ``weights_only``: torch itself refuses to run anything, also of a
-    file that was changed since :func:`is_whole` looked at it."""
+def weights_only() -> Iterator[None]:
+    """Within it, Composer loads a checkpoint with ``weights_only``: torch itself refuses to run any code, also
+    from a file that was changed after :func:`is_whole` checked it."""
     variable, reader = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", composer.utils.checkpoint.FileSystemReaderWithValidation
     before = os.environ.get(variable)
-    os.environ[variable] = "1"  # Composer and torch's loader of shards ask for weights_only=False
+    os.environ[variable] = "1"  # Composer and torch's shard loader pass weights_only=False
     composer.utils.checkpoint.FileSystemReaderWithValidation = ShardReader  # type: ignore[misc]
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
@@ -81,12 +80,12 @@ def tensors_alone() -> Iterator[None]:
             os.environ[variable] = before
 
 
-@tensors_alone()
-def resumed(**settings: Any) -> Trainer:
-    """Composer's Trainer, at the checkpoint of ``load_path`` if there is one.
+@weights_only()
+def resume_trainer(**settings: Any) -> Trainer:
+    """Composer's Trainer, resumed from the checkpoint at ``load_path`` if there is one.
 
-    Of the algorithms that a checkpoint lists Composer makes those that are missing, by evaluating their text as Python;
-    none of this suite is made so, and none is.
+    Composer would create missing algorithms that a checkpoint lists by evaluating their text as Python; this suite does
+    not need that, so it is disabled.
     """
     return Trainer(load_exclude_algorithms=dir(composer.algorithms), **settings)
 
@@ -96,17 +95,17 @@ class ShardReader(composer.utils.checkpoint.FileSystemReaderWithValidation):
 
     def read_metadata(self) -> Metadata:
         with (Path(self.path) / ".metadata").open("rb") as pickled:
-            found = read_metadata(pickled)
-        found.storage_meta = found.storage_meta or StorageMeta()
-        found.storage_meta.load_id = self.load_id
-        return found
+            metadata = read_metadata(pickled)
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
 
 
-def _share_of_what_is_wrong(checkpoint: Path) -> bool:
+def _is_share_damaged(checkpoint: Path) -> bool:
     """Whether this rank's share of a checkpoint is torn or damaged.
 
     Raises:
-        ForeignPickle: it is none of this suite's.
+        UntrustedPickle: it was not written by this suite.
     """
     _check_kind(checkpoint, Path.is_dir if checkpoint.suffix == "" else Path.is_file)
     if checkpoint.is_file():
@@ -135,19 +134,19 @@ def _share_of_what_is_wrong(checkpoint: Path) -> bool:
 
 def _check_kind(path: Path, is_kind: Callable[[Path], bool]) -> None:
     if path.is_symlink() or not is_kind(path):
-        raise ForeignPickle(f"{path.name} is a link, or no file or folder of the kind that is written")
+        raise UntrustedPickle(f"{path.name} is a link, or not the expected kind of file")
 
 
 def _is_torn(stream: IO[bytes]) -> bool:
-    """Whether an archive of ``torch.save`` was not written to its end, or has changed since.
+    """Whether an archive of ``torch.save`` is incomplete, or has changed since it was written.
 
-    What the archive holds is told by torch's own reader: others may see another archive in the same bytes.
+    torch's own reader decides what the archive contains: other readers may see another archive in the same bytes.
 
     Raises:
-        ForeignPickle: it is no such archive, or its pickle is none of this suite's.
+        UntrustedPickle: it is not such an archive, or its pickle was not written by this suite.
     """
-    if not MAGIC.startswith(stream.read(len(MAGIC)).rstrip(b"\0")):  # zeros: a file whose first block never was written
-        raise ForeignPickle("it does not begin as a zip archive")
+    if not MAGIC.startswith(stream.read(len(MAGIC)).rstrip(b"\0")):  # zeros: the first block was never written
+        raise UntrustedPickle("it does not start like a zip archive")
     stream.seek(0)
     try:
         archive = zipfile.ZipFile(stream)
@@ -155,20 +154,22 @@ def _is_torn(stream: IO[bytes]) -> bool:
         return True
     listed = archive.infolist()
     names = [record.filename for record in listed]
-    odd = [name for name in names if not RECORD.fullmatch(name)]
-    if odd or len(set(names)) < len(names) or len({name.split("/")[0] for name in names}) != 1:
-        raise ForeignPickle(f"it holds {odd[0]}" if odd else "it holds a record twice, or in two folders")
+    unknown = [name for name in names if not RECORD.fullmatch(name)]
+    if unknown or len(set(names)) < len(names) or len({name.split("/")[0] for name in names}) != 1:
+        raise UntrustedPickle(
+            f"it contains {unknown[0]}" if unknown else "it contains a record twice, or records in two folders"
+        )
     try:
         for record in listed:
             archive.open(record).close()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ForeignPickle(f"its archive contradicts itself: {error}") from error
+        raise UntrustedPickle(f"its archive contradicts itself: {error}") from error
     stream.seek(0)
     try:
         reader = torch._C.PyTorchFileReader(stream)
-        seen = reader.get_all_records()  # type: ignore[attr-defined]
-        if sorted(seen) != sorted(_inner(name) for name in names) or "data.pkl" not in seen:
-            raise ForeignPickle("torch reads another archive in it")
+        read_names = reader.get_all_records()  # type: ignore[attr-defined]
+        if sorted(read_names) != sorted(_inner(name) for name in names) or "data.pkl" not in read_names:
+            raise UntrustedPickle("torch reads a different archive in it")
         sizes: dict[str, int] = {}
         pickled = b""
         for record in listed:
@@ -181,11 +182,11 @@ def _is_torn(stream: IO[bytes]) -> bool:
             elif key == "data.pkl":
                 pickled = content
     except RuntimeError as error:
-        raise ForeignPickle(f"torch cannot read it: {str(error).splitlines()[0]}") from error
+        raise UntrustedPickle(f"torch cannot read it: {str(error).splitlines()[0]}") from error
     check_tensors(io.BytesIO(pickled), sizes)
     return False
 
 
 def _inner(name: str) -> str:
-    """A record's name in its folder, the one of the archive."""
+    """A record's name without the archive's folder."""
     return name.partition("/")[2]

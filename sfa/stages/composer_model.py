@@ -12,13 +12,13 @@ from sfa.families import family_of
 class StageModel(ComposerModel):
     """A model of ``transformers`` for a Composer Trainer, of any family.
 
-    The loss is the cross-entropy over the learned tokens (the labels of images) of the *global* batch, whatever its
+    The loss is the cross-entropy over the learned tokens (or image labels) of the *global* batch, independent of its
     split over ranks and microbatches: see :class:`sfa.data.batches.BatchSchedule`.
 
     Args:
         model: the ``transformers`` model.
         processor: its tokenizer or image processor.
-        cpu_bf16: computes in bfloat16 on CPU, where Composer itself allows only float32; weights stay float32.
+        cpu_bf16: compute in bfloat16 on CPU, where Composer allows only float32; weights stay float32.
     """
 
     def __init__(self, model: Any, processor: Any, cpu_bf16: bool = False):

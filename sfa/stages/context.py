@@ -1,4 +1,4 @@
-"""What making the stages of a run takes, beside the stages themselves."""
+"""Everything needed to make the stages of a run, apart from the stages themselves."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,35 +14,35 @@ from sfa.config import loggers
 from sfa.config.schema import Config
 from sfa.data import Task
 from sfa.families import ArrayBuilder, family_of
-from sfa.records import Asked
+from sfa.records import InputSettings
 from sfa.stages.callbacks import Evaluator
-from sfa.stages.plan import Stage, Training, in_order, plan
+from sfa.stages.plan import Stage, Training, plan, topological_order
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where stages are, who evaluates, and how a run wants them made. Nothing of it determines weights.
+    """Paths, evaluator and options of a run. None of it determines weights.
 
     Attributes:
-        save_folder: that stages, cached arrays and results lie in.
+        save_folder: folder of stages, cached arrays and results.
         run: name of the run.
-        tasks: of the stream.
-        asked: what a manifest says of how prompts are shown and what is done with long rows.
-        eval_interval: between evaluations while a stage trains; ``None``: only at its end.
+        tasks: tasks of the stream.
+        input_settings: how prompts are formatted and long rows handled, as recorded in manifests.
+        eval_interval: interval of evaluations during training; ``None``: only at the end of a stage.
         parallelism: ``none``, ``ddp`` or ``fsdp2``.
-        checkpoint: form of checkpoints under fsdp2.
-        make_loggers: Composer loggers that write to a folder.
+        checkpoint: format of checkpoints under fsdp2.
+        make_loggers: creates Composer loggers that write to a folder.
         replan: plans the run again, from its files as they are now.
-        conceal: content as it is written down, without values from the environment.
+        conceal: replaces values from the environment before content is written.
         evaluator: scores live models.
-        console: where lines are printed.
-        told: lines that are printed once.
+        console: console for messages.
+        printed: lines that were printed and are not repeated.
     """
 
     save_folder: Path
     run: str
     tasks: Sequence[Task]
-    asked: Asked
+    input_settings: InputSettings
     eval_interval: str | None
     parallelism: str
     checkpoint: str
@@ -51,36 +51,41 @@ class Context:
     conceal: Callable[[Any], Any]
     evaluator: Evaluator
     console: Console
-    told: set[str] = field(default_factory=set)
+    printed: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, config: Config, evaluator: Evaluator, console: Console) -> "Context":
-        """That of a run."""
+        """The context of a run."""
         layout, train = config.model.layout, config.train
-        asked = {"template": layout.template, **layout.extras(), "seq_len": train.seq_len, "long_rows": train.long_rows}
+        inputs = {
+            "template": layout.template,
+            **layout.extras(),
+            "seq_len": train.seq_len,
+            "long_rows": train.long_rows,
+        }
         return cls(
             save_folder=config.save_folder,
             run=config.name,
             tasks=config.tasks,
-            asked=cast(Asked, asked),
+            input_settings=cast(InputSettings, inputs),
             eval_interval=config.eval.interval,
             parallelism=config.parallelism,
             checkpoint=config.checkpoint,
             make_loggers=partial(loggers.make, config),
-            replan=lambda: in_order(plan(config)),
+            replan=lambda: topological_order(plan(config)),
             conceal=config.conceal,
             evaluator=evaluator,
             console=console,
         )
 
-    def tell_once(self, line: str) -> None:
-        """Prints a line, unless it was printed before."""
-        if line not in self.told:
-            self.told.add(line)
+    def print_once(self, line: str) -> None:
+        """Prints a line unless it was already printed."""
+        if line not in self.printed:
+            self.printed.add(line)
             self.console.print(line)
 
     def array_builder(self, stage: Training, processor: Any, configuration: Any, packs: bool = True) -> ArrayBuilder:
-        """Builds arrays of tasks' rows as ``stage`` trains on them, for a model with this configuration."""
+        """A builder of arrays of tasks' rows as ``stage`` trains on them, for a model with this configuration."""
         train, family = stage.train, family_of(configuration)
         return family.array_builder(processor, configuration, stage.layout, train.seq_len, train.long_rows, packs)
 
@@ -90,9 +95,9 @@ class Context:
     def model(self, stage: Stage) -> Path:
         return self.folder(stage) / "model"
 
-    def evaluations_while(self, stage: Training) -> list[str]:
-        """The evaluations that tell something while ``stage`` trains: not those of tasks that are still to come."""
-        now = {task.name for part in (stage, *stage.past) if isinstance(part, Training) for task in part.tasks}
-        ahead = {name for task in self.tasks if task.name not in now for name in task.evals}
-        mine = {name for task in self.tasks if task.name in now for name in task.evals}
-        return [name for name in self.evaluator.names if name in mine or name not in ahead]
+    def evaluations_during(self, stage: Training) -> list[str]:
+        """The evaluations that are informative while ``stage`` trains: not those of later tasks."""
+        seen = {task.name for past in (stage, *stage.past) if isinstance(past, Training) for task in past.tasks}
+        later = {name for task in self.tasks if task.name not in seen for name in task.evals}
+        current = {name for task in self.tasks if task.name in seen for name in task.evals}
+        return [name for name in self.evaluator.names if name in current or name not in later]

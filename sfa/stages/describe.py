@@ -1,4 +1,4 @@
-"""What a run would do: the dry run's text. Nothing is written."""
+"""The dry run's text: what a run would do. Writes nothing."""
 
 import errno
 import shutil
@@ -9,10 +9,10 @@ from sfa.config.schema import Config
 from sfa.families import Family
 from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
-from sfa.stages.plan import Merge, Training, in_order, plan
+from sfa.stages.plan import Merge, Training, plan, topological_order
 
-MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # a parameter: of a model, and of two checkpoints with AdamW's state
-PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
+MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # per parameter, of a model and of two checkpoints with AdamW's state
+PARAMETERS = {  # the paper's models, so that their dry runs do not need the hub
     "EleutherAI/pythia-2.8b": 2_775_208_960,
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
     "Qwen/Qwen2.5-1.5B": 1_543_714_304,
@@ -24,17 +24,19 @@ PARAMETERS = {  # of the paper's models, so that their dry run needs no hub
 
 def describe(config: Config) -> str:
     """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
-    needed = in_order(plan(config))
-    parameters, why = parameter_count_of(config)
+    stages = topological_order(plan(config))
+    parameters, reason = parameter_count_of(config)
     family = config.family()
     lines = [
-        f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(needed)} stages "
+        f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(stages)} stages "
         f"in {config.save_folder / 'stages'}",
         "",
     ]
-    for number, stage in enumerate(needed):
+    for number, stage in enumerate(stages):
         done = is_made(stage_folder(config.save_folder, stage.fingerprint))
-        head = f"  {number}  {stage.label:<16} {stage.method:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
+        head = (
+            f"  {number}  {stage.label:<16} {stage.method_name:<12} {stage.fingerprint}  {'done' if done else 'to do'}"
+        )
         lines.append(head)
         if isinstance(stage, Training):
             lines.append(f"     {_steps(stage, family)}")
@@ -42,58 +44,61 @@ def describe(config: Config) -> str:
             settings = ", ".join(f"{key} {value}" for key, value in stage.merger.weights_spec().items())
             lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
     lines += ["", *config.deprecations] if config.deprecations else []
-    setting = config.block.neutral_setting()
+    setting = config.method_settings.neutral_setting()
     lines += ["", f"{setting} leaves the weights as method=sequential makes them"] if setting is not None else []
-    lines += family.plan_notes(stage.train for stage in needed if isinstance(stage, Training))
+    lines += family.plan_notes(stage.train for stage in stages if isinstance(stage, Training))
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
-        return "\n".join([*lines, f"parameters, memory and disk: unknown, {why}"])
+        return "\n".join([*lines, f"parameters, memory and disk: unknown, {reason}"])
     lora = config.model.lora
-    trained = f", frozen, with adapters of rank {lora.rank}" if lora else ""
-    each, kinds = (4, "") if lora else (16, ", gradients and AdamW")
+    adapters = f", frozen, with adapters of rank {lora.rank}" if lora else ""
+    bytes_each, contents = (4, "") if lora else (16, ", gradients and AdamW")
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
-    holding = [stage.block for stage in needed if isinstance(stage, Training) and stage.block.holds_anchor]
-    anchor = "device" if any(getattr(block, "anchor_device", "") == "device" for block in holding) else "host"
+    holding = [stage.method for stage in stages if isinstance(stage, Training) and stage.method.holds_anchor]
+    anchor = "device" if any(getattr(method, "anchor_device", "") == "device" for method in holding) else "host"
     return "\n".join(
         [
             *lines,
-            f"parameters: {parameters:,}{trained}",
-            f"memory: {size_of(each * parameters)} / {ranks} a rank for float32 weights{kinds}, without activations"
+            f"parameters: {parameters:,}{adapters}",
+            f"memory: {size_of(bytes_each * parameters)} / {ranks} per rank for float32 weights{contents}, "
+            "without activations"
             + (f"; the anchor {size_of(4 * parameters)} / {ranks} in {anchor} memory" if holding and not lora else ""),
-            f"disk: {size_of(MODEL_BYTES * parameters * len(needed))} for {len(needed)} models, and up to "
+            f"disk: {size_of(MODEL_BYTES * parameters * len(stages))} for {len(stages)} models, and up to "
             f"{size_of(CHECKPOINT_BYTES * parameters)} for checkpoints while a stage trains",
         ]
     )
 
 
 def check_disk(config: Config) -> None:
-    """Compares what the stages still to do need with what is free.
+    """Compares the disk space that unfinished stages need with the free space.
 
     Raises:
-        OSError: there is too little.
+        OSError: there is not enough space.
     """
     missing = [
-        stage for stage in in_order(plan(config)) if not is_made(stage_folder(config.save_folder, stage.fingerprint))
+        stage
+        for stage in topological_order(plan(config))
+        if not is_made(stage_folder(config.save_folder, stage.fingerprint))
     ]
     parameters, _ = parameter_count_of(config)
     if parameters is None or config.model.lora:
         return
     needed = MODEL_BYTES * parameters * len(missing)
     needed += CHECKPOINT_BYTES * parameters if any(isinstance(stage, Training) for stage in missing) else 0
-    place = next(
+    location = next(
         folder for folder in (config.save_folder.absolute(), *config.save_folder.absolute().parents) if folder.is_dir()
     )
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(location).free
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"{place} has {size_of(free)} free, and {len(missing)} models with their checkpoints need "
+            f"{location} has {size_of(free)} free, and {len(missing)} models with their checkpoints need "
             f"{size_of(needed)}",
         )
 
 
 def parameter_count_of(config: Config) -> tuple[int | None, str]:
-    """Parameters of a run's model, or ``None`` and why they are not known."""
+    """The number of parameters of a run's model, or ``None`` and why it is unknown."""
     if config.model.name in PARAMETERS:
         return PARAMETERS[config.model.name], ""
     from sfa.families.models import parameter_count
@@ -101,21 +106,21 @@ def parameter_count_of(config: Config) -> tuple[int | None, str]:
     try:
         return parameter_count(config.model, config.family()), ""
     except OSError as error:
-        return None, f"the model's configuration cannot be had: {str(error).splitlines()[0]}"
+        return None, f"the model's configuration cannot be loaded: {str(error).splitlines()[0]}"
 
 
 def _steps(stage: Training, family: Family) -> str:
-    """Steps, tokens and merges of a stage, as far as they are known before its data are read."""
+    """Steps, tokens and merges of a stage, as far as they are known without reading its data."""
     train, duration = stage.train, Duration.parse(stage.train.max_duration)
     if duration.unit == "ep":
-        text = f"{train.max_duration} of {family.batch_text(train)} a step"
-        return f"{text}, {stage.block.describe_merges(None)}"
+        text = f"{train.max_duration} of {family.batch_text(train)} per step"
+        return f"{text}, {stage.method.describe_merges(None)}"
     total = duration.step_count(0, train.global_batch_size, train.seq_len)
     text = f"{total:,} steps, {family.amount_text(train, total)}"
-    return f"{text}, {stage.block.describe_merges(total)}"
+    return f"{text}, {stage.method.describe_merges(total)}"
 
 
 def size_of(count: float) -> str:
-    """Bytes in the unit that suits them."""
+    """A number of bytes in a suitable unit."""
     unit, name = filesize.pick_unit_and_suffix(int(count), ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
     return f"{count / unit:.1f} {name}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sfa.families.settings import Model
     from sfa.methods import Method
 
-FORMAT = 5  # raised when a change of the code changes what a stage's weights would be
+FORMAT = 5  # incremented when a code change changes the weights of a stage
 UNSPLIT = (  # models of the paper without dropout, so that their dry run needs no hub
     "EleutherAI/pythia-2.8b",
     "meta-llama/Llama-2-7b-hf",
@@ -32,29 +32,30 @@ UNSPLIT = (  # models of the paper without dropout, so that their dry run needs 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Stage:
-    """One step of a run. Its fingerprint is made from all that determines its weights; equal ones are one stage.
+    """One step of a run. Its fingerprint covers all that determines its weights; stages with equal fingerprints are the
+    same.
 
     Attributes:
-        label: ``base``, the name of the task, or of several.
-        method: that was in force while it trained, or that merged it, as results call it.
+        label: ``base``, the name of its task, or a name for several.
+        method_name: name in results of the method that trained or merged it.
     """
 
     label: str
-    method: str
+    method_name: str
 
     @property
     def parent(self) -> "Stage | None":
-        """Whose weights are θ_o: a training starts from it, and the distance is measured from it."""
+        """The stage with the weights θ_o: training starts from it, and the distance is measured from it."""
         return None
 
     @property
     def needs(self) -> Sequence["Stage"]:
-        """The stages that it is made from."""
+        """The stages it depends on."""
         return ()
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """All that determines its weights, with the fingerprints of the stages it is made from."""
+        """All that determines its weights, including the fingerprints of the stages it depends on."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -66,17 +67,17 @@ class Base(Stage):
     """The model that a stream starts from.
 
     Attributes:
-        model: of the config.
+        model: the config's model settings.
         files: content hashes of a model folder's files, by name.
-        commit: of a model on the hub; ``None``: the hub is off, or the model is not from there.
-        tokenizer_tasks: that a tokenizer of its own is trained on.
+        commit: commit of a model on the hub; ``None``: the hub is offline, or the model is not from there.
+        tokenizer_tasks: tasks that its tokenizer is trained on.
         tokenizer_data: what determines their rows.
-        family: that the stream is for.
-        seed: of random weights, adapters or a new head; ``None``: nothing is drawn.
+        family: family of the stream.
+        seed: seed of random weights, adapters or a new head; ``None``: nothing is random.
     """
 
     label: str = "base"
-    method: str = "none"
+    method_name: str = "none"
     model: "Model"
     files: Mapping[str, str] | None = None
     commit: str | None = None
@@ -86,33 +87,33 @@ class Base(Stage):
     seed: int | None = None
 
     def spec(self) -> dict[str, Any]:
-        shown = {"template", "system", "date", "revision"}
-        described = self.model.model_dump(mode="json", exclude_none=True, exclude=shown)
-        found: dict[str, Any] = {"kind": "base", "model": described}
+        without_effect = {"template", "system", "date", "revision"}
+        described = self.model.model_dump(mode="json", exclude_none=True, exclude=without_effect)
+        spec: dict[str, Any] = {"kind": "base", "model": described}
         if self.files is not None:
-            found["files"] = dict(self.files)
+            spec["files"] = dict(self.files)
         elif self.model.name is not None:
-            # Without a commit nothing can be had, so this is of dry runs alone.
-            found |= {"commit": self.commit} if self.commit else {"revision": self.model.revision}
+            # Without a commit the model cannot be loaded, so this occurs only in dry runs.
+            spec |= {"commit": self.commit} if self.commit else {"revision": self.model.revision}
         optional = {"tokenizer": self.tokenizer_data, **self.family.base_spec(), "seed": self.seed}
-        return found | {key: value for key, value in optional.items() if value is not None}
+        return spec | {key: value for key, value in optional.items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Training(Stage):
-    """One task, or several mixed, trained from a model.
+    """Training on one task, or on several mixed.
 
     Attributes:
         start: the stage that it starts from.
-        tasks: what it trains on.
+        tasks: tasks that it trains on.
         data: what determines their rows.
-        train: how it trains.
+        train: training settings.
         precision: ``fp32`` or ``amp_bf16``.
-        layout: how prompts are shown.
-        block: the method's settings.
-        seed: of the order of rows, and of all that is drawn.
-        split: ranks and sequences a rank computes at once, where weights depend on them beyond rounding.
-        past: the stages of the tasks before, oldest first.
+        layout: how prompts are formatted.
+        method: the method, with its settings.
+        seed: seed of the order of rows and of all random numbers.
+        split: ranks and microbatch size, if weights depend on them beyond rounding.
+        past: stages of the previous tasks, oldest first.
     """
 
     start: Stage
@@ -121,7 +122,7 @@ class Training(Stage):
     train: "Train"
     precision: str
     layout: Layout
-    block: "Method"
+    method: "Method"
     seed: int
     split: Mapping[str, int] | None = None
     past: Sequence[Stage] = ()
@@ -135,17 +136,17 @@ class Training(Stage):
         return (self.start,)
 
     def spec(self) -> dict[str, Any]:
-        found = {
+        spec = {
             "kind": "train",
             "parent": self.start.fingerprint,
             "tasks": list(self.data),
             "template": self.layout.template,
             **self.layout.extras(),
             "train": {**self.train.weights_spec(), "precision": self.precision},
-            "method": {"name": self.block.name, **self.block.weights_spec()},
+            "method": {"name": self.method.name, **self.method.weights_spec()},
             "seed": self.seed,
         }
-        return found | ({"split": dict(self.split)} if self.split is not None else {})
+        return spec | ({"split": dict(self.split)} if self.split is not None else {})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,9 +155,9 @@ class Merge(Stage):
 
     Attributes:
         before: the stage that the distance is measured from.
-        sources: the stages that are merged; where ``merger`` measures from a base, or may, that is the first.
-        merger: how.
-        seed: of what the merge draws; ``None``: it draws nothing.
+        sources: the merged stages; the first is the base if ``merger`` uses one, or may.
+        merger: the method that merges.
+        seed: seed of the merge; ``None``: nothing is random.
     """
 
     before: Stage
@@ -173,21 +174,21 @@ class Merge(Stage):
         return (self.before, *self.sources)
 
     def spec(self) -> dict[str, Any]:
-        found = {
+        spec = {
             "kind": "merge",
             "method": {"name": self.merger.merge_name, **self.merger.weights_spec()},
             "sources": [source.fingerprint for source in self.sources],
             "from": self.before.fingerprint,
         }
-        return found | ({"seed": self.seed} if self.seed is not None else {})
+        return spec | ({"seed": self.seed} if self.seed is not None else {})
 
 
 class Stream:
-    """What a method plans its stages with.
+    """What a method plans its stages from.
 
     Attributes:
-        base: the model that the stream starts from.
-        tasks: those that are trained, in order.
+        base: the stage that the stream starts from.
+        tasks: the trained tasks, in order.
     """
 
     def __init__(self, config: "Config"):
@@ -198,38 +199,40 @@ class Stream:
     def train(
         self, tasks: Sequence[Task], method: "Method", start: Stage, past: Sequence[Stage] = (), label: str = ""
     ) -> Stage:
-        """One task, or several mixed, trained from ``start``; ``label`` is the first task's name if it is empty."""
+        """A training from ``start`` on one task, or several mixed; ``label`` defaults to the first task's name."""
         config = self._config
         train = config.train_of(tasks[0]) if len(tasks) == 1 else _train_of_all(config, tasks)
         return Training(
             label=label or tasks[0].name,
-            method=method.name,
+            method_name=method.name,
             start=start,
             tasks=tuple(tasks),
             data=[task.data_spec() for task in tasks],
             train=train,
             precision=precision(train),
             layout=config.model.layout,
-            block=method,
+            method=method,
             seed=config.seed,
             split=_split(train) if splits_matter(config) else None,
             past=tuple(past),
         )
 
-    def merge(self, label: str, method: str, merger: "Method", parent: Stage, sources: Sequence[Stage]) -> Stage:
-        """A merge by ``merger``, which results call by ``label`` and ``method``."""
+    def merge(self, label: str, method_name: str, merger: "Method", parent: Stage, sources: Sequence[Stage]) -> Stage:
+        """A merge by ``merger``, listed in results under ``label`` and ``method_name``."""
         seed = self._config.seed if merger.draws else None
-        return Merge(label=label, method=method, before=parent, sources=tuple(sources), merger=merger, seed=seed)
+        return Merge(
+            label=label, method_name=method_name, before=parent, sources=tuple(sources), merger=merger, seed=seed
+        )
 
 
 def plan(config: "Config") -> list[Stage]:
-    """The stages of a run that are evaluated, in order: the base, then those of its method. :func:`in_order` adds those
-    that they need."""
-    return config.block.stages(Stream(config))
+    """The evaluated stages of a run, in order: the base, then those of its method. :func:`topological_order` adds the
+    stages they depend on."""
+    return config.method_settings.stages(Stream(config))
 
 
-def in_order(stages: Iterable[Stage]) -> list[Stage]:
-    """``stages`` and all that they need, each once, after those that it needs itself."""
+def topological_order(stages: Iterable[Stage]) -> list[Stage]:
+    """``stages`` and all their dependencies, each once and after its own dependencies."""
     known: dict[str, Stage] = {}
     sorter: TopologicalSorter[str] = TopologicalSorter()
 
@@ -248,7 +251,7 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
 
 def _base(config: "Config") -> Base:
     """The base of a run. Random weights, adapters and a new head depend on the seed; weights in a folder are identified
-    by their content, those on the hub by their commit."""
+    by content hash, those on the hub by commit."""
     model, files, commit = config.model, None, None
     if model.name is not None and Path(model.name).is_dir():
         files = {file.name: identity(file) for file in sorted(Path(model.name).iterdir()) if file.is_file()}
@@ -268,7 +271,7 @@ def _base(config: "Config") -> Base:
 
 
 def precision(train: "Train") -> str:
-    """``fp32`` or ``amp_bf16``, which ``auto`` stands for on this machine."""
+    """``fp32`` or ``amp_bf16``; ``auto`` is resolved for this machine."""
     if train.precision != "auto":
         return train.precision
     import torch
@@ -277,8 +280,8 @@ def precision(train: "Train") -> str:
 
 
 def splits_matter(config: "Config") -> bool:
-    """Whether weights depend on how a batch is split over ranks and microbatches, beyond rounding: each part draws its
-    own dropout, and normalises by its own statistics."""
+    """Whether weights depend on how a batch is split over ranks and microbatches, beyond rounding: each
+    microbatch has its own dropout masks and normalization statistics."""
     if config.model.lora is not None and config.model.lora.dropout > 0:
         return True
     if config.model.name in UNSPLIT:
@@ -295,7 +298,7 @@ def _split(train: "Train") -> dict[str, int]:
 
 
 def _train_of_all(config: "Config", tasks: Sequence[Task]) -> "Train":
-    """The run's settings for all tasks at once: epochs go over all rows, steps and tokens are those of all tasks."""
+    """Training settings for all tasks at once: epochs cover all rows, steps and tokens are summed over the tasks."""
     durations = [Duration.parse(config.train_of(task).max_duration) for task in tasks]
     unit = Duration.parse(config.train.max_duration).unit
     if unit == "ep" or any(duration.unit != unit for duration in durations):

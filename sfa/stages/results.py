@@ -16,8 +16,8 @@ def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> Metrics:
 
     Args:
         base: ``[n]``, scores of the model before the stream.
-        matrix: ``[stages, n]``, one stage a task or one for all: ``matrix[i, j]`` is the score on task j after stage i;
-            higher is better.
+        matrix: ``[stages, n]``, one stage per task or one for all: ``matrix[i, j]`` is the score on task j after stage
+            i; higher is better.
 
     Returns:
         ``average``: mean score over tasks after the last stage.
@@ -47,17 +47,17 @@ def assemble(
     """The content of ``results.json``.
 
     Args:
-        config: of the run.
-        stages: those that are evaluated, in order, the base first.
-        manifests: of each, in the same order.
-        scores: final scores of each, in the same order.
-        lower_is_better: of an evaluation's scores.
+        config: the run's config.
+        stages: the evaluated stages in order, the base first.
+        manifests: the manifest of each stage.
+        scores: the final scores of each stage.
+        lower_is_better: whether lower scores of a named evaluation are better.
     """
     names = [stage.label for stage in stages]
     rows: list[FinalScore] = [
-        {"after": after, **score} for after, part in zip(names, scores, strict=True) for score in part
+        {"after": after, **score} for after, of_stage in zip(names, scores, strict=True) for score in of_stage
     ]
-    task_scores = [[_of_task(part, task.evals, lower_is_better) for task in config.tasks] for part in scores]
+    task_scores = [[_task_score(of_stage, task.evals, lower_is_better) for task in config.tasks] for of_stage in scores]
     return {
         "schema": SCHEMA,
         "name": config.name,
@@ -72,7 +72,7 @@ def assemble(
 def _record(stage: Stage, manifest: Manifest) -> StageRecord:
     return {
         "task": stage.label,
-        "method": stage.method,
+        "method": stage.method_name,
         "fingerprint": manifest["fingerprint"],
         "steps": manifest["steps"],
         "merge_steps": manifest["merge_steps"],
@@ -84,54 +84,54 @@ def _record(stage: Stage, manifest: Manifest) -> StageRecord:
     }
 
 
-def _of_task(
+def _task_score(
     scores: Sequence[Score], names: Sequence[str], lower_is_better: Callable[[str], bool]
 ) -> tuple[str, float] | None:
-    """A task's score: the mean over its evaluations, or over its losses if it has no others, and which of the two it
-    is. ``None`` if the run leaves one of them out."""
-    found = {score["evaluation"]: score for score in scores}
+    """A task's score: the mean over its evaluations, or over its losses if it has no others, with its
+    kind. ``None`` if the run leaves out one of the evaluations."""
+    by_name = {score["evaluation"]: score for score in scores}
     kinds = {name: "loss" if lower_is_better(name) else "score" for name in names}
     kind = "score" if "score" in kinds.values() else "loss"
-    asked = [name for name in names if kinds[name] == kind]
-    if not asked or not found.keys() >= set(asked):
+    counted = [name for name in names if kinds[name] == kind]
+    if not counted or not by_name.keys() >= set(counted):
         return None
-    return kind, float(np.mean([found[name]["value"] for name in asked]))
+    return kind, float(np.mean([by_name[name]["value"] for name in counted]))
 
 
 def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bool]) -> Metrics | None:
-    """The metrics of a stream, or ``None`` if a task has no score, or some have losses and others not.
+    """The metrics of a stream, or ``None`` if a task has no score, or only some scores are losses.
 
     Forgetting and backward transfer of losses are those of the negated losses, so that positive forgetting is always a
     decline; the average is the mean loss itself.
 
     Args:
         scores: ``[1 + stages][tasks]``, ``("score" or "loss", value)``; the first is the base's.
-        trained: of each task, whether it is trained. One that is held back counts in the average alone.
+        trained: whether each task is trained. A task that is held back counts only in the average.
     """
-    whole = [[score for score in row if score is not None] for row in scores]
-    kinds = {kind for row in whole for kind, _ in row}
-    if len(kinds) != 1 or any(len(row) < len(scores[0]) for row in whole):
+    complete = [[score for score in row if score is not None] for row in scores]
+    kinds = {kind for row in complete for kind, _ in row}
+    if len(kinds) != 1 or any(len(row) < len(scores[0]) for row in complete):
         return None
     sign = -1.0 if kinds == {"loss"} else 1.0
-    matrix = sign * np.array([[value for _, value in row] for row in whole])
-    own = matrix[:, np.array(trained)]
-    return {**metrics(own[0].tolist(), own[1:]), "average": float(sign * matrix[-1].mean())}
+    matrix = sign * np.array([[value for _, value in row] for row in complete])
+    of_trained = matrix[:, np.array(trained)]
+    return {**metrics(of_trained[0].tolist(), of_trained[1:]), "average": float(sign * matrix[-1].mean())}
 
 
 def is_loss(results: Results) -> bool:
-    """Whether a run's ``average`` is one of losses, so that lower is better: no task has an evaluation but losses."""
+    """Whether a run's ``average`` is of losses, so that lower is better: all evaluations of its tasks are losses."""
     losses = {row["evaluation"] for row in results["evaluations"] if row.get("lower_is_better")}
     names = {name for task in results["config"]["tasks"] for name in task["evals"]}
     return bool(names) and names <= losses
 
 
 def average_name(results: Results) -> str:
-    """What the average of a run is called where it is shown."""
+    """The displayed name of a run's average."""
     return "average loss" if is_loss(results) else "average"
 
 
 def matrix_text(results: Results) -> str:
-    """The matrix of evaluation × stage as a plain table, with the metrics below it."""
+    """The matrix of stages × evaluations as a plain table, with the metrics below it."""
     columns = list(dict.fromkeys(row["evaluation"] for row in results["evaluations"]))
     kinds = {row["evaluation"]: row["metric"] for row in results["evaluations"]}
     values = {(row["after"], row["evaluation"]): row["value"] for row in results["evaluations"]}
@@ -147,8 +147,8 @@ def matrix_text(results: Results) -> str:
 
 
 def named_metrics(results: Results) -> list[tuple[str, float]]:
-    """A run's metrics by name, none where it has none."""
-    found = results["metrics"]
-    if found is None:
+    """A run's metrics by name; empty if it has none."""
+    values = results["metrics"]
+    if values is None:
         return []
-    return [(key, found[key]) for key in ("average", "forgetting", "backward_transfer")]
+    return [(key, values[key]) for key in ("average", "forgetting", "backward_transfer")]

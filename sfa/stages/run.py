@@ -17,7 +17,7 @@ from sfa.stages import results, stage
 from sfa.stages.callbacks import Evaluator, score_text
 from sfa.stages.context import Context
 from sfa.stages.describe import check_disk
-from sfa.stages.plan import Stage, in_order, plan
+from sfa.stages.plan import Stage, plan, topological_order
 from sfa.store import DamagedStage
 
 
@@ -28,11 +28,11 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         The content of ``results.json``.
 
     Raises:
-        Interrupted: a signal stopped it; calling again goes on from there.
+        Interrupted: a signal stopped it; calling again resumes it.
         DamagedStage: a finished stage's files were changed.
-        ConfigError: something of the config shows to be wrong with the data at hand.
-        ModelError: the model does not fit its tokenizer or what it is asked to do.
-        OSError: there is too little room for what is to be made, or it cannot be written.
+        ConfigError: a setting is invalid for the data.
+        ModelError: the model does not fit its tokenizer or the run's settings.
+        OSError: there is not enough disk space, or a file cannot be written.
     """
     join()
     context = Context.of(config, evaluator, console)
@@ -40,57 +40,57 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         check_disk(config)
     for line in config.deprecations:
         console.print(line)
-    setting = config.block.neutral_setting()
+    setting = config.method_settings.neutral_setting()
     if setting is not None:
         console.print(f"{setting} leaves the weights as method=sequential makes them")
-    shown = {part.fingerprint: part for part in plan(config)}
+    evaluated = {planned.fingerprint: planned for planned in plan(config)}
     manifests, scores = [], []
-    for part in in_order(shown.values()):
-        manifest = _make(part, config, context)
-        if part.fingerprint in shown:
+    for planned in topological_order(evaluated.values()):
+        manifest = _make(planned, config, context)
+        if planned.fingerprint in evaluated:
             manifests.append(manifest)
-            scores.append(stage.scores(part, context))
-            console.print(_line(part.label, scores[-1]))
-    content = results.assemble(config, list(shown.values()), manifests, scores, evaluator.lower_is_better)
+            scores.append(stage.scores(planned, context))
+            console.print(_line(planned.label, scores[-1]))
+    content = results.assemble(config, list(evaluated.values()), manifests, scores, evaluator.lower_is_better)
     if dist.get_global_rank() == 0:
         folder = runs.run_folder(config.save_folder, config.name)
-        _tell_replaced(folder, content, console)
+        _report_replaced(folder, content, console)
         runs.write_results(folder, content)
     dist.barrier()
     return content
 
 
 def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
-    """Makes and, if the run shows it, evaluates the stage that ``config.only`` names; what it needs must be there.
+    """Makes the stage that ``config.only`` names, and evaluates it if the run does; its dependencies must exist.
 
     Raises:
-        Interrupted: a signal stopped it; calling again goes on from there.
-        DamagedStage: a stage that it needs is not there, or was changed.
-        ConfigError: it is no stage of this run.
+        Interrupted: a signal stopped it; calling again resumes it.
+        DamagedStage: a stage that it depends on does not exist, or was changed.
+        ConfigError: the run has no such stage.
     """
     join()
     context = Context.of(config, evaluator, console)
-    shown = plan(config)
-    needed = {part.fingerprint: part for part in in_order(shown)}
-    if config.only not in needed:
-        raise ConfigError("only", [f"only: {config.only} is not a stage of this run (allowed: {', '.join(needed)})"])
-    part = needed[config.only]
-    _make(part, config, context)
-    if any(part.fingerprint == one.fingerprint for one in shown):
-        console.print(_line(part.label, stage.scores(part, context)))
+    evaluated = plan(config)
+    stages = {planned.fingerprint: planned for planned in topological_order(evaluated)}
+    if config.only not in stages:
+        raise ConfigError("only", [f"only: {config.only} is not a stage of this run (allowed: {', '.join(stages)})"])
+    selected = stages[config.only]
+    _make(selected, config, context)
+    if any(selected.fingerprint == planned.fingerprint for planned in evaluated):
+        console.print(_line(selected.label, stage.scores(selected, context)))
 
 
-def _make(part: Stage, config: Config, context: Context) -> Manifest:
-    """The manifest of a stage; what all stages come from is checked before anything is trained from it."""
-    manifest = stage.make(part, context)
-    if part.parent is None:
+def _make(planned: Stage, config: Config, context: Context) -> Manifest:
+    """Makes a stage and returns its manifest; the base is checked before anything is trained from it."""
+    manifest = stage.make(planned, context)
+    if planned.parent is None:
         longest = max(config.train_of(task).seq_len for task in config.tasks)
-        models.check(context.model(part), longest, config.model.layout)
+        models.check(context.model(planned), longest, config.model.layout)
     return manifest
 
 
-def _tell_replaced(folder: Path, content: Results, console: Console) -> None:
-    """Says so if the results of another config, of the same name, are about to be replaced."""
+def _report_replaced(folder: Path, content: Results, console: Console) -> None:
+    """Prints a notice if the results of another config with the same name are about to be replaced."""
     file = runs.results_file(folder)
     if runs.has_results(folder):
         try:
@@ -99,11 +99,11 @@ def _tell_replaced(folder: Path, content: Results, console: Console) -> None:
             console.print(f"{file} was torn or damaged and is written again")
             return
         old, new = configs.flat(replaced), configs.flat(content["config"])
-        differs = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        if differs:
+        differences = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if differences:
             console.print(
-                f"{file} is replaced; that run had another {', '.join(differs)}. "
-                "To keep both, give each a name=… of its own; no stage is lost."
+                f"{file} is replaced; that run had another {', '.join(differences)}. "
+                "To keep both, give each its own name=…; no stage is lost."
             )
 
 

@@ -1,4 +1,4 @@
-"""Makes one stage, or finds it on disk: the base is built, a task is trained."""
+"""Makes a stage, or reads it from disk: builds the base, trains a task, merges models."""
 
 import gc
 import shutil
@@ -15,7 +15,7 @@ from sfa.families import models
 from sfa.fisher import diagonal, fisher_folder
 from sfa.methods.base import FisherSettings, Sources
 from sfa.parallel import exclusively
-from sfa.records import Asked, Cost, KeptScore, Manifest, Score, StageAbout, TimedScore
+from sfa.records import Cost, InputSettings, Manifest, Score, StageDescription, StoredScore, TimedScore
 from sfa.stages.composer_model import StageModel
 from sfa.stages.context import Context
 from sfa.stages.plan import Base, Merge, Stage, Training
@@ -23,21 +23,21 @@ from sfa.stages.training import train
 
 
 def make(stage: Stage, context: Context) -> Manifest:
-    """Returns the manifest of a stage, making the stage first if no finished one is on disk.
+    """Returns the manifest of a stage, after making the stage if it is not finished on disk.
 
     Raises:
-        Interrupted: a signal stopped the training, after a checkpoint; calling again goes on from there.
+        Interrupted: a signal stopped the training, after a checkpoint; calling again resumes it.
         DamagedStage: the parent's files are not those its manifest lists.
         SourceError: the data, or the model that the stream starts from, were changed since the run started.
     """
     folder = context.folder(stage)
     with exclusively(folder, context.console.print):
-        made = runs.read_manifest(folder)
-        if made is not None:
-            if made["fingerprint"] != stage.fingerprint:
-                raise store.DamagedStage(f"the manifest in {folder} is that of the stage {made['fingerprint']}")
-            _tell_versions(made, context)
-            return made
+        manifest = runs.read_manifest(folder)
+        if manifest is not None:
+            if manifest["fingerprint"] != stage.fingerprint:
+                raise store.DamagedStage(f"the manifest in {folder} is that of the stage {manifest['fingerprint']}")
+            _report_versions(manifest, context)
+            return manifest
         _check_inputs(stage, context)
         folder.mkdir(parents=True, exist_ok=True)
         for needed in stage.needs:
@@ -45,17 +45,17 @@ def make(stage: Stage, context: Context) -> Manifest:
         record, rows = _make(stage, context)
         if dist.get_global_rank() == 0:
             runs.write_scores(folder, [{**row, "final": row["step"] == record["steps"]} for row in rows])
-            runs.finish(folder, _about(stage, record, context))
+            runs.finish(folder, _describe(stage, record, context))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         dist.barrier()
-    gc.collect()  # trainers hold themselves
-    made = runs.read_manifest(folder)
-    assert made is not None, "it was just written"
-    return made
+    gc.collect()  # trainers contain reference cycles
+    manifest = runs.read_manifest(folder)
+    assert manifest is not None, "it was just written"
+    return manifest
 
 
 def _make(stage: Stage, context: Context) -> tuple[Cost, list[TimedScore]]:
-    """What the manifest says of how the stage was made, and scores taken meanwhile."""
+    """The manifest's record of how the stage was made, and the scores taken during training."""
     match stage:
         case Base():
             return _build(stage, context), []
@@ -63,34 +63,36 @@ def _make(stage: Stage, context: Context) -> tuple[Cost, list[TimedScore]]:
             return _merge(stage, context), []
         case Training():
             return train(stage, context)
-    raise TypeError(f"{type(stage).__name__} is no kind of stage")
+    raise TypeError(f"{type(stage).__name__} is not a known kind of stage")
 
 
 def _check_inputs(stage: Stage, context: Context) -> None:
-    """Plans the run again, from its files as they are now: a stage is kept under the fingerprint of what it was made
-    of, or not at all."""
-    if not any(stage.fingerprint == part.fingerprint for part in context.replan()):
+    """Plans the run again, from its files as they are now: a stage is saved only under the fingerprint of its actual
+    inputs."""
+    if not any(stage.fingerprint == planned.fingerprint for planned in context.replan()):
         raise SourceError(
-            f"{stage.label}: its data, or the model that the stream starts from, were changed while the run was going",
-            "Nothing of the stage is kept; the same command starts it from what is there now",
+            f"{stage.label}: its data, or the model that the stream starts from, were changed during the run",
+            "The stage is discarded; the same command starts it again from the current files",
         )
 
 
-def _tell_versions(made: Manifest, context: Context) -> None:
-    """Says so if a stage was made with other versions than those that are installed."""
-    own, here = made["made"].get("versions", {}), machine.versions()
-    differs = [
-        f"{name} {version} (here {here.get(name)})" for name, version in own.items() if here.get(name) != version
+def _report_versions(manifest: Manifest, context: Context) -> None:
+    """Prints a notice if a stage was made with package versions other than the installed ones."""
+    recorded, installed = manifest["made"].get("versions", {}), machine.versions()
+    differences = [
+        f"{name} {version} (here {installed.get(name)})"
+        for name, version in recorded.items()
+        if installed.get(name) != version
     ]
-    if differs:
-        context.tell_once(f"reused stages were made with {', '.join(differs)}")
+    if differences:
+        context.print_once(f"reused stages were made with {', '.join(differences)}")
 
 
 def scores(stage: Stage, context: Context) -> list[Score]:
-    """The final scores of a finished stage on the run's evaluations; what is not on disk yet is evaluated now.
+    """The final scores of a finished stage on the run's evaluations; missing scores are computed and saved.
 
     Raises:
-        DamagedStage: the model that is to be evaluated is not the one that was written.
+        DamagedStage: the files of the model are not those its manifest lists.
     """
     folder = context.folder(stage)
     evaluator = context.evaluator
@@ -102,7 +104,7 @@ def scores(stage: Stage, context: Context) -> list[Score]:
         if torch.cuda.is_available():
             model = model.cuda()
         processor = models.read_processor(folder / "model")
-        fresh: list[KeptScore] = [
+        fresh: list[StoredScore] = [
             {"step": 0, "key": evaluator.key(score["evaluation"]), **score, "final": True}
             for score in evaluator(model, processor, missing)
         ]
@@ -110,17 +112,16 @@ def scores(stage: Stage, context: Context) -> list[Score]:
         _check_inputs(stage, context)
         if dist.get_global_rank() == 0:
             runs.write_scores(folder, [*runs.read_scores(folder), *fresh])
-    found = [known[evaluator.key(name)] for name in evaluator.names]
-    return [_score(row) for row in found]
+    return [_score(known[evaluator.key(name)]) for name in evaluator.names]
 
 
-def _score(row: KeptScore) -> Score:
-    """A score without what it is kept with."""
+def _score(row: StoredScore) -> Score:
+    """A stored score without its step, key and flag."""
     return cast(Score, {key: value for key, value in row.items() if key not in ("step", "key", "final")})
 
 
 def _build(stage: Base, context: Context) -> Cost:
-    """Builds or downloads the model that the stream starts from, and keeps it like any other stage."""
+    """Builds or downloads the model that the stream starts from, and saves it like any other stage."""
     if dist.get_global_rank() == 0:
         described = stage.model.model_copy(update={"revision": stage.commit}) if stage.commit else stage.model
         model, processor = models.build(
@@ -133,14 +134,14 @@ def _build(stage: Base, context: Context) -> Cost:
 
 
 def _merge(stage: Merge, context: Context) -> Cost:
-    """Merges on rank 0. The cost of a stage that merges is that of the last training it needed, and of the merge."""
+    """Merges on rank 0. The cost of a merge includes that of the last training it depends on."""
     if dist.get_global_rank() != 0:
         return {"steps": 0}
     trained = runs.read_manifest(context.folder(stage.sources[-1]))
-    assert trained is not None, "it was made before"
+    assert trained is not None, "dependencies are made first"
     start = time.perf_counter()
     out, merger = context.model(stage), stage.merger
-    shutil.rmtree(out, ignore_errors=True)  # of a process that ended before the stage had a manifest
+    shutil.rmtree(out, ignore_errors=True)  # left by a process that ended before writing the manifest
     base = None if merger.merge_count is not None else stage.sources[0]
     singles = stage.sources if base is None else stage.sources[1:]
     settings = merger.fisher_settings()
@@ -168,7 +169,7 @@ def _merge(stage: Merge, context: Context) -> Cost:
 
 
 def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Path:
-    """The Fisher information of a single-task model on its task, made if it is not there; one process, whole model."""
+    """The folder of a single-task model's Fisher information on its task, computed by one process if missing."""
     assert isinstance(source, Training), "single-task models are trained"
     folder = fisher_folder(context.folder(source), settings.examples, settings.labels, source.seed)
     with store.lock(folder):
@@ -177,22 +178,22 @@ def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Pat
             device = get_device(None)
             wrapped = device.module_to_device(StageModel(model.eval(), processor))
             data = context.array_builder(source, processor, model.config)
-            drawn = data.examples(source.tasks[0], settings.examples, source.seed)
-            shards = diagonal(wrapped, map(device.batch_to_device, drawn), settings.labels, source.seed)
-            weights.write_alone(wrapped, shards, folder)
-    return store.unsealed(folder)
+            examples = data.examples(source.tasks[0], settings.examples, source.seed)
+            shards = diagonal(wrapped, map(device.batch_to_device, examples), settings.labels, source.seed)
+            weights.write_in_one_process(wrapped, shards, folder)
+    return store.verify_checksums(folder)
 
 
-def _about(stage: Stage, record: Cost, context: Context) -> StageAbout:
-    # What a run asks for, a base does not determine: other runs share it.
-    asked: Asked = context.asked if stage.parent else {}
+def _describe(stage: Stage, record: Cost, context: Context) -> StageDescription:
+    # The base does not depend on the run's input settings: other runs share it.
+    input_settings: InputSettings = context.input_settings if stage.parent else {}
     return {
         "fingerprint": stage.fingerprint,
         "task": stage.label,
-        "method": stage.method,
+        "method": stage.method_name,
         "parent": stage.parent.fingerprint if stage.parent else None,
         **record,
-        **asked,
+        **input_settings,
         "spec": context.conceal(stage.spec()),
         "made": {
             "date": time.strftime("%Y-%m-%d"),

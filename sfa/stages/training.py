@@ -1,4 +1,4 @@
-"""Trains one task from its parent's weights, with a Composer Trainer of its own."""
+"""Trains one task from its parent's weights, with its own Composer Trainer."""
 
 import atexit
 import math
@@ -40,15 +40,15 @@ from sfa.trainers.finite import Finite
 def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     """Trains ``stage`` from its parent's model and exports the result to its folder. All ranks call it.
 
-    It goes on from the newest checkpoint in the folder, if there is one.
+    It resumes from the newest checkpoint in the folder, if there is one.
 
     Returns:
-        What the stage's manifest says of the training, and the scores taken during it, by ``step``.
+        The training's record for the manifest, and the scores taken during it, each with its ``step``.
 
     Raises:
-        ConfigError: the training would have no step, or none between two merges.
+        ConfigError: the training would have no steps, or none between two merges.
         Interrupted: a signal stopped it, after a checkpoint.
-        NotFinite: a loss, gradient or merged weight was infinite or not a number; checkpoints are from before.
+        NotFinite: a loss, gradient or merged weight was infinite or NaN; no checkpoint contains it.
     """
     settings, console = stage.train, context.console
     parent, folder = context.folder(stage.start), context.folder(stage)
@@ -62,17 +62,17 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     seed, cache = stage.seed, context.save_folder / "data"
     arrays, changed = data.training(stage.tasks, seed, cache)
     buffer: list[Arrays] = []
-    replay = stage.block.replay()
+    replay = stage.method.replay()
     if replay is not None:
         for past in stage.past:
-            (all_of_it,), _ = data.training(_training_of(past).tasks, seed, cache)
-            buffer.append(sample_rows(all_of_it, replay.buffer, seed))
+            (past_rows,), _ = data.training(_training_of(past).tasks, seed, cache)
+            buffer.append(sample_rows(past_rows, replay.buffer, seed))
     for what, count in changed.items():
         if count:
             console.print(f"{stage.label}: {count:,} {family.changes[what].format(settings.seq_len)}")
     if padded is not None:
-        console.print(f"{stage.label}: one example a sequence, padded, not packed: of the model, {padded}")
-    batch, sequences = settings.global_batch_size, sum(len(part["labels"]) for part in arrays)
+        console.print(f"{stage.label}: one example per sequence, padded, not packed: {padded}")
+    batch, sequences = settings.global_batch_size, sum(len(array["labels"]) for array in arrays)
     total = Duration.parse(settings.max_duration).step_count(sequences, batch, settings.seq_len)
     epoch = Fraction(sequences, batch)
     _check_steps(stage, total, sequences, batch)
@@ -91,24 +91,26 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         Past(context.folder(past), context.model(past), past is stage.start, partial(examples, _training_of(past)))
         for past in stage.past
     ]
-    algorithms = stage.block.algorithms(Fit(total, epoch, seed, context.model(stage.start), past_tasks))
+    algorithms = stage.method.algorithms(Fit(total, epoch, seed, context.model(stage.start), past_tasks))
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
     algorithms.append(Finite())
     if settings.max_grad_norm is not None:
         algorithms.append(GradientClipping("norm", settings.max_grad_norm))
-    clock = stage.block.clock(total, epoch)
+    clock = stage.method.clock(total, epoch)
     interval = Duration.parse(context.eval_interval).in_steps(total, epoch) if context.eval_interval else None
-    meanwhile, evaluator = context.evaluations_while(stage), context.evaluator
+    evaluations, evaluator = context.evaluations_during(stage), context.evaluator
     recorder = Recorder(
-        lambda live, names: evaluator(live, processor, names), evaluator.key, meanwhile, interval, total
+        lambda live, names: evaluator(live, processor, names), evaluator.key, evaluations, interval, total
     )
     stopper = Stopper()
-    kept = folder / "checkpoints"
-    newest = checkpoints.newest_checkpoint(kept, console)
+    checkpoint_folder = folder / "checkpoints"
+    newest = checkpoints.newest_checkpoint(checkpoint_folder, console)
     if newest is not None:
         newest = checkpoints.for_parallelism(newest, context.parallelism)
-    saver = checkpoint_saver(str(kept), Duration.parse(settings.save_interval).in_steps(total, epoch), total, stopper)
-    trainer = checkpoint_files.resumed(
+    saver = checkpoint_saver(
+        str(checkpoint_folder), Duration.parse(settings.save_interval).in_steps(total, epoch), total, stopper
+    )
+    trainer = checkpoint_files.resume_trainer(
         model=model,
         train_dataloader=data_spec(schedule, batch, settings.workers),
         max_duration=f"{total}ba",
@@ -135,7 +137,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         tokens = int(trainer.state.timestamp.token.value)
     finally:
         trainer.close()
-        forget(trainer)
+        release(trainer)
     record: Cost = {
         "steps": total,
         "merge_steps": [int(merge["step"]) for merge in sfa.merges] if sfa else [],
@@ -143,8 +145,8 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         "seconds": round(recorder.seconds, 3),
         "tokens": tokens,
         "peak_bytes": machine.peak(),
-        "stored_examples": sum(example_count(part) for part in buffer),
-        "stored_bytes": sum(array.nbytes for part in buffer for array in part.values()),
+        "stored_examples": sum(example_count(past_rows) for past_rows in buffer),
+        "stored_bytes": sum(array.nbytes for past_rows in buffer for array in past_rows.values()),
         "changed": changed,
         "padded": padded,
     }
@@ -155,20 +157,20 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
 
 
 def _training_of(stage: Stage) -> Training:
-    """The training that a past task's stage is, or is the merge of."""
+    """The training of a past task's stage: the stage itself, or the last one it merges."""
     if isinstance(stage, Merge):
         return _training_of(stage.sources[-1])
-    assert isinstance(stage, Training), "the base is no past task"
+    assert isinstance(stage, Training), "the base is not a past task"
     return stage
 
 
 def _check_steps(stage: Training, total: int, sequences: int, batch: int) -> None:
-    """What can be told only now that the data are read.
+    """Checks that are possible only after the data are read.
 
     Raises:
-        ConfigError: the training has no step, or none between two merges.
+        ConfigError: the training has no steps, or none between two merges.
     """
-    error = stage.block.step_error(total)
+    error = stage.method.step_error(total)
     if total < 1:
         error = (
             f"train.max_duration: {stage.train.max_duration} of {stage.label}'s {sequences} sequences is less than one "
@@ -178,19 +180,19 @@ def _check_steps(stage: Training, total: int, sequences: int, batch: int) -> Non
         raise ConfigError(stage.label, [error])
 
 
-def forget(trainer: Trainer) -> None:
-    """Lets go of a closed trainer's model, optimizer and anchor, which else stay in memory until the process ends:
-    Composer 0.32 keeps what it would close at exit, torch 2.7 every model whose state it named."""
+def release(trainer: Trainer) -> None:
+    """Releases a closed trainer's model, optimizer and anchor, which would otherwise stay in memory until the process
+    ends: Composer 0.32 holds references for its exit handler, torch 2.7 for every model whose state it has named."""
     atexit.unregister(trainer.engine._close)
     _get_fqns.cache_clear()
 
 
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     if train.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
     fused = torch.cuda.is_available()
-    return torch.optim.AdamW(trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=fused)
+    return torch.optim.AdamW(parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=fused)
 
 
 def _scheduler(train: Train, total: int, epoch: Fraction) -> ComposerScheduler:
@@ -212,4 +214,4 @@ def _precision(precision: str) -> tuple[str, bool]:
 def _title(stage: Stage, context: Context) -> str:
     names = [task.name for task in context.tasks]
     position = f"[{names.index(stage.label) + 1}/{len(names)}] " if stage.label in names else ""
-    return f"{position}{stage.label}" + (f" ({stage.method})" if stage.method != stage.label else "")
+    return f"{position}{stage.label}" + (f" ({stage.method_name})" if stage.method_name != stage.label else "")

@@ -13,7 +13,7 @@ from sfa.trainers.origin import Origin, bare
 
 log = logging.getLogger(__name__)
 
-# The end of training can come unannounced (a callback stops it); these events follow before the checkpoint is written.
+# Training can end unexpectedly (a callback stops it); these events follow before the checkpoint is written.
 _LATE = (Event.BATCH_CHECKPOINT, Event.EPOCH_CHECKPOINT, Event.FIT_END)
 
 
@@ -25,22 +25,22 @@ class SFA(Algorithm):
     optimizer's state is kept. Only trained, floating-point parameters are merged; buffers are not.
 
     Each rank holds θ_o for exactly its own shards, so one process, DDP, FSDP1 and FSDP2 behave alike and a merge needs
-    no communication (the distance that is logged beside it is one all-reduce of one number when parameters are
-    sharded). θ_o is not in checkpoints: they name where it came from, and a resumed fit restores and checks it.
+    no communication (logging the distance takes an all-reduce of one number if parameters are sharded). Checkpoints
+    do not contain θ_o, but its origin; a resumed fit restores and checks it.
 
     Args:
         p: averaging frequency, the fraction of the training between merges, in (0, 1]. ``p=1`` merges once, at the
             end, which is WiSE-FT.
-        every: the same as a time string, such as ``"50ba"``, ``"1ep"`` or ``"1000000tok"``; stands for ``p``.
+        every: the same as a time string, such as ``"50ba"``, ``"1ep"`` or ``"1000000tok"``; used instead of ``p``.
         beta: weight β of the old weights θ_o, in [0, 1].
-        anchor: folder of a model in Hugging Face format that is θ_o. ``None``: the weights at the start of the fit.
-        built_from_anchor: the Trainer's model was built with the weights in ``anchor``, so they are taken from it, and
-            checkpoints name the folder and its hash; otherwise the folder is read.
-        anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` beside the parameters.
-        reset_optimizer_on_merge: forget the optimizer's moments at each merge.
+        anchor: folder of a Hugging Face model with the weights θ_o. ``None``: the weights at the start of the fit.
+        built_from_anchor: the Trainer's model was built with the weights in ``anchor``, so they are copied from it, and
+            checkpoints record the folder and its hash; otherwise the folder is read.
+        anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` keeps it on the parameters' device.
+        reset_optimizer_on_merge: reset the optimizer's state at each merge.
 
     Raises:
-        ValueError: both or neither of ``p`` and ``every`` are given, or a value is out of range; at the start of the
+        ValueError: both or neither of ``p`` and ``every`` are passed, or a value is out of range; at the start of the
             fit, a trained parameter is not float32 or float64, or θ_o does not fit the model.
 
     Examples:
@@ -65,7 +65,7 @@ class SFA(Algorithm):
 
     @property
     def merges(self) -> list[Merge]:
-        """That were done since the start of the fit."""
+        """The merges since the start of the fit."""
         return self.averager.merges
 
     def match(self, event: Event, state: State) -> bool:
@@ -85,7 +85,7 @@ class SFA(Algorithm):
 
     def _fit_start(self, state: State) -> None:
         resume = self._origin.resumes
-        self.averager.anchor = None  # so that there are never two copies
+        self.averager.anchor = None  # never hold two copies
         anchor = self._origin.fit_start(state)
         assert state.max_duration is not None, "Composer sets it before the fit starts"
         total = Duration.parse(state.max_duration.to_timestring())
@@ -105,8 +105,8 @@ class SFA(Algorithm):
         return self.merges[-1]["step"] if self.merges else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Composer's own keys, and, as one string, where θ_o came from and how far the fit is: Composer gives every
-        rank rank 0's tensors, so a checkpoint could not hold shards."""
+        """Composer's own keys and, as one string, the origin of θ_o and the progress of the fit: Composer restores rank
+        0's tensors on every rank, so a checkpoint cannot hold shards."""
         saved = {**self._origin.saved(), **self.averager.state_dict()} if self.averager.started else None
         return {**super().state_dict(), "json": json.dumps(saved)}
 
@@ -123,7 +123,7 @@ def _progress(state: State) -> dict[str, int]:
 
 def _has_ended(state: State) -> bool:
     """Whether training ends with this batch. With a duration in epochs Composer's own clock says so only after
-    ``BATCH_END``, so the last batch is told from the dataloader's length."""
+    ``BATCH_END``, so the last batch is determined from the dataloader's length."""
     end = state.max_duration
     assert end is not None, "Composer sets it before the fit starts"
     if state.timestamp >= end:

@@ -1,4 +1,4 @@
-"""Stops a fit whose numbers have gone wrong, before they reach its weights or a checkpoint."""
+"""Stops a fit with infinite values or NaNs, before they reach its weights or a checkpoint."""
 
 import math
 
@@ -13,11 +13,11 @@ from sfa.trainers.origin import bare
 
 
 class Finite(Algorithm):
-    """Looks at the loss and at this rank's shards of the gradients after the backward passes of every step, before the
-    optimizer's. List it before gradient clipping, which would spread what is wrong over all tensors.
+    """Checks the loss and this rank's shards of the gradients in every step, between the backward passes and the
+    optimizer. List it before gradient clipping, which would spread NaNs to all tensors.
 
     Raises:
-        NotFinite: names the step and the tensor.
+        NotFinite: with the step and the tensor.
     """
 
     def match(self, event: Event, state: State) -> bool:

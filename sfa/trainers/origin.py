@@ -1,4 +1,4 @@
-"""Where θ_o of a fit comes from, and that it is the same when the fit resumes and on all ranks."""
+"""Provides θ_o to a fit, and ensures that it is the same on all ranks and when the fit resumes."""
 
 import math
 from pathlib import Path
@@ -18,42 +18,42 @@ AT_START = "(weights at the start of the fit)"
 
 
 class Origin:
-    """θ_o over the life of a Trainer: the model in a folder, or the weights at the start of the fit.
+    """θ_o over the lifetime of a Trainer: the model in a folder, or the weights at the start of the fit.
 
-    θ_o is not in checkpoints. They name its folder, with a hash, and hold its norm; a fit that resumes takes θ_o from
-    there again, or from the model as it was built, before the checkpoint was loaded.
+    Checkpoints do not contain θ_o, but its folder with a hash, and its norm; a resumed fit takes θ_o from that folder
+    again, or from the model as it was built, before the checkpoint was loaded.
 
     Args:
-        folder: of the model that is θ_o; ``None``: the weights at the start of the fit.
+        folder: folder of the model with the weights θ_o; ``None``: the weights at the start of the fit.
         device: ``"cpu"`` or ``"device"``, see :class:`sfa.anchor.Anchor`.
-        built: the model is built with the weights in ``folder``, which therefore is not read.
+        built: the model is built with the weights in ``folder``, so the folder is not read.
     """
 
     def __init__(self, folder: str | None, device: str, built: bool = False):
         self.folder = folder
         self.device = device
         self.reads = folder is not None and not built
-        self.norm: float | None = 0.0  # ‖θ_o‖; None: a checkpoint was loaded that does not say it
+        self.norm: float | None = 0.0  # ‖θ_o‖; None: a checkpoint without it was loaded
         self.resumes = False  # a checkpoint was loaded, and the fit that continues it has not started yet
         self._built: Anchor | None = None
 
     def before_load(self, state: State) -> None:
-        """At ``Event.BEFORE_LOAD``: if a checkpoint follows, the model now holds the weights it was built with for the
-        last time. All ranks call it."""
-        # A model that is yet to be sharded has no shards: its θ_o has to come from a folder if the fit resumes.
+        """At ``Event.BEFORE_LOAD``: copies the weights that the model was built with, before a checkpoint replaces
+        them. All ranks call it."""
+        # A model that is not sharded yet has no shards: its θ_o must come from a folder if the fit resumes.
         if not self.reads and not state.load_monolith_rank0_only:
-            _agree(state)
+            _broadcast_weights(state)
             self._built = Anchor(trained_shards(bare(state)), self.device)
 
     def fit_start(self, state: State) -> Anchor:
         """At ``Event.FIT_START``: θ_o. All ranks call it.
 
         Raises:
-            ValueError: the fit resumes, and θ_o is not the one that its checkpoint was written with. So do all ranks,
-                also if θ_o differs on one of them alone.
+            ValueError: the fit resumes, and θ_o is not the one that its checkpoint was written with. Raised on all
+                ranks, even if θ_o differs on only one.
         """
         module = bare(state)
-        built, self._built = self._built, None  # so that there are never two copies
+        built, self._built = self._built, None  # never hold two copies
         if self.reads:
             anchor = Anchor(read_shards(module, Path(str(self.folder))), self.device)
         elif self.resumes and built is not None:
@@ -62,11 +62,11 @@ class Origin:
             del built
             anchor = Anchor(trained_shards(module), self.device)
         norm = math.sqrt(sum_over_ranks(module, anchor.squared_norm()))
-        raise_together(self._another(norm))
+        raise_together(self._changed_anchor(norm))
         self.norm, self.resumes = norm, False
         return anchor
 
-    def _another(self, norm: float) -> ValueError | None:
+    def _changed_anchor(self, norm: float) -> ValueError | None:
         if not self.resumes or self.norm is None or math.isclose(norm, self.norm, rel_tol=1e-6, abs_tol=1e-12):
             return None
         return ValueError(
@@ -76,22 +76,23 @@ class Origin:
         )
 
     def saved(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"anchor": self.folder, "anchor_hash": _folder_hash(self.folder), "anchor_norm": self.norm}
 
     def load(self, saved: dict[str, Any] | None) -> None:
-        """From a checkpoint, what :meth:`saved` gave, or ``None`` if it does not say. All ranks call it.
+        """Loads the output of :meth:`saved` from a checkpoint; ``None`` if it has none. All ranks call it.
 
         Raises:
-            ValueError: the folder is another, or its files have changed.
+            ValueError: the folder is a different one, or its files have changed.
         """
-        wrong = None
+        error = None
         if saved is not None and saved["anchor_hash"] != _folder_hash(self.folder):
             then, now = saved["anchor"] or AT_START, self.folder or AT_START
-            wrong = (
-                f"the checkpoint was written with the anchor {then}, and {now} is another, or its files have changed"
+            error = (
+                f"the checkpoint was written with the anchor {then}, and {now} is a different one, "
+                "or its files have changed"
             )
-        raise_together(ValueError(wrong) if wrong else None)
+        raise_together(ValueError(error) if error else None)
         self.norm = saved["anchor_norm"] if saved is not None else None
         self.resumes = True
 
@@ -101,8 +102,8 @@ def bare(state: State) -> nn.Module:
     return state.model.module if isinstance(state.model, DistributedDataParallel) else state.model
 
 
-def _agree(state: State) -> None:
-    """Gives all ranks the trained weights of rank 0 where each holds the whole model. DDP does so too, but only when it
+def _broadcast_weights(state: State) -> None:
+    """Broadcasts the trained weights of rank 0 if each rank holds the whole model. DDP does the same, but only when it
     wraps the model: after a checkpoint was loaded."""
     if dist.get_world_size() == 1 or state.fsdp_config is not None or state.tp_config is not None:
         return

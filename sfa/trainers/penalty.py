@@ -1,4 +1,4 @@
-"""L1, L2 and EWC as a Composer algorithm: their gradients are added in place to those of the loss."""
+"""L1, L2 and EWC as a Composer algorithm: adds their gradients in place to those of the loss."""
 
 import json
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ class Penalty(Algorithm):
     Args:
         kind: ``"l1"``, ``"l2"`` or ``"ewc"``.
         strength: λ, at least 0.
-        anchor: folder of the model that is θ_o; ``None``: the weights at the start of the first fit.
-        fishers: of EWC, the Fisher information of past tasks, each with the weights it was taken at. Several that share
-            θ_o are added up (one accumulated Fisher); otherwise each pulls to its own.
-        anchor_device: ``"cpu"`` keeps θ_o and the Fisher information in (pinned) host memory, ``"device"`` beside the
-            parameters.
+        anchor: folder of the model with the weights θ_o; ``None``: the weights at the start of the first fit.
+        fishers: for EWC, the Fisher information of past tasks, each with the weights it was estimated at. Those with
+            the same θ_o are added up (accumulated Fisher information); otherwise each pulls to its own θ_o.
+        anchor_device: ``"cpu"`` keeps θ_o and the Fisher information in (pinned) host memory, ``"device"`` on the
+            parameters' device.
 
     Raises:
         ValueError: ``strength`` is negative, or ``ewc`` lacks its Fisher information; at the start of a fit that
@@ -46,9 +46,9 @@ class Penalty(Algorithm):
         anchor_device: Literal["cpu", "device"] = "cpu",
     ):
         if strength < 0:
-            raise ValueError(f"the strength of a penalty must not be negative, and is {strength}")
+            raise ValueError(f"the strength of a penalty must not be negative, not {strength}")
         if (kind == "ewc") != bool(fishers):
-            raise ValueError("ewc needs Fisher information, and the other penalties take none")
+            raise ValueError("ewc requires Fisher information, and the other penalties do not accept it")
         self.kind: Kind = kind
         self.strength = strength
         self.fishers = list(fishers)
@@ -63,7 +63,7 @@ class Penalty(Algorithm):
         if event == Event.BEFORE_LOAD:
             self._origin.before_load(state)
         elif event == Event.FIT_START:
-            if not self._pulls:  # a later fit pulls to where the first one does
+            if not self._pulls:  # later fits use the θ_o of the first
                 self._fit_start(state)
         else:
             module = bare(state)
@@ -79,10 +79,10 @@ class Penalty(Algorithm):
             return
         grouped: dict[str | None, dict[str, Tensor]] = {}
         for fisher in self.fishers:
-            found = fisher.shards(module, state)
-            total = grouped.setdefault(fisher.anchor, found)
-            if total is not found:
-                torch._foreach_add_(list(total.values()), [found[name] for name in total])
+            shards = fisher.shards(module, state)
+            total = grouped.setdefault(fisher.anchor, shards)
+            if total is not shards:
+                torch._foreach_add_(list(total.values()), [shards[name] for name in total])
         self._pulls = [
             (
                 at_start if path is None else Anchor(read_shards(module, Path(path)), self.anchor_device),
@@ -102,7 +102,7 @@ class Penalty(Algorithm):
 
 
 def _gradients(module: nn.Module) -> dict[str, Tensor]:
-    """This rank's shards of the gradients; a parameter that took no part in the loss has a gradient of zeros."""
+    """This rank's shards of the gradients; a parameter that does not affect the loss gets a zero gradient."""
     gradients = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
