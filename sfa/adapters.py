@@ -1,4 +1,4 @@
-"""What adapters of ``peft`` need beyond whole models to be averaged: equal scales, and factors that are aligned."""
+"""Checks of ``peft`` adapters before averaging: equal scales, and aligned factors."""
 
 import json
 import math
@@ -16,11 +16,11 @@ _HARMLESS = re.compile(
     r"inference_mode|\w*dropout|auto_mapping|base_model_class|parent_library|peft_version|runtime_config"
 )
 _SETS = ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "target_parameters")
-# Factors that start from random numbers: of LoRA, LoHa and LoKr. The other of each pair starts from zero.
+# Randomly initialized factors of LoRA, LoHa and LoKr. The other factor of each pair starts from zero.
 _FIRST_FACTOR = re.compile(r"\.(lora_(embedding_)?A|hada_w[12]_b|lokr_w1_b|lokr_w2(_[ab])?)(\.|$)")
 
-# Of the first factors of two adapters, the least cosine at which they count as of one origin. Those of two random draws
-# have 0 ± 1/√n, of n entries; those of one draw, trained on two tasks, stay well above this.
+# The least cosine between the first factors of two adapters with a common initialization. For two random
+# initializations it is 0 ± 1/√n, for n entries; for one, trained on two tasks, it stays well above this.
 ALIGNED = 0.25
 
 PRODUCTS = (
@@ -31,11 +31,11 @@ PRODUCTS = (
 
 
 def adapter_settings(folder: Path, filled: bool) -> dict[str, Any]:
-    """What determines the function of the adapters in a folder beside their tensors, comparable with ``==``.
+    """The settings that, besides tensors, determine the function of the adapters in a folder, comparable with ``==``.
 
     Args:
-        folder: with an ``adapter_config.json``.
-        filled: with ``peft``'s defaults where the file says nothing, if it is installed.
+        folder: folder with an ``adapter_config.json``.
+        filled: add ``peft``'s defaults for omitted settings, if it is installed.
 
     Raises:
         MergeError: the file is damaged.
@@ -55,20 +55,19 @@ def adapter_settings(folder: Path, filled: bool) -> dict[str, Any]:
     if base and Path(base).is_dir():
         settings["base_model_name_or_path"] = str(Path(base).resolve())
     settings["revision"] = settings.get("revision") or "main"
-    kept = {key: value for key, value in settings.items() if not _HARMLESS.fullmatch(key)}
-    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    relevant = {key: value for key, value in settings.items() if not _HARMLESS.fullmatch(key)}
+    plain: dict[str, Any] = json.loads(json.dumps(relevant, default=str))
     return plain
 
 
 def check_aligned(sources: Sequence[Path]) -> list[str]:
-    """Looks at the first factors of low-rank adapters, one tensor of each model in memory at a time.
+    """Compares the first factors of low-rank adapters, with one tensor of each model in memory at a time.
 
     Returns:
-        What is to be said of a merge of adapters; nothing for other models.
+        Notes on a merge of adapters; empty for other models.
 
     Raises:
-        MergeError: the factors of two adapters are of different random draws, so that entry ``i`` of one has nothing
-            to do with entry ``i`` of the other.
+        MergeError: two adapters have different random initializations, so that their entries do not correspond.
     """
     places = [locations(source) for source in sources]
     names = [name for name in places[0] if _FIRST_FACTOR.search(name) and all(name in files for files in places)]
@@ -85,11 +84,11 @@ def check_aligned(sources: Sequence[Path]) -> list[str]:
     return [PRODUCTS]
 
 
-def _cosine(names: Sequence[str], one: Mapping[str, Path], two: Mapping[str, Path]) -> float:
-    """Of all these tensors as one vector; 1 where one of them is zero or not finite, which others are to judge."""
+def _cosine(names: Sequence[str], files: Mapping[str, Path], other_files: Mapping[str, Path]) -> float:
+    """The cosine between all these tensors as one vector; 1 if one is zero or not finite, which other checks report."""
     product = first = second = 0.0
     for name in names:
-        a, b = read(one[name], name).double(), read(two[name], name).double()
+        a, b = read(files[name], name).double(), read(other_files[name], name).double()
         if a.shape != b.shape:
             return 1.0
         product, first, second = (

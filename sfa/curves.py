@@ -1,4 +1,4 @@
-"""Draws scores over a stream's training steps: every task's of a run, or one evaluation's of several runs."""
+"""Draws scores over a stream's training steps: all evaluations of a run, or one evaluation of several runs."""
 
 import itertools
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MARKERS = "osD^vP"
 
 
 def draw(runs: Sequence[Path], out: Path) -> Path:
-    """Writes one panel for each run folder to ``out``."""
+    """Writes one panel per run folder to ``out``."""
     figure, axes = plt.subplots(len(runs), 1, figsize=(8, 0.6 + 2.4 * len(runs)), sharex=True, squeeze=False)
     for run, ax in zip(runs, axes[:, 0], strict=True):
         _panel(ax, run)
@@ -38,14 +38,14 @@ def draw(runs: Sequence[Path], out: Path) -> Path:
 
 
 def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
-    """Writes one panel with one evaluation of every run to ``out``."""
+    """Writes one panel with an evaluation of every run to ``out``."""
     figure, ax = plt.subplots(figsize=(8, 4))
-    told = [_told(run) for run in runs]
+    labels = [_label(run) for run in runs]
     for i, run in enumerate(runs):
         points, _, _ = curves(run)
         if evaluation not in points:
             raise UsageError(f"{run} has no evaluation {evaluation}: it has {', '.join(points)}")
-        label = told[i] if told.count(told[i]) == 1 else run.name
+        label = labels[i] if labels.count(labels[i]) == 1 else run.name
         style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 3.5, "linewidth": 1.6}
         ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)
     ax.set_xlabel("training steps")
@@ -58,15 +58,15 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     return out
 
 
-def _told(run: Path) -> str:
-    """A run's method, and the tasks that it left out."""
+def _label(run: Path) -> str:
+    """A run's method, and the tasks that are held back."""
     config = read_results(run)["config"]
     without = ", ".join(task["name"] for task in config["tasks"] if task["evaluate_only"])
     return str(config["method"]) + (f", all but {without}" if without else "")
 
 
 def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], list[tuple[int, str]]]:
-    """Of a run: the points (step over the stream, score) of each evaluation, the merges, and each stage's start."""
+    """The points (step over the stream, score) of each evaluation of a run, its merges, and the start of each stage."""
     results = read_results(run)
     points: dict[str, list[tuple[int, float]]] = {}
     for row in results["evaluations"]:
@@ -100,12 +100,12 @@ def _panel(ax: Axes, run: Path) -> None:
     for merge in merges:
         ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
     many = len(points) > len(COLOURS)
-    for i, (name, all_of_it) in enumerate(points.items()):
-        line = all_of_it
+    for i, (name, all_points) in enumerate(points.items()):
+        line = all_points
         style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "label": name}
-        if many:  # a colour a task, from its own stage on
-            own = next((start for start, task in starts if name.startswith(f"{task}_")), 0)
-            line = [(step, value) for step, value in all_of_it if step >= own]
+        if many:  # one colour per task, from its own stage on
+            first_step = next((start for start, task in starts if name.startswith(f"{task}_")), 0)
+            line = [(step, value) for step, value in all_points if step >= first_step]
             style = {"color": plt.get_cmap("turbo")(i / (len(points) - 1))}
         ax.plot(*zip(*line, strict=True), markersize=3.5, linewidth=1.0 if many else 1.6, **style)
     for (start, task), (end, _) in itertools.pairwise(starts):
@@ -134,7 +134,7 @@ def _panel(ax: Axes, run: Path) -> None:
 
 
 def save(picture: Figure, out: Path) -> Path:
-    """Writes ``out``, a PNG, and the same as a PDF beside it."""
+    """Writes ``out``, a PNG, and the same figure as a PDF next to it."""
     picture.savefig(out, dpi=150)
     picture.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
     return out

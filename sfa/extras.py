@@ -1,10 +1,10 @@
-"""The extras of this package, and whether what they bring is installed. The core needs torch and safetensors alone."""
+"""The optional extras of this package, and whether they are installed. The core needs only torch and safetensors."""
 
 from importlib.util import find_spec
 
 from sfa.errors import MissingExtra
 
-# Modules that each extra brings; of the suite, those that its commands import when they start.
+# Modules of each extra; for the suite, those that its commands import at startup.
 MODULES = {
     "composer": ("composer", "torchvision"),
     "merge": ("mergekit",),
@@ -17,14 +17,14 @@ MODULES = {
 
 
 def require(extra: str) -> None:
-    """Raises a MissingExtra that says which extra to install, if a module that it brings is not there."""
+    """Raises a MissingExtra that says which extra to install, if one of its modules is missing."""
     reason = missing(extra)
     if reason is not None:
         raise MissingExtra(reason)
 
 
 def missing(extra: str) -> str | None:
-    """Why what needs an extra cannot be used, on one line; ``None`` if it can."""
+    """Which modules of an extra are missing and how to install them, on one line; ``None`` if none is."""
     absent = [module for module in MODULES[extra] if not installed(module)]
     if not absent:
         return None
@@ -33,5 +33,5 @@ def missing(extra: str) -> str | None:
 
 
 def installed(module: str) -> bool:
-    """Whether a top-level module can be imported; it is not."""
+    """Whether a top-level module can be imported, without importing it."""
     return find_spec(module) is not None

@@ -1,22 +1,22 @@
-"""Which commit of the hub a name stands for: branches and tags move, and weights are known by what was read."""
+"""Resolves names on the hub to commits: branches and tags move, and weights are identified by commit."""
 
 import functools
 import re
 from pathlib import Path
 from typing import Any, Literal
 
-SECONDS = 5.0  # that the hub is waited for
+TIMEOUT = 5.0  # seconds
 
 
 @functools.cache
 def commit(name: str, revision: str | None = None, kind: Literal["model", "dataset"] = "model") -> str | None:
-    """The commit that a repository's ``revision`` is at: as the hub says or, where it is off or cannot be reached, the
-    one that was downloaded. ``None``: neither knows. Asked once a process, so that a run stays with one commit.
+    """The commit of a repository's ``revision``: from the hub or, if that is offline or unreachable, of the downloaded
+    copy; ``None`` if there is neither. Resolved once per process, so that a run uses a single commit.
 
     Args:
         name: ``owner/name`` on the hub.
         revision: branch, tag or commit; ``None``: the main branch.
-        kind: of repository.
+        kind: kind of repository.
     """
     if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
         return revision
@@ -27,11 +27,11 @@ def commit(name: str, revision: str | None = None, kind: Literal["model", "datas
     try:
         if not constants.is_offline_mode():
             try:
-                return HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=SECONDS).sha
+                return HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT).sha
             except unreachable:
-                pass  # what was downloaded is used then, as transformers does
+                pass  # fall back to the downloaded copy, as transformers does
         file = "config.json" if kind == "model" else "README.md"
         cached = try_to_load_from_cache(name, file, revision=revision, repo_type=kind)
     except HFValidationError:
-        return None  # no name of a repository
+        return None  # not a valid repository name
     return Path(cached).parent.name if isinstance(cached, str) else None

@@ -1,4 +1,4 @@
-"""The machine that a stage ran on: what it is, and how much memory was used."""
+"""The machine that a stage runs on: its hardware, package versions and peak memory."""
 
 import importlib.metadata
 import platform
@@ -11,7 +11,7 @@ from composer.utils import collect_env, dist
 
 
 def hardware() -> str:
-    """Like ``2 threads on x86_64`` or ``8 x NVIDIA H100``."""
+    """The hardware, like ``2 threads on x86_64`` or ``8 x NVIDIA H100``."""
     if torch.cuda.is_available():
         return f"{dist.get_world_size()} x {torch.cuda.get_device_name()}"
     return f"{torch.get_num_threads() * dist.get_world_size()} threads on {platform.machine()}"
@@ -26,17 +26,17 @@ def versions() -> dict[str, str]:
 
 
 def name_processor() -> None:
-    """Tells Composer the processor's name. It would ask py-cpuinfo, which starts a process that spins for ever if this
-    one is killed meanwhile."""
-    found = SimpleNamespace(get_cpu_info=lambda: {"brand_raw": _processor()})
-    collect_env.cpuinfo = found  # type: ignore[attr-defined]
+    """Sets the processor's name for Composer. It would use py-cpuinfo, which starts a process that spins for ever if
+    this one is killed meanwhile."""
+    cpuinfo = SimpleNamespace(get_cpu_info=lambda: {"brand_raw": _processor()})
+    collect_env.cpuinfo = cpuinfo  # type: ignore[attr-defined]
 
 
 def _processor() -> str:
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def reset_peak() -> None:
@@ -48,7 +48,7 @@ def reset_peak() -> None:
 
 
 def peak() -> int:
-    """Peak memory of this rank since the last reset, bytes: on the GPU, or resident where there is none."""
+    """Peak memory of this rank since the last reset, in bytes: on the GPU, or resident memory without one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")

@@ -1,14 +1,14 @@
-"""Merges of models after training, from folder to folder, one tensor of each model in memory at a time.
+"""Merges of models after training, from folder to folder, with one tensor of each model in memory at a time.
 
-Weights are merged, buffers are not: running statistics become the mean of those of the models that were trained, and
-whole numbers are the last model's. Of an average with θ_o these are θ's own, as in training.
+Only weights are merged: running statistics are averaged over the trained models, and whole numbers are copied from the
+last model. In an average with θ_o both are θ's, as in training.
 
-Soup, Task Arithmetic and TIES are mergekit's, in float32. TIES is trimmed here before, over the whole task vector as in
-its paper; mergekit trims each tensor for itself. The average of SFA and WiSE-FT is SFA's own, and Fisher merging is
-equation 15.
+Soup, Task Arithmetic and TIES are mergekit's, in float32. For TIES, task vectors are trimmed here first, each as a
+whole as in the paper; mergekit trims each tensor separately. The average of SFA and WiSE-FT is SFA's own,
+and Fisher merging is equation 15.
 
-Every merge compares first what shapes cannot tell (:mod:`sfa.compatible`), writes the whole folder or nothing, and
-returns sentences on what could not be compared. Of adapters, the factors are averaged, which are what is trained.
+Every merge first compares what shapes do not show (:mod:`sfa.compatible`), writes the folder completely or not at all,
+and returns notes on what could not be compared. For adapters, the trained factors are averaged.
 """
 
 import math
@@ -29,12 +29,12 @@ from sfa.tensors import WHOLE_NUMBERS, Shape, buffers, kinds, locations, read, s
 from sfa.threshold import threshold
 
 Rule = Callable[[list[Tensor]], Tensor]
-# Entries that are merged at a time. What is computed of them stays in a core's cache; and as whole vectors of the CPU,
-# they are merged bit for bit as in their whole tensor, even where a sum over many models depends on that.
+# Entries merged at a time. Intermediate results stay in a core's cache; and as a multiple of the CPU's vector size,
+# they are merged bit for bit as in the whole tensor, even if a sum over many models depends on that.
 PIECE = 1 << 18
-# Of normalized Fisher information, the least that counts: that of the method's authors.
+# Lower bound of normalized Fisher information, from the method's authors.
 FLOOR = 1e-6
-# What is not whole yet, in the folder of the result.
+# Folder of the incomplete result, inside that of the result.
 PART = ".part"
 
 
@@ -84,54 +84,54 @@ def ties(
     Args:
         base: the model that all were trained from.
         models: folders of θᵢ.
-        weights: wᵢ, of each task vector in the election of signs and in the mean.
+        weights: wᵢ, the weight of each task vector in the sign election and the mean.
         out: folder of the result.
-        density: share of each whole task vector that is kept, the entries of largest magnitude.
+        density: share of each task vector that is kept: the entries of largest magnitude.
         scale: λ.
     """
     extras.require("merge")
     named = named_weights(weights, models)
     if not math.isfinite(scale):
         raise MergeError(f"the scale must be finite, not {scale}")
-    together = _together([base, *models], out, base=True)
-    origin_files, *others_files = together.found
+    inputs = _check_inputs([base, *models], out, base=True)
+    origin_files, *others_files = inputs.locations
     smallest = [_threshold(origin_files, files, density) for files in others_files]
 
     def rule(tensors: list[Tensor]) -> Tensor:
         origin, *others = tensors
-        kept = [
+        trimmed = [
             torch.where((theta - origin).abs() >= least, theta, origin)
             for theta, least in zip(others, smallest, strict=True)
         ]
         parameters = {"weight": named, "density": 1.0, "normalize": True, "lambda": scale}
-        return from_base([origin, *kept], "ties", parameters)
+        return from_base([origin, *trimmed], "ties", parameters)
 
-    return _write(together, rule, out)
+    return _write(inputs, rule, out)
 
 
 def fisher(
     models: Sequence[Path], fishers: Sequence[Path], weights: Sequence[float], out: Path, normalize: bool = False
 ) -> list[str]:
-    """Σ λᵢFᵢθᵢ / Σ λᵢFᵢ (Matena & Raffel, 2022; eq. 15); where no model has any information, their mean.
+    """Σ λᵢFᵢθᵢ / Σ λᵢFᵢ (Matena & Raffel, 2022; eq. 15); or their mean where all Fᵢ are 0.
 
-    In float64, which holds the product of any two float32 numbers: what counts is how the information of the models
-    compares at an entry, and not how small it is there.
+    Computed in float64, which represents the product of any two float32 numbers: the result depends on the ratio of
+    the models' Fisher information at an entry, however small it is.
 
     Args:
         models: folders of θᵢ.
-        fishers: folders of Fᵢ, with tensors named as the models' are.
+        fishers: folders of Fᵢ, with the models' tensor names.
         weights: λᵢ, not negative.
         out: folder of the result.
-        normalize: divides each Fᵢ by its norm over the whole model, so that a task of larger gradients does not
-            dominate, and raises what is less than :data:`FLOOR` to it, so that every model has some say everywhere.
+        normalize: divides each Fᵢ by its norm over the whole model, so that a task with larger gradients does not
+            dominate, and bounds it below by :data:`FLOOR`, so that every model contributes to every entry.
     """
     factors = list(named_weights(weights, models).values())
     if len(fishers) != len(models):
         raise MergeError(f"{len(models)} models need as many Fishers, not {len(fishers)}")
     if min(factors) < 0 or max(factors) == 0:
-        raise MergeError(f"Fisher information weighs with what is not negative, and not all zero; not {factors}")
-    together = _together(models, out, fishers)
-    norms = [_norm(files) if normalize else 1.0 for files in together.found[len(models) :]]
+        raise MergeError(f"the weights of Fisher merging must not be negative, and not all zero; not {factors}")
+    inputs = _check_inputs(models, out, fishers)
+    norms = [_norm(files) if normalize else 1.0 for files in inputs.locations[len(models) :]]
 
     def rule(tensors: list[Tensor]) -> Tensor:
         thetas, informations = tensors[: len(models)], tensors[len(models) :]
@@ -139,7 +139,7 @@ def fisher(
         bottom = torch.zeros_like(top)
         for i, (theta, information) in enumerate(zip(thetas, informations, strict=True)):
             if bool((information < 0).any()):
-                raise MergeError(f"Fisher information is a mean of squares, and {fishers[i]} holds a negative one")
+                raise MergeError(f"Fisher information is a mean of squares, and {fishers[i]} contains a negative value")
             weighted = information.double().div_(norms[i])
             if normalize:
                 weighted.clamp_(min=FLOOR)
@@ -148,67 +148,69 @@ def fisher(
             bottom += weighted
         return torch.where(bottom > 0, top / bottom, torch.stack(thetas).mean(0)).float()
 
-    return _write(together, rule, out)
+    return _write(inputs, rule, out)
 
 
 def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False, whole: bool = False) -> list[str]:
-    """Writes a model folder like the first of ``sources``, with every tensor as ``rule`` makes it of theirs (float32).
+    """Writes a model folder like the first of ``sources``, with every tensor computed by ``rule`` (float32).
 
-    One tensor of each source is in memory, and a piece of what is made of them: a file is written as they are made.
+    Files are written piece by piece: only one tensor of each source, and a piece of the result, is in memory.
 
     Args:
         sources: folders of models with the same tensors.
-        rule: makes a flat piece of a tensor, of the same piece of it in all ``sources``. It works on each entry for
-            itself, unless ``whole``.
-        out: folder of the result, which is empty or not there.
-        base: the first of ``sources`` is not merged itself, but what the others were trained from.
-        whole: ``rule`` is given whole tensors, flat.
+        rule: computes a flat piece of a tensor from the same piece in all ``sources``. It must be elementwise, unless
+            ``whole``.
+        out: folder of the result; it must be empty or not exist.
+        base: the first of ``sources`` is not merged, but is the model that the others were trained from.
+        whole: pass flat whole tensors to ``rule``.
 
     Returns:
-        Sentences on what could not be compared.
+        Notes on what could not be compared.
 
     Raises:
-        MergeError: the models do not belong together, a tensor is not finite, or ``out`` is not empty; nothing was
+        MergeError: the models are incompatible, a tensor is not finite, or ``out`` is not empty; nothing was
             written.
         OSError: a folder lacks files, or the result cannot be written.
     """
-    return _write(_together(sources, out, base=base), rule, out, whole)
+    return _write(_check_inputs(sources, out, base=base), rule, out, whole)
 
 
 @dataclass(frozen=True)
-class _Together:
-    """Models that were found to belong together.
+class _Inputs:
+    """Models that were checked to be compatible.
 
     Attributes:
-        first: folder of the first, whose files go with the result.
-        found: the file of each tensor, of each model, then of what lies beside them.
-        trained: those of ``found`` whose buffers count: of the models that are merged, without their base.
+        first: folder of the first model, whose other files are copied to the result.
+        locations: the file of each tensor, of each model and then of each additional folder.
+        trained: those of ``locations`` whose buffers are used: of the merged models without their base.
         sizes: the shape of each tensor.
-        notes: on what could not be compared.
+        notes: notes on what could not be compared.
     """
 
     first: Path
-    found: list[dict[str, Path]]
+    locations: list[dict[str, Path]]
     trained: list[dict[str, Path]]
     sizes: dict[str, Shape]
     notes: list[str]
 
 
-def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = (), base: bool = False) -> _Together:
-    """Looks whether models can be merged, before anything is written. ``beside`` are folders that hold, among others,
-    tensors of the same names and shapes."""
+def _check_inputs(sources: Sequence[Path], out: Path, additional: Sequence[Path] = (), base: bool = False) -> _Inputs:
+    """Checks whether models can be merged, before anything is written. ``additional`` folders contain tensors of the
+    same names and shapes, and possibly others."""
     if not sources:
         raise MergeError("there is nothing to merge")
     if out.exists() and (not out.is_dir() or any(file.name != PART for file in out.iterdir())):
         raise MergeError(f"{out} is not empty")
-    for folder in (*sources, *beside):
+    for folder in (*sources, *additional):
         if folder.resolve() in (out.resolve(), *out.resolve().parents):
             raise MergeError(f"{out} lies in {folder}, which is merged: write the result elsewhere")
-    found = [locations(source) for source in sources]
+    files_of = [locations(source) for source in sources]
     notes = compare(sources)
-    found += [{name: file for name, file in locations(one).items() if name in found[0]} for one in beside]
-    first = shapes(found[0])
-    for source, files in zip([*sources[1:], *beside], found[1:], strict=True):
+    files_of += [
+        {name: file for name, file in locations(folder).items() if name in files_of[0]} for folder in additional
+    ]
+    first = shapes(files_of[0])
+    for source, files in zip([*sources[1:], *additional], files_of[1:], strict=True):
         odd = sorted(first.keys() ^ files.keys())
         if odd:
             side = sources[0] if odd[0] in first else source
@@ -218,14 +220,14 @@ def _together(sources: Sequence[Path], out: Path, beside: Sequence[Path] = (), b
                 raise MergeError(
                     f"the models cannot be merged: {name} is {first[name]} in {sources[0]} and {shape} in {source}"
                 )
-    return _Together(sources[0], found, found[int(base) : len(sources)], first, notes)
+    return _Inputs(sources[0], files_of, files_of[int(base) : len(sources)], first, notes)
 
 
-def _write(models: _Together, rule: Rule, out: Path, whole_tensors: bool = False) -> list[str]:
-    """Writes the merge, whole or not at all: into a folder in ``out``, whose files are then moved up."""
-    there = out.is_dir()
+def _write(inputs: _Inputs, rule: Rule, out: Path, whole_tensors: bool = False) -> list[str]:
+    """Writes the merge completely or not at all: into a folder in ``out``, whose files are then moved up."""
+    existed = out.is_dir()
     part = out / PART
-    last = models.trained[-1]
+    last = inputs.trained[-1]
     whole = {name: kind for name, kind in kinds(last).items() if kind in WHOLE_NUMBERS}
     statistics = buffers(last) - whole.keys()
 
@@ -233,56 +235,56 @@ def _write(models: _Together, rule: Rule, out: Path, whole_tensors: bool = False
         if name in whole:
             yield stored(last[name], name)
         elif name in statistics:
-            mean = torch.stack([read(files[name], name) for files in models.trained]).mean(0)
+            mean = torch.stack([read(files[name], name) for files in inputs.trained]).mean(0)
             if not _finite(mean):
                 raise MergeError(f"{name} of a source is not finite")
             yield mean
         else:
-            yield from _merged(name, models.found, rule, whole_tensors)
+            yield from _merged(name, inputs.locations, rule, whole_tensors)
 
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
     part.mkdir(parents=True)
     try:
-        own = set(models.found[0].values())
-        for file in sorted(models.first.iterdir()):
-            if file in own:
-                sizes = {name: models.sizes[name] for name, where in models.found[0].items() if where == file}
+        weights = set(inputs.locations[0].values())
+        for file in sorted(inputs.first.iterdir()):
+            if file in weights:
+                sizes = {name: inputs.sizes[name] for name, place in inputs.locations[0].items() if place == file}
                 with _one_thread():
                     write(
                         part / file.name, sizes, pieces, {name: kind for name, kind in whole.items() if name in sizes}
                     )
-            elif file.is_file() and (not other_weights(file) or _lists(file, own)):
+            elif file.is_file() and (not other_weights(file) or _is_index_of(file, weights)):
                 shutil.copyfile(file, part / file.name)
-        # The config last: what a power cut leaves before it is no model to any reader.
+        # The config comes last: without it, no reader takes an interrupted merge for a model.
         for file in sorted(part.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
             file.replace(out / file.name)
         part.rmdir()
     except BaseException:
-        shutil.rmtree(part if there else out, ignore_errors=True)
+        shutil.rmtree(part if existed else out, ignore_errors=True)
         raise
-    return models.notes
+    return inputs.notes
 
 
-def _lists(file: Path, own: set[Path]) -> bool:
-    """Whether a file is the index of these."""
-    return file.name.endswith(".index.json") and file.parent / MODEL not in own
+def _is_index_of(file: Path, weights: set[Path]) -> bool:
+    """Whether a file is the index of these weight files."""
+    return file.name.endswith(".index.json") and file.parent / MODEL not in weights
 
 
-def _merged(name: str, found: Sequence[Mapping[str, Path]], rule: Rule, whole: bool) -> Iterator[Tensor]:
+def _merged(name: str, files_of: Sequence[Mapping[str, Path]], rule: Rule, whole: bool) -> Iterator[Tensor]:
     """A merged tensor in flat pieces, or in one."""
-    for pieces in _pieces(name, found, whole):
+    for pieces in _pieces(name, files_of, whole):
         try:
-            made = rule(pieces)
+            merged = rule(pieces)
         except ValueError as error:
             raise MergeError(f"{name}: {error}") from error
-        if not _finite(made):
+        if not _finite(merged):
             raise MergeError(f"the merged {name} is not finite: the weights are too large")
-        yield made
+        yield merged
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A piece is too small to be shared: threads would wait for each other longer than they work."""
+    """Limits torch to one thread: a piece is too small for several, whose synchronization would dominate."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -295,7 +297,7 @@ def _pieces(name: str, files_of: Sequence[Mapping[str, Path]], whole: bool = Fal
     """A tensor of several models in flat pieces, or in one.
 
     Raises:
-        MergeError: it holds an infinite value or a NaN; names its file.
+        MergeError: it contains an infinite value or a NaN; names its file.
     """
     flat = [read(files[name], name).reshape(-1) for files in files_of]
     size = max(len(flat[0]), 1) if whole else PIECE
@@ -303,17 +305,17 @@ def _pieces(name: str, files_of: Sequence[Mapping[str, Path]], whole: bool = Fal
         pieces = [tensor[start : start + size] for tensor in flat]
         for piece, files in zip(pieces, files_of, strict=True):
             if not _finite(piece):
-                raise MergeError(f"{name} in {files[name]} is not finite: it holds a NaN or an infinite value")
+                raise MergeError(f"{name} in {files[name]} is not finite: it contains a NaN or an infinite value")
         yield pieces
 
 
 def _finite(piece: Tensor) -> bool:
-    """One sum tells, unless it overflows: no infinite value or NaN leaves a sum finite."""
+    """Whether all entries are finite. A finite sum implies it; an infinite one may also be an overflow."""
     return math.isfinite(float(piece.sum())) or bool(piece.isfinite().all())
 
 
 def _norm(files: Mapping[str, Path]) -> float:
-    """Of all tensors as one vector, in float64; 1 for one of zeros."""
+    """The norm of all tensors as one vector, in float64; 1 if it is 0."""
     with _one_thread():
         squares = [
             float(piece.double().square().sum()) for name in sorted(files) for (piece,) in _pieces(name, [files])
@@ -322,7 +324,7 @@ def _norm(files: Mapping[str, Path]) -> float:
 
 
 def from_base(tensors: list[Tensor], method: str, parameters: dict[str, object]) -> Tensor:
-    """mergekit's merge of tensors, of which the first is the base's."""
+    """mergekit's merge of tensors; the first one is the base's."""
     extras.require("merge")
     from mergekit.merge_methods.api import merge_tensors
 
@@ -332,10 +334,10 @@ def from_base(tensors: list[Tensor], method: str, parameters: dict[str, object])
 
 
 def named_weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str, float]:
-    """One a model, by the names that :func:`from_base` gives them.
+    """The weight of each model, by its name in :func:`from_base`.
 
     Raises:
-        ValueError: there are not as many as models, or one is not finite.
+        ValueError: their number differs from that of the models, or one is not finite.
     """
     if len(weights) != len(models):
         raise MergeError(f"{len(models)} models need as many weights, not {len(weights)}")
@@ -345,14 +347,13 @@ def named_weights(weights: Sequence[float], models: Sequence[Path]) -> dict[str,
 
 
 def _threshold(base: Mapping[str, Path], model: Mapping[str, Path], density: float) -> float:
-    """The magnitude of the smallest entry of θ − base that is kept, of the models with tensors in these files."""
+    """The magnitude of the smallest entry of θ − base that is kept, for models with tensors in these files."""
+    excluded = buffers(model)
 
-    still = buffers(model)
-
-    def moved() -> Iterator[Tensor]:
-        for name in (name for name in base if name not in still):
+    def differences() -> Iterator[Tensor]:
+        for name in (name for name in base if name not in excluded):
             for origin, theta in _pieces(name, [base, model]):
                 yield theta - origin
 
     with _one_thread():
-        return threshold(moved, density)
+        return threshold(differences, density)

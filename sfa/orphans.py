@@ -1,4 +1,4 @@
-"""Processes end with the one that started them, however that ended: nothing of a run outlives it."""
+"""Ends processes with their parent, however that ended, so that no process of a run outlives it."""
 
 import contextlib
 import multiprocessing
@@ -13,16 +13,16 @@ from types import FrameType
 
 import psutil
 
-POLL, PATIENCE = 1.0, 30.0  # seconds between looks at the parent; for the running step and its checkpoint
-STARTER = "SFA_STARTER"  # variable with the number of the process that started the launcher of this one
+POLL, PATIENCE = 1.0, 30.0  # seconds between checks of the parent; for the running step and its checkpoint
+STARTER = "SFA_STARTER"  # environment variable with the id of the process that started this one's launcher
 
 
 def end_with_parent(at_once: bool = False) -> None:
-    """Watches the process that started this one, and the one that started its launcher, if ``STARTER`` names it. When
-    one is gone, this one gets the SIGTERM that saves a checkpoint, and is ended if that takes longer than the launcher
-    would wait.
+    """Watches this process's parent, and the process that started its launcher, if ``STARTER`` is set. When one of
+    them ends, this process gets a SIGTERM, which saves a checkpoint, and is ended if that takes longer than the
+    launcher would wait.
 
-    A process of ``multiprocessing`` watches the one that asked for it, not the server that forked it.
+    A process of ``multiprocessing`` watches the process that requested it, not the server that forked it.
 
     Args:
         at_once: end without SIGTERM; for processes that have nothing to save.
@@ -32,8 +32,8 @@ def end_with_parent(at_once: bool = False) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within it, SIGINT and SIGTERM raise a KeyboardInterrupt. Composer, when it is imported, makes both end the
-    process where it stands."""
+    """Within it, SIGINT and SIGTERM raise a KeyboardInterrupt. Composer's import makes both end the
+    process immediately."""
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -43,8 +43,8 @@ def interruptible() -> Iterator[None]:
 
 
 def run_with_parent(command: Sequence[str]) -> int:
-    """Exit code of a command, such as a launcher, whose ranks watch this process as well. SIGINT and SIGTERM are passed
-    on to it as SIGTERM, and it is waited for."""
+    """Runs a command, such as a launcher, whose ranks watch this process as well, and returns its exit code. SIGINT and
+    SIGTERM are forwarded to it as SIGTERM."""
     process = subprocess.Popen(command, env={**os.environ, STARTER: str(os.getpid())})
     before = {
         number: signal.signal(number, lambda *_: process.terminate()) for number in (signal.SIGINT, signal.SIGTERM)
@@ -66,9 +66,9 @@ def end_worker_with_parent(_: int) -> None:
 
 
 def _watch(parent: int, at_once: bool) -> None:
-    asked_by = multiprocessing.parent_process()
-    if asked_by is not None:
-        wait([asked_by.sentinel])
+    requester = multiprocessing.parent_process()
+    if requester is not None:
+        wait([requester.sentinel])
     else:
         starter = int(os.environ.get(STARTER, "0"))
         while os.getppid() == parent and (not starter or psutil.pid_exists(starter)):

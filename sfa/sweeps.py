@@ -1,4 +1,4 @@
-"""A sweep: many runs of one config, over methods, a grid of keys and seeds, and the stages that they need together."""
+"""A sweep: many runs of one config, over methods, a grid of keys and seeds, and their shared stages."""
 
 import itertools
 import re
@@ -22,7 +22,11 @@ from sfa.stages.plan import Stage, plan, topological_order
 from sfa.store import fingerprint
 from sfa.values import LocalPath, Section
 
-SWEEP_KEYS = {"seed": "seeds: [17, 18]", "order": "orders: [[1, 0]]", "name": "set: {name: …}"}  # who sets them instead
+SWEEP_KEYS = {
+    "seed": "seeds: [17, 18]",
+    "order": "orders: [[1, 0]]",
+    "name": "set: {name: …}",
+}  # how a sweep sets them instead
 
 
 LONGEST_NAME = 120  # of a run, without its config's name and its seed
@@ -32,16 +36,16 @@ class SweepFile(Section):
     """The YAML of a sweep. A value that is a list is a grid axis; a list-valued key takes a list of lists.
 
     Attributes:
-        row_keys: of a run, what is said of it beside its overrides.
+        row_keys: keys of an entry of ``runs`` that are not overrides.
     """
 
     row_keys: ClassVar[tuple[str, ...]] = ("config",)
 
-    config: LocalPath = Field(description="the runs' config, from the sweep's own folder")
+    config: LocalPath = Field(description="the runs' config, relative to the sweep's folder")
     set: dict[str, Any] = Field({}, description="overrides of all runs")
     seeds: list[int] = Field([17], min_length=1)
     orders: list[list[int]] | None = Field(None, min_length=1, description="of the stream's tasks, each like [0, 2, 1]")
-    runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of a run each, like {method: l2}")
+    runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of each run, like {method: l2}")
 
 
 File = TypeVar("File", bound=SweepFile)
@@ -52,12 +56,12 @@ class SweepRun:
     """One run of a sweep.
 
     Attributes:
-        label: the method and what is set beside it; runs that differ only in their seed or order of tasks share it.
-        point: the overrides that the label says.
-        row: what the sweep's file says of it beside its overrides, by the file's ``row_keys``.
-        arguments: what ``train.py`` is given.
-        config: what these arguments come to.
-        order: of the stream's tasks, where the sweep is over several.
+        label: the method and other settings; shared by runs that differ only in seed or order of tasks.
+        point: the overrides that the label describes.
+        row: values of the file's ``row_keys`` for the run.
+        arguments: arguments for ``train.py``.
+        config: the config with these arguments.
+        order: order of the stream's tasks, if the sweep has several.
     """
 
     label: str
@@ -69,7 +73,7 @@ class SweepRun:
 
     @property
     def folder(self) -> Path:
-        """Of the run's results."""
+        """The folder of the run's results."""
         return run_folder(self.config.save_folder, self.config.name)
 
 
@@ -82,39 +86,39 @@ def read(
     """The runs of a sweep's YAML, seed after seed.
 
     Args:
-        path: of the YAML.
-        overrides: of all runs, but for ``seeds=[…]`` and ``orders=[…]``, of the sweep.
+        path: path of the YAML.
+        overrides: overrides of all runs, except ``seeds=[…]`` and ``orders=[…]``, which override the sweep's.
         evaluations: see :func:`sfa.config.load`.
-        kind: of the file; a subclass may say more of the sweep and its runs.
+        kind: schema of the file; a subclass may add keys for the sweep and its runs.
 
     Raises:
-        ConfigError: with every error of the sweep or of one of its runs.
+        ConfigError: with all errors of the sweep or of one of its runs.
     """
     file, others = read_file(path, overrides, kind)
     runs: list[SweepRun] = []
     repeats = itertools.product(file.seeds, [*file.orders] if file.orders else [None])
-    for (seed, order), given in itertools.product(list(repeats), file.runs):
-        row = {key: given[key] for key in kind.row_keys if key in given}
-        grid = {key: value for key, value in given.items() if key not in kind.row_keys}
+    for (seed, order), entry in itertools.product(list(repeats), file.runs):
+        row = {key: entry[key] for key in kind.row_keys if key in entry}
+        grid = {key: value for key, value in entry.items() if key not in kind.row_keys}
         config = path.parent / row.get("config", file.config)
-        found = expand(config, [grid], [seed], [*_written(file.set), *others], evaluations, [order])
-        own = f" ({config.stem})" if "config" in row else ""
-        runs += [replace(run, label=run.label + own, row=row) for run in found]
+        expanded = expand(config, [grid], [seed], [*_written(file.set), *others], evaluations, [order])
+        suffix = f" ({config.stem})" if "config" in row else ""
+        runs += [replace(run, label=run.label + suffix, row=row) for run in expanded]
     _check_names(runs)
     return runs
 
 
 def read_file(path: Path, overrides: Sequence[str], kind: type[File]) -> tuple[File, list[str]]:
-    """A sweep's YAML, and those of ``overrides`` that are not its own but its runs'.
+    """A sweep's YAML, and those of ``overrides`` that are for its runs.
 
     Raises:
-        ConfigError: with every error of the sweep.
+        ConfigError: with all errors of the sweep.
     """
-    own = [override for override in overrides if override.startswith(("seeds=", "orders="))]
-    others = [override for override in overrides if override not in own]
+    of_sweep = [override for override in overrides if override.startswith(("seeds=", "orders="))]
+    of_runs = [override for override in overrides if override not in of_sweep]
     try:
         loaded = read_yaml(path)
-        for key, _, value in (override.partition("=") for override in own):
+        for key, _, value in (override.partition("=") for override in of_sweep):
             OmegaConf.update(loaded, key, read_value(value, key))
         loaded = OmegaConf.to_container(loaded)
         if isinstance(loaded, dict) and "runs" not in loaded and {"model", "tasks"} & loaded.keys():
@@ -127,13 +131,13 @@ def read_file(path: Path, overrides: Sequence[str], kind: type[File]) -> tuple[F
         raise ConfigError(str(path), error.reasons) from error
     except OmegaConfBaseException as error:
         raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
-    own_keys = [(f"set.{key}", key) for key in file.set if key != "name"]
-    own_keys += [(f"runs.{i}.{key}", key) for i, given in enumerate(file.runs) for key in given]
-    own_keys += [(override, override.partition("=")[0]) for override in others if not override.startswith("name=")]
-    wrong = [f"{where}: is set by the sweep, with {SWEEP_KEYS[key]}" for where, key in own_keys if key in SWEEP_KEYS]
+    keys = [(f"set.{key}", key) for key in file.set if key != "name"]
+    keys += [(f"runs.{i}.{key}", key) for i, entry in enumerate(file.runs) for key in entry]
+    keys += [(override, override.partition("=")[0]) for override in of_runs if not override.startswith("name=")]
+    wrong = [f"{where}: is set by the sweep, with {SWEEP_KEYS[key]}" for where, key in keys if key in SWEEP_KEYS]
     if wrong:
         raise ConfigError(str(path), wrong)
-    return file, others
+    return file, of_runs
 
 
 def expand(
@@ -148,11 +152,11 @@ def expand(
 
     Args:
         config: the runs' YAML.
-        grids: each a mapping of keys to a value, or to a list of values.
-        seeds: of every combination.
-        overrides: of all runs, like those of ``train.py``.
+        grids: mappings of keys to a value or a list of values.
+        seeds: seeds of every combination.
+        overrides: overrides of all runs, like those of ``train.py``.
         evaluations: see :func:`sfa.config.load`.
-        orders: of the stream's tasks, of every combination; ``None``: the config's.
+        orders: orders of the stream's tasks for every combination; ``None``: the config's.
 
     Raises:
         ConfigError: with the errors of the first run that has any.
@@ -171,35 +175,35 @@ def expand(
         label = _label(point)
         places = [] if order is None else [("" if len(order) <= 10 else ".").join(map(str, order))]
         name = "-".join([stem, _folder_name(label), *places, str(seed)])
-        own = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
-        given = (str(config), *overrides, *_written(own))
-        loaded = configs.load(config, given[1:], evaluations)
-        runs.append(SweepRun(label, point, given, loaded, None if order is None else tuple(order)))
+        settings = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
+        arguments = (str(config), *overrides, *_written(settings))
+        loaded = configs.load(config, arguments[1:], evaluations)
+        runs.append(SweepRun(label, point, arguments, loaded, None if order is None else tuple(order)))
     _check_names(runs)
     return runs
 
 
 def stages(runs: Iterable[SweepRun]) -> list[tuple[Stage, SweepRun]]:
-    """All stages that the runs need, each once and after those that it needs itself, with the first run that needs it:
-    that one's settings say how it is evaluated while it trains."""
-    found: dict[str, tuple[Stage, SweepRun]] = {}
+    """All stages of the runs, each once and after its dependencies, with the first run that needs it, whose settings
+    determine its evaluations during training."""
+    planned: dict[str, tuple[Stage, SweepRun]] = {}
     for run in runs:
         for stage in topological_order(plan(run.config)):
-            found.setdefault(stage.fingerprint, (stage, run))
-    return list(found.values())
+            planned.setdefault(stage.fingerprint, (stage, run))
+    return list(planned.values())
 
 
 def _check_names(runs: Sequence[SweepRun]) -> None:
     """Raises a ConfigError if two runs would write to one folder."""
     counts = Counter(run.config.name for run in runs)
-    twice = [run for run in runs if counts[run.config.name] > 1]
-    if twice:
-        lines = [f"runs: {run.label!r} is not the only run called {run.config.name}" for run in twice]
+    duplicates = [run for run in runs if counts[run.config.name] > 1]
+    if duplicates:
+        lines = [f"runs: {run.label!r} is not the only run called {run.config.name}" for run in duplicates]
         raise ConfigError("runs", list(dict.fromkeys(lines)))
 
 
 def _folder_name(label: str) -> str:
-    """A label in letters, digits and ``. _ -``, with a hash where these do not tell it from every other."""
+    """A label in letters, digits and ``. _ -``, with a hash where these do not identify it."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")
     exact = re.fullmatch(r"[A-Za-z0-9._ =,\[\]-]*", label) and not re.search(r"(^|[^A-Za-z0-9])-", label)
     return (
@@ -207,14 +211,14 @@ def _folder_name(label: str) -> str:
     )
 
 
-def _dotted(block: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested blocks, such as ``{l2: {strength: 0.5}}``, as dotted keys; lists stay whole.
+def _dotted(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings, such as ``{l2: {strength: 0.5}}``, as dotted keys; lists stay whole.
 
     Raises:
-        ConfigError: a key is given both ways.
+        ConfigError: a key occurs in both forms.
     """
     flat: dict[str, Any] = {}
-    for key, value in block.items():
+    for key, value in nested.items():
         inner = _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
         twice = sorted(flat.keys() & inner.keys())
         if twice:

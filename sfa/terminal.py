@@ -1,4 +1,4 @@
-"""How every command of this project starts and ends: failures in one message, quiet libraries, pipes that may close."""
+"""Start and end of every command: failures as one message, quiet libraries, closed pipes."""
 
 import functools
 import io
@@ -16,19 +16,19 @@ from safetensors import SafetensorError
 from sfa.errors import FAILED, Interrupted, SFAError
 
 Main = Callable[[list[str]], int]
-KEPT = "What is finished, and the last whole checkpoint, are as they were"
+UNAFFECTED = "What is finished, and the last whole checkpoint, are as they were"
 
 
 def command(name: str) -> Callable[[Main], Main]:
-    """Makes a command of a function of its arguments: failures are reported on stderr and become its exit code.
+    """Decorates the main function of a command: failures are reported on stderr and determine its exit code.
 
     Args:
-        name: the words that start the command; shown before its arguments where it can go on after an interruption.
+        name: the command without arguments; used to show how to resume it after an interruption.
     """
 
     def decorate(main: Main) -> Main:
         @functools.wraps(main)
-        def reported(arguments: list[str]) -> int:
+        def run(arguments: list[str]) -> int:
             try:
                 return main(arguments)
             except (SFAError, KeyboardInterrupt, OSError, SafetensorError) as error:
@@ -36,7 +36,7 @@ def command(name: str) -> Callable[[Main], Main]:
                     raise  # for start
                 return _report(_failure(error), f"{name} {shlex.join(arguments)}")
 
-        return reported
+        return run
 
     return decorate
 
@@ -44,12 +44,12 @@ def command(name: str) -> Callable[[Main], Main]:
 def _failure(error: BaseException) -> SFAError:
     if isinstance(error, SFAError):
         return error
-    return Interrupted() if isinstance(error, KeyboardInterrupt) else SFAError(str(error), KEPT)
+    return Interrupted() if isinstance(error, KeyboardInterrupt) else SFAError(str(error), UNAFFECTED)
 
 
 def _report(failure: SFAError, again: str) -> int:
-    """Prints a failure and returns its exit code. All ranks find a wrong config and are interrupted together, so the
-    first speaks for them; of data, models and disks, one rank alone may know."""
+    """Prints a failure and returns its exit code. Config errors and interruptions occur on all ranks, so only the first
+    prints them; errors of data, models and disks may occur on a single rank."""
     if is_first_rank() or failure.code == FAILED:
         interrupted = f"\n{failure.message}. {failure.advice}:\n  {again}"
         print(interrupted if isinstance(failure, Interrupted) else failure, file=sys.stderr)
@@ -57,13 +57,13 @@ def _report(failure: SFAError, again: str) -> int:
 
 
 def is_first_rank() -> bool:
-    """Whether this is the only process, or the first of those that the launcher started."""
+    """Whether this is the only process, or rank 0."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def start(main: Main) -> NoReturn:
-    """Ends the process with the exit code of ``main`` on the command line's arguments. A reader of its stdout that
-    leaves, as ``head`` does, ends it without a word."""
+    """Runs ``main`` on the command line's arguments and exits with its code. If the reader of stdout closes the pipe,
+    as ``head`` does, the process exits silently."""
     prepare_streams()
     try:
         code = main(sys.argv[1:])
@@ -75,7 +75,7 @@ def start(main: Main) -> NoReturn:
 
 
 def show(text: str) -> None:
-    """Prints ``text``, all that a command has to say: a reader that leaves early has seen enough of it."""
+    """Prints ``text``, the complete output of a command, and ignores a closed pipe."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -83,25 +83,25 @@ def show(text: str) -> None:
 
 
 def prepare_streams() -> None:
-    """Shows every line when it is written, and signs that the terminal does not have as escapes; a stream that is
-    closed takes what is written and drops it."""
+    """Makes stdout and stderr line-buffered, with escapes for unsupported characters; a closed stream is replaced with
+    one that discards its input."""
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-            os.dup2(stream.fileno(), number)  # or the next file that is opened would be taken for it
+            os.dup2(stream.fileno(), number)  # otherwise the next opened file would take its number
             setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 def to_nowhere() -> None:
-    """Drops what is still to be written to stdout, since its reader is gone (Python's note on SIGPIPE)."""
+    """Discards the remaining output to stdout, whose reader has closed it (Python's note on SIGPIPE)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def quiet() -> None:
-    """Leaves the terminal to our own lines: no warnings and no progress bars of the libraries."""
+    """Suppresses warnings and progress bars of the libraries."""
     import datasets
     import transformers
 
@@ -109,7 +109,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs besides, it raises
+    datasets.logging.set_verbosity(logging.CRITICAL)  # its errors are raised as well
     logging.getLogger("composer").setLevel(logging.ERROR)
     logging.getLogger("composer.core.engine").addFilter(_shorten)
     threading.excepthook = lambda failed: print(f"{failed.thread}: {failed.exc_value}", file=sys.stderr)
@@ -117,7 +117,7 @@ def quiet() -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Leaves one line of a failure while loggers are closed, after one that is reported by itself."""
+    """Shortens the log of a failure while loggers are closed to one line."""
     if record.exc_info and record.exc_info[1]:
         record.msg, record.args = f"{record.getMessage().splitlines()[0]} {record.exc_info[1]}", ()
         record.exc_info = record.exc_text = record.stack_info = None
