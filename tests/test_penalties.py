@@ -180,7 +180,7 @@ def test_a_missing_fisher_of_weights_that_are_gone_is_an_error(tmp_path: Path) -
         trainer(model, 1, [Penalty("ewc", 1.0, fishers=[Fisher(tmp_path / "no", None, False, Examples(1))])]).fit()
     with pytest.raises(ValueError, match="must not be negative"):
         Penalty("l2", -1)
-    with pytest.raises(ValueError, match="ewc needs Fisher information"):
+    with pytest.raises(ValueError, match="ewc requires Fisher information"):
         Penalty("ewc", 1)
 
 
