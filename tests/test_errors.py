@@ -13,7 +13,7 @@ from sfa.errors import Interrupted, MergeError, MissingExtra, ModelFilesError, N
 from sfa.families.pretrained import ModelError
 from sfa.stages.checkpoint_files import UntrustedCheckpoint
 from sfa.store import DamagedStage
-from sfa.terminal import KEPT, command
+from sfa.terminal import UNAFFECTED, command
 
 AGAIN = "\n  python -m it a 'b c'\n"
 # What is raised, its exit code, what is printed, and whether any rank prints it, since it alone may know.
@@ -36,8 +36,8 @@ FAILURES = [
     (Interrupted("Interrupted (at step 3, saved)", "To resume, run this"), 130,
      f"\nInterrupted (at step 3, saved). To resume, run this:{AGAIN}", False),
     (KeyboardInterrupt(), 130, f"\nInterrupted. To resume:{AGAIN}", False),
-    (OSError(errno.ENOSPC, "No space left on device"), 1, f"[Errno 28] No space left on device. {KEPT}.\n", True),
-    (SafetensorError("torn"), 1, f"torn. {KEPT}.\n", True),
+    (OSError(errno.ENOSPC, "No space left on device"), 1, f"[Errno 28] No space left on device. {UNAFFECTED}.\n", True),
+    (SafetensorError("torn"), 1, f"torn. {UNAFFECTED}.\n", True),
 ]  # fmt: skip
 
 
