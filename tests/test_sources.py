@@ -151,7 +151,9 @@ def test_any_data_set_by_two_templates(hub: Path) -> None:
 
 
 def test_a_source_that_is_not_there_says_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"(?s)MetaMathQA cannot be had.*data_folder=DIR with DIR/MetaMathQA/"):
+    with pytest.raises(
+        SourceError, match=r"(?s)MetaMathQA cannot be loaded.*data_folder=DIR that contains DIR/MetaMathQA/"
+    ):
         registered("metamathqa", data_folder=tmp_path).rows("train")
     with pytest.raises(SourceError, match="is no folder of"):
         registered("metamathqa", source="./nothing").rows("train")

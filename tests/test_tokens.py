@@ -11,7 +11,7 @@ from eval.evaluator import Evaluations
 from eval.kind import Settings
 from eval.lm import LiveLM
 from sfa.data import Task
-from sfa.data.packing import IGNORED, alone, encode
+from sfa.data.packing import IGNORED, encode, pad_each
 from sfa.data.template import Layout
 from sfa.data.text_arrays import content
 from sfa.data.tokens import Encoder
@@ -124,7 +124,7 @@ def test_what_was_learned_is_scored_as_right(name: str) -> None:
     asked = {"Is it so?": "Yes", "Was it so?": "No", "Say yes or no.": "Yes", "Today Date": "No"}
     rows: list[Any] = [{"prompt": p, "response": r, "choices": ["Yes", "No"]} for p, r in asked.items()]
     model, (examples, _) = tiny(len(tok)), encode(rows, Encoder(tok), 64)
-    batch = {key: torch.from_numpy(array) for key, array in alone(examples, int(tok.pad_token_id)).items()}
+    batch = {key: torch.from_numpy(array) for key, array in pad_each(examples, int(tok.pad_token_id)).items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(80):
         optimizer.zero_grad()
