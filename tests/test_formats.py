@@ -107,7 +107,7 @@ BROKEN: dict[str, tuple[dict[str, str | bytes], str]] = {
     "infinity": ({"train_jsonl": '{"a": [-Infinity]}'}, "line 1: -Infinity is not a JSON value"),
     "a key twice": ({"train_jsonl": '{"a": {"b": 1, "b": 2}}'}, "line 1: the key b occurs more than once"),
     "half a pair": ({"train_jsonl": '{"a": "\\ud83d"}'}, "line 1: 'utf-8' codec can't encode"),
-    "a list": ({"train_jsonl": '[{"a": 1}]'}, "line 1 is no JSON object"),
+    "a list": ({"train_jsonl": '[{"a": 1}]'}, "line 1 is not a JSON object"),
     "only blank lines": ({"train_jsonl": "\n\n"}, "it holds no rows"),
     "an empty cell": ({"train_csv": 'a,b\n,2\n"",2\nx,2\n'}, "the column a is empty in 2 of 3 rows"),
     "null": ({"train_jsonl": '{"a": null}\n{"a": "x"}\n{"b": 1}'}, "the column a is empty in 2 of 3 rows"),
@@ -174,14 +174,14 @@ def test_a_dot_is_a_column_s_own_or_leads_into_an_object(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("template", "named"),
     [
-        ("{a} {}", "{} is no name of a column"),
-        ("{a!r}", "{a!r} is no name of a column"),
-        ("{a:d}", "{a:d} is no name of a column"),
-        ("{a:{b}}", "{a:{b}} is no name of a column"),
-        ("{a[0]}", "{a[0]} is no name of a column"),
+        ("{a} {}", "{} is not a column name"),
+        ("{a!r}", "{a!r} is not a column name"),
+        ("{a:d}", "{a:d} is not a column name"),
+        ("{a:{b}}", "{a:{b}} is not a column name"),
+        ("{a[0]}", "{a[0]} is not a column name"),
         ("{a", "expected '}' before end of string in '{a'"),
         ("a}", "Single '}' encountered in format string in 'a}'"),
-        ("{{a}}", "names no column"),
+        ("{{a}}", "contains no column"),
     ],
 )
 def test_a_template_that_names_no_column(template: str, named: str) -> None:

@@ -139,13 +139,13 @@ def test_a_context_longer_than_the_model_loses_its_middle(monkeypatch: pytest.Mo
     tok = tokenizer("llama")
     lm = LiveLM(pretrained=model(len(tok), positions=64), tokenizer=tok, batch_size=4)
     lm.use(Layout("instruction"))
-    shown = lm.encoder.show([SHORT, LONG], "rows")
+    shown = lm.encoder.render_prompts([SHORT, LONG], "rows")
     requests = [
         Instance("loglikelihood", {}, (text, " Yes"), 0, metadata=("licences", i, 1)) for i, text in enumerate(shown)
     ]
     scores = lm.loglikelihood(requests)
     assert lm.cut == {("licences", 1)}
-    (given, response) = lm.encoder.joined([shown[1]], [" Yes"], str)[0]
+    (given, response) = lm.encoder.encode_pairs([shown[1]], [" Yes"], str)[0]
     kept = 65 - len(response)
     first = lm.encoder.head + (kept - lm.encoder.head - lm.encoder.tail + 1) // 2
     ids = given[:first] + given[len(given) - (kept - first) :]

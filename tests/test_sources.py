@@ -144,7 +144,7 @@ def test_any_data_set_by_two_templates(hub: Path) -> None:
     task = Custom(**options)
     assert task.evals == ("mine_loss",)
     assert task.rows("train")[0]["prompt"] == "Q: 1+1? aaaaa" and len(task.rows("test")) == 20
-    with pytest.raises(ValueError, match="prompt: names no column"):
+    with pytest.raises(ValueError, match="prompt: contains no column"):
         Custom(**{**options, "prompt": "none"})
     with pytest.raises(SourceError, match=r"lacks the columns \['solution'\]; it has \['question', 'answer'\]"):
         Custom(**{**options, "response": "{solution}"}).rows("train")

@@ -27,7 +27,7 @@ class ImageTask(Task):
     whole data set, so a model trained on only some labels predicts only those."""
 
     classes: int = Field(ge=2, le=MOST_CLASSES, description="labels of the whole data set: outputs of the head")
-    labels: tuple[int, ...] | None = Field(None, description="this task's own labels; null: all")
+    labels: tuple[int, ...] | None = Field(None, description="this task's labels; null: all")
     augment: bool = Field(False, description="random resized crops and horizontal flips while training")
     skip_unreadable: bool = Field(False, description="leave out images that cannot be read, instead of stopping")
 

@@ -83,7 +83,7 @@ def fitting(
     """
     fitting_pairs: list[Pair] = []
     cut = 0
-    for number, (prompt, response) in enumerate(encoder.rows(rows, name)):
+    for number, (prompt, response) in enumerate(encoder.encode_rows(rows, name)):
         learned = response + encoder.end
         room = seq_len if encoder.seq2seq else seq_len - len(learned)
         if len(prompt) <= room and len(learned) <= seq_len:

@@ -29,7 +29,7 @@ class Encoder:
         seq2seq: whether the model is an encoder-decoder, whose prompt and response are separate texts.
 
     Attributes:
-        shown: renders a prompt.
+        prompter: renders a prompt.
         end: ids that end a response: the end of turn under ``chat``, else the tokenizer's end of text.
 
     Raises:
@@ -38,7 +38,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: Layout | None = None, seq2seq: bool = False):
         self.tokenizer, self.seq2seq, self.layout = tokenizer, seq2seq, layout or Layout()
-        self.shown = Prompter(self.layout, tokenizer)
+        self.prompter = Prompter(self.layout, tokenizer)
         self._chat = self.layout.template == "chat"
         self._literal = re.compile("|".join(map(re.escape, controls(tokenizer))) or r"(?!)")
         known = [tokenizer.convert_tokens_to_ids(text) for text in controls(tokenizer)]
@@ -47,17 +47,17 @@ class Encoder:
         self.end = self._end()
         self.head, self.tail = self._frame()
 
-    def rows(self, rows: Sequence[Row], name: str) -> list[Pair]:
+    def encode_rows(self, rows: Sequence[Row], name: str) -> list[Pair]:
         """The ids of each row.
 
         Raises:
             SourceError: the template fails on a row, or the tokenizer cannot continue its prompt; names ``name`` and
                 the row.
         """
-        responses = [self.shown.separator + row["response"] for row in rows]
-        return self.joined(self.show(rows, name), responses, lambda number: f"{name}: row {number}")
+        responses = [self.prompter.separator + row["response"] for row in rows]
+        return self.encode_pairs(self.render_prompts(rows, name), responses, lambda number: f"{name}: row {number}")
 
-    def show(self, rows: Sequence[Row], name: str) -> list[str]:
+    def render_prompts(self, rows: Sequence[Row], name: str) -> list[str]:
         """The prompts of rows, rendered in the layout.
 
         Raises:
@@ -66,7 +66,7 @@ class Encoder:
         prompts = []
         for number, row in enumerate(rows):
             try:
-                prompts.append(self.shown(self.literal(row["prompt"])))
+                prompts.append(self.prompter(self.literal(row["prompt"])))
             except TemplateError as error:
                 raise SourceError(f"{name}: row {number}: {error}") from error
         return prompts
@@ -76,11 +76,13 @@ class Encoder:
         tokens from those that the text only mentions."""
         return str(mark_control_tokens(text, self._literal)) if self._chat else text
 
-    def prompts(self, shown: Sequence[str]) -> list[list[int]]:
+    def encode_prompts(self, rendered: Sequence[str]) -> list[list[int]]:
         """Ids of rendered prompts: the input of generation or of an encoder."""
-        return [self._whole(start, ids) for start, ids in self._bodies(shown)]
+        return [self._whole(start, ids) for start, ids in self._bodies(rendered)]
 
-    def joined(self, shown: Sequence[str], continuations: Sequence[str], place: Callable[[int], str]) -> list[Pair]:
+    def encode_pairs(
+        self, rendered: Sequence[str], continuations: Sequence[str], place: Callable[[int], str]
+    ) -> list[Pair]:
         """Ids of rendered prompts, and of their continuations including the separator. The whole text is tokenized
         once; where it does not start with the prompt's ids, because a token would cross the boundary, the
         continuation's ids are taken after another text, such that they decode to the same text.
@@ -89,14 +91,14 @@ class Encoder:
             SourceError: there are no such ids; ``place`` names the position.
         """
         following = [self.literal(text) for text in continuations]
-        unique = {text: i for i, text in enumerate(dict.fromkeys(shown))}
+        unique = {text: i for i, text in enumerate(dict.fromkeys(rendered))}
         bodies = self._bodies(list(unique))
-        starts = [bodies[unique[text]] for text in shown]
+        starts = [bodies[unique[text]] for text in rendered]
         prompts = [self._whole(start, ids) for start, ids in bodies]
-        prompt_ids = [prompts[unique[text]] for text in shown]
+        prompt_ids = [prompts[unique[text]] for text in rendered]
         if self.seq2seq:
             return list(zip(prompt_ids, self._tokenize(following), strict=True))
-        texts = [self._without_bos(text)[1] + more for text, more in zip(shown, following, strict=True)]
+        texts = [self._without_bos(text)[1] + more for text, more in zip(rendered, following, strict=True)]
         whole = self._tokenize(texts)
         continuation_ids: list[list[int] | None] = [
             ids[len(body) :] if ids[: len(body)] == body else None for ids, (_, body) in zip(whole, starts, strict=True)
@@ -105,7 +107,7 @@ class Encoder:
         after = self._after_markers([(starts[i][1], whole[i], following[i], continuations[i]) for i in crossed])
         for i, ids in zip(crossed, after, strict=True):
             if ids is None:
-                what = f"a prompt that ends {shown[i][-20:]!r} with {continuations[i][:20]!r}"
+                what = f"a prompt that ends {rendered[i][-20:]!r} with {continuations[i][:20]!r}"
                 raise SourceError(f"{place(i)}: the tokenizer cannot continue {what}; try another model.template")
             continuation_ids[i] = ids
         return [(prompt, ids) for prompt, ids in zip(prompt_ids, continuation_ids, strict=True) if ids is not None]
@@ -151,9 +153,9 @@ class Encoder:
         first = self.head + (left + 1) // 2
         return prompt[:first] + prompt[len(prompt) - (room - first) :]
 
-    def _bodies(self, shown: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    def _bodies(self, rendered: Sequence[str]) -> list[tuple[list[int], list[int]]]:
         """For each prompt, the ids before its text and those of its text."""
-        starts, texts = zip(*map(self._without_bos, shown), strict=True) if shown else ((), ())
+        starts, texts = zip(*map(self._without_bos, rendered), strict=True) if rendered else ((), ())
         return list(zip(starts, self._tokenize(list(texts)), strict=True))
 
     def _whole(self, start: list[int], ids: list[int]) -> list[int]:
@@ -205,21 +207,21 @@ class Encoder:
         return list(texts) if spaces else ["".join(text.split()) for text in texts]
 
     def _end(self) -> list[int]:
-        if not self.shown.end:
+        if not self.prompter.end:
             if self.tokenizer.eos_token_id is None:
                 raise TemplateError("the tokenizer has no end-of-text token, so no response would end")
             return [int(self.tokenizer.eos_token_id)]
         for marker in MARKERS:
-            before, whole = self._tokenize([marker, marker + self.shown.end])
+            before, whole = self._tokenize([marker, marker + self.prompter.end])
             if whole[: len(before)] == before:
                 return whole[len(before) :]
         raise TemplateError(
-            f"the tokenizer cannot separate the end of a turn, {self.shown.end!r}, from the text before it"
+            f"the tokenizer cannot separate the end of a turn, {self.prompter.end!r}, from the text before it"
         )
 
     def _frame(self) -> tuple[int, int]:
         """The number of tokens that all prompts share at the start and at the end."""
-        first, second = self.prompts([self.shown("What is it"), self.shown("7 of 8")])
+        first, second = self.encode_prompts([self.prompter("What is it"), self.prompter("7 of 8")])
         shorter = min(len(first), len(second))
         head = next((i for i in range(shorter) if first[i] != second[i]), shorter)
         tail = next((i for i in range(shorter - head) if first[-1 - i] != second[-1 - i]), shorter - head)

@@ -34,9 +34,9 @@ def padding_reason(model: Any, tokenizer: PreTrainedTokenizerBase, length: int =
     Raises:
         NotCausal: logits depend on later tokens, so that padding would not help either.
     """
-    first, other, second, changed = _examples(model, tokenizer, length)
+    first, replacement, second, changed = _examples(model, tokenizer, length)
     changed = torch.cat([second[:-1], changed[-1:]])
-    batch = torch.stack([torch.cat(pair) for pair in ((first, second), (other, second), (first, changed))])
+    batch = torch.stack([torch.cat(pair) for pair in ((first, second), (replacement, second), (first, changed))])
     positions = torch.arange(length, device=batch.device).repeat(2).expand(len(batch), -1)
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     reason, logits = None, None

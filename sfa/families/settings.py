@@ -40,7 +40,7 @@ class Model(Section):
 
     @property
     def layout(self) -> Layout:
-        """How prompts are shown."""
+        """How prompts are presented."""
         return Layout(self.template, self.system, self.date)
 
     @model_validator(mode="after")
