@@ -103,7 +103,7 @@ def test_a_row_that_a_template_fails_on_is_named() -> None:
     tok = byte_level()
     tok.chat_template = "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}" + CHATS["chatml"]
     with pytest.raises(SourceError, match=r"math: row 1: .*no"):
-        Encoder(tok, Layout("chat")).rows([ROW, {**ROW, "prompt": "bad"}], "math")
+        Encoder(tok, Layout("chat")).encode_rows([ROW, {**ROW, "prompt": "bad"}], "math")
 
 
 def test_a_prompt_does_not_change_from_day_to_day() -> None:
@@ -140,7 +140,7 @@ def test_a_unigram_model_refuses_what_it_cannot_tell_apart() -> None:
     tok = chat_tokenizer("chatml", "unigram")
     tok.add_tokens(["</s>"], special_tokens=True)
     with pytest.raises((SourceError, TemplateError)):
-        Encoder(tok, Layout("chat")).rows([{"prompt": "a </s> b", "response": "x"}], "rows")
+        Encoder(tok, Layout("chat")).encode_rows([{"prompt": "a </s> b", "response": "x"}], "rows")
 
 
 @pytest.mark.parametrize("name", ["chatml", "gemma"])

@@ -120,9 +120,13 @@ def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Stacks sequences; if each holds one example, padding common to all is removed."""
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     if "attention_mask" in batch:
-        prompt = int(batch["attention_mask"].sum(1).max())
-        learned = int((batch["labels"] != IGNORED).sum(1).max())
-        for name, length in (("input_ids", prompt), ("attention_mask", prompt), ("labels", learned)):
+        prompt_length = int(batch["attention_mask"].sum(1).max())
+        learned_length = int((batch["labels"] != IGNORED).sum(1).max())
+        for name, length in (
+            ("input_ids", prompt_length),
+            ("attention_mask", prompt_length),
+            ("labels", learned_length),
+        ):
             batch[name] = batch[name][:, :length]
     elif "input_ids" in batch and "position_ids" not in batch:
         longest = int(batch["tokens"].max())
