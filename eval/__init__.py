@@ -1,4 +1,4 @@
-"""Evaluations: their kinds, which are files in ``eval/kinds``, and the task files that lm-eval reads."""
+"""Evaluations: their kinds, one file each in ``eval/kinds``, and the task files for lm-eval."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ TASK_FILES = Path(__file__).parent / "tasks"
 
 
 def available(stream: Sequence[Task] = ()) -> list[str]:
-    """The names that ``eval.tasks`` of a run of these tasks may hold; without tasks, those that need none."""
+    """The valid names in ``eval.tasks`` of a run of these tasks; without tasks, those that need none."""
     return list(dict.fromkeys(name for kind in all_kinds() for name in kind.owned(stream)))
 
 

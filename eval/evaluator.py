@@ -1,5 +1,5 @@
-"""The evaluations of a run, of whatever kinds, on a live model: without leaving a trace in its training, and with the
-rows split over the ranks."""
+"""A run's evaluations of all kinds on a live model: without side effects on its training, and with the rows split over
+the ranks."""
 
 import contextlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from composer.utils import dist
 from torch import nn
 
 from eval import owner
-from eval.kind import Kind, Part, Settings
+from eval.kind import Kind, RankResult, Settings
 from eval.live import is_sharded, unsharded, untouched
 from sfa.config.schema import Config
 from sfa.data import Task
@@ -20,7 +20,7 @@ from sfa.stages.callbacks import Evaluator
 
 
 def evaluator(config: Config) -> Evaluator:
-    """The evaluations that a config asks for."""
+    """The evaluator of a config's evaluations."""
     train = config.train
     settings = Settings(
         template=config.model.template,
@@ -42,86 +42,84 @@ class Evaluations:
     """Implements :class:`sfa.stages.callbacks.Evaluator`.
 
     Args:
-        names: of the evaluations.
-        stream: tasks with options of their own.
+        names: names of the evaluations.
+        stream: the run's tasks, with their options.
         settings: how they are scored.
 
     Attributes:
-        kinds: by evaluation, what scores it.
+        kinds: the kind that scores each evaluation.
     """
 
     def __init__(self, names: Sequence[str], stream: Sequence[Task], settings: Settings):
         self.names, self.stream, self.settings = list(names), list(stream), settings
         owners = {name: self._owner(name) for name in self.names}
-        made = {
+        kinds = {
             kind: kind([name for name in self.names if owners[name] is kind], stream, settings)
             for kind in dict.fromkeys(owners.values())
         }
-        self.kinds: dict[str, Kind] = {name: made[owners[name]] for name in self.names}
+        self.kinds: dict[str, Kind] = {name: kinds[owners[name]] for name in self.names}
         self._keys: dict[str, str] = {}
         self._loaded: set[str] = set()
 
     def key(self, name: str) -> str:
-        """Hash of what determines the score of a given model, as it was when it was first asked for."""
+        """Hash of what determines a model's score, as of the first call."""
         if name not in self._keys:
             self._keys[name] = self.kinds[name].key(name)
         return self._keys[name]
 
     def lower_is_better(self, name: str) -> bool:
-        """Whether lower scores of an evaluation are better, of this run or not."""
+        """Whether lower scores of an evaluation are better, even if this run does not use it."""
         kind = owner(name, self.stream)
         return kind is not None and kind.lower_is_better
 
     def __call__(self, model: nn.Module, processor: Any, names: Sequence[str] | None = None) -> list[Score]:
-        """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. All
-        ranks call it and receive the whole. Each scores every n-th row with the gathered weights, or, if these do not
-        fit (``unshard: false``), all ranks score every row in lockstep."""
+        """Scores ``model`` (a ``transformers`` model, possibly under FSDP2) on ``names``, or on all evaluations. Must
+        be called on all ranks, which all receive all scores. Each rank scores every n-th row with the gathered weights,
+        or, if these do not fit (``unshard: false``), all ranks score every row in lockstep."""
         names = self.names if names is None else list(names)
         for name in names:
             self.load(name, model, processor)
         split = self.settings.unshard or not is_sharded(model)
         rank, ranks = (dist.get_global_rank(), dist.get_world_size()) if split else (0, 1)
-        mine = {name: list(range(self.kinds[name].count(name)))[rank::ranks] for name in names}
-        mine = {name: rows for name, rows in mine.items() if rows}
+        rank_rows = {name: list(range(self.kinds[name].count(name)))[rank::ranks] for name in names}
+        rank_rows = {name: rows for name, rows in rank_rows.items() if rows}
         with untouched(model), unsharded(model) if split else contextlib.nullcontext():
             measured = [
-                kind.measure(model, processor, {name: rows for name, rows in mine.items() if self.kinds[name] is kind})
-                for kind in dict.fromkeys(self.kinds[name] for name in mine)
+                kind.measure(model, processor, {n: rows for n, rows in rank_rows.items() if self.kinds[n] is kind})
+                for kind in dict.fromkeys(self.kinds[name] for name in rank_rows)
             ]
-        parts = {name: part for found in measured for name, part in found.items()}
-        gathered = dist.all_gather_object(parts) if split else [parts]
-        return [self._score(name, [found[name] for found in gathered if name in found]) for name in names]
+        results = {name: result for by_name in measured for name, result in by_name.items()}
+        gathered = dist.all_gather_object(results) if split else [results]
+        return [self._score(name, [by_rank[name] for by_rank in gathered if name in by_rank]) for name in names]
 
     def drive(self, lm: Any, tokenizer: Any) -> list[Score]:
         """Scores a model of another backend on all evaluations, in one process."""
         for name in self.names:
             self.load(name, None, tokenizer)
-        parts = {
-            name: part
+        results = {
+            name: result
             for kind in dict.fromkeys(self.kinds.values())
-            for name, part in kind.drive(lm, tokenizer).items()
+            for name, result in kind.drive(lm, tokenizer).items()
         }
-        return [self._score(name, [parts[name]]) for name in self.names]
+        return [self._score(name, [results[name]]) for name in self.names]
 
     def load(self, name: str, model: Any, processor: Any) -> None:
         """Reads the rows of an evaluation, once.
 
         Raises:
-            SourceError: they are not those that its key is of.
+            SourceError: they have changed since its key was computed.
         """
         if name in self._loaded:
             return
         kind, key = self.kinds[name], self.key(name)
         kind.load(name, model, processor)
         if kind.key(name) != key:
-            raise SourceError(
-                f"the {kind.unit} of {name} were changed while the run was going; start the command again"
-            )
+            raise SourceError(f"the {kind.unit} of {name} changed during the run; start the command again")
         self._loaded.add(name)
 
-    def _score(self, name: str, parts: Sequence[Part]) -> Score:
+    def _score(self, name: str, results: Sequence[RankResult]) -> Score:
         kind = self.kinds[name]
-        score = kind.score(name, parts)
+        score = kind.score(name, results)
         if kind.lower_is_better:
             score["lower_is_better"] = True
         return score

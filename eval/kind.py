@@ -1,4 +1,5 @@
-"""What a kind of evaluation is: a file in ``eval/kinds`` with a subclass of :class:`Kind`, which registers itself."""
+"""The interface of a kind of evaluation: a file in ``eval/kinds`` with a subclass of :class:`Kind`, which registers
+itself."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,16 +26,16 @@ class Settings:
     """How evaluations are scored.
 
     Attributes:
-        template: how a prompt is shown to the model.
-        seq_len: tokens of the longest row of which a loss is taken.
-        limit: rows of each evaluation, drawn with a seed; all of them if ``None``.
-        batch_size: rows at once.
+        template: how a prompt is presented to the model.
+        seq_len: tokens of the longest row in a loss.
+        limit: rows of each evaluation, drawn with a seed; all if ``None``.
+        batch_size: rows per batch.
         bf16: compute in bfloat16.
         unshard: gather the weights of a sharded model for the evaluation.
         data_folder: local copies of hub data sets.
         system: see :class:`sfa.data.template.Layout`.
         date: likewise.
-        long_rows: what is done with longer rows, as in training.
+        long_rows: how longer rows are handled, as in training.
         cache: folder of prepared images.
     """
 
@@ -55,9 +56,9 @@ class Settings:
         return Layout(self.template, self.system, self.date)
 
 
-class Part(NamedTuple):
-    """What one rank measured: its rows' values, ``[n, m]``, whose columns are the kind's own; and how many rows were
-    too long and left out, or cut."""
+class RankResult(NamedTuple):
+    """The results of one rank: values of its rows, ``[n, m]``, with columns defined by the kind, and how many rows were
+    left out or cut as too long."""
 
     values: NDArray[np.float64]
     dropped: int = 0
@@ -68,14 +69,14 @@ class Kind(ABC):
     """The evaluations of one kind in a run.
 
     Attributes:
-        name: of the kind; tasks declare evaluations by it.
-        lower_is_better: of its scores.
-        unit: what its rows are called.
-        backends: of ``scripts.evaluate`` that can score it.
-        modules: what scoring imports, so that processes can be forked from one that has.
+        name: name of the kind, used by tasks to declare evaluations.
+        lower_is_better: whether lower scores are better.
+        unit: plural noun for its rows.
+        backends: backends of ``scripts.evaluate`` that can score it.
+        modules: modules that scoring imports, so that a process can import them before forking.
 
     Args:
-        names: of the evaluations.
+        names: names of the evaluations.
         stream: the run's tasks.
         settings: how they are scored.
     """
@@ -97,11 +98,11 @@ class Kind(ABC):
     @classmethod
     @abstractmethod
     def owned(cls, stream: Sequence[Task]) -> list[str]:
-        """The names of evaluations of this kind that a run of these tasks may ask for."""
+        """The names of this kind's evaluations that are available to a run of these tasks."""
 
     @abstractmethod
     def key(self, name: str) -> str:
-        """Hash of what now determines the score of a given model."""
+        """Hash of what currently determines a model's score."""
 
     @abstractmethod
     def load(self, name: str, model: Any, processor: Any) -> None:
@@ -112,16 +113,16 @@ class Kind(ABC):
         """How many rows a loaded evaluation has."""
 
     @abstractmethod
-    def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, Part]:
-        """Of each loaded evaluation the values of these of its rows, by a live model in evaluation mode."""
+    def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, RankResult]:
+        """The values of these rows of each loaded evaluation, from a live model in evaluation mode."""
 
     @abstractmethod
-    def score(self, name: str, parts: Sequence[Part]) -> Score:
-        """The score that all ranks' parts come to."""
+    def score(self, name: str, results: Sequence[RankResult]) -> Score:
+        """The score from the results of all ranks."""
 
-    def drive(self, lm: Any, tokenizer: Any) -> dict[str, Part]:
-        """The values of all rows of all evaluations, by a model of another backend."""
-        raise NotImplementedError(f"{self.name} is scored with --backend {' or '.join(self.backends)} alone")
+    def drive(self, lm: Any, tokenizer: Any) -> dict[str, RankResult]:
+        """The values of all rows of all evaluations, from a model of another backend."""
+        raise NotImplementedError(f"{self.name} can only be scored with --backend {' or '.join(self.backends)}")
 
 
 def mean_score(name: str, metric: str, values: NDArray[np.float64]) -> Score:
@@ -131,9 +132,9 @@ def mean_score(name: str, metric: str, values: NDArray[np.float64]) -> Score:
     return Score(evaluation=name, metric=metric, value=float(values.mean()), stderr=stderr, n=n)
 
 
-def with_counts(score: Score, parts: Sequence[Part]) -> Score:
-    """``score`` with how many rows were too long, where there were any."""
-    dropped, cut = sum(part.dropped for part in parts), sum(part.cut for part in parts)
+def with_counts(score: Score, results: Sequence[RankResult]) -> Score:
+    """``score`` with the numbers of rows that were too long, if any."""
+    dropped, cut = sum(result.dropped for result in results), sum(result.cut for result in results)
     if dropped:
         score["dropped"] = dropped
     if cut:

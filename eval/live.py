@@ -1,4 +1,4 @@
-"""A model in the middle of its training, lent to an evaluation and given back as it was."""
+"""Context managers to evaluate a model during its training without changing its state."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Puts back each module's training mode and all random states: lm-eval changes both."""
+    """Restores each module's training mode and all random states: lm-eval changes both."""
     modes = {module: module.training for module in model.modules()}
     states = reproducibility.get_rng_state()
     model.eval()
@@ -28,10 +28,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Gathers FSDP2's parameters, in its compute precision, and keeps them while inside. Forward passes then need no
-    communication, so ranks may do different numbers of them."""
+    """Gathers FSDP2's parameters, in its compute precision, for the duration of the block. Forward passes then need no
+    communication, so ranks may run different numbers of them."""
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    # torch 2.7 has no public way to stop a module from dropping its gathered parameters after a forward pass.
+    # torch 2.7 has no public API to keep gathered parameters after a forward pass.
     groups = [group for m in modules if (group := m._get_fsdp_state()._fsdp_param_group) is not None]
     after_forward = [group.post_forward_mesh_info for group in groups]
     for group in groups:

@@ -1,4 +1,4 @@
-"""lm-eval's model for a live model: its scores, for less work and without its progress bars."""
+"""lm-eval's wrapper of a live model: the same scores with less computation and without progress bars."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
 from sfa.families.text import position_count
 
-# A row joins a batch if it is at least this part of the longest one: the rest is padding, computed for nothing.
+# A row joins a batch if it has at least this fraction of the longest row's length: the rest would be padding.
 ALIKE = 0.9
 UNLIMITED = 2**31  # tokens
 
@@ -23,13 +23,13 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
 class LiveLM(HFLM):
-    """Tokens are those of training, see :class:`sfa.data.tokens.Encoder`, and a context that is longer than the model
-    loses its middle, not its start. Besides, three things that lm-eval computes and drops are not computed for a
-    decoder: logits of positions that are not scored, with their softmax over the vocabulary; padding up to the longest
-    of many rows; rows of a generation that have ended, until the last one has. Everything else is lm-eval's.
+    """Tokenizes as in training, see :class:`sfa.data.tokens.Encoder`, and cuts the middle of a too long context, not
+    its start. For a decoder, three things that lm-eval computes and discards are skipped: logits of positions that are
+    not scored, with their softmax over the vocabulary; padding up to the longest of many rows; and finished rows of a
+    generation until the last one has finished. Everything else is lm-eval's.
 
     Attributes:
-        cut: tasks and numbers of the rows whose contexts were too long.
+        cut: tasks and row numbers of the contexts that were too long.
     """
 
     def __init__(self, *args: Any, **options: Any):
@@ -38,33 +38,33 @@ class LiveLM(HFLM):
         self.use(Layout())
 
     def use(self, layout: Layout) -> None:
-        """From now on, contexts are prompts shown in ``layout``."""
+        """Sets the ``layout`` in which the following contexts were rendered."""
         self.encoder = Encoder(self.tokenizer, layout, self.backend == "seq2seq")
-        self._contexts: dict[str, list[int]] = {}  # of the generation at hand
+        self._contexts: dict[str, list[int]] = {}  # of the current generation
         self._too_long: set[str] = set()
 
     @property
     def max_length(self) -> int:
-        """Positions of the model, or tokens that its tokenizer says it takes; else there is no limit."""
+        """Positions of the model, or else the tokenizer's limit; without either, there is no limit."""
         positions = position_count(self.model.config) or int(self.tokenizer.model_max_length)
         return min(int(self._max_length or positions), UNLIMITED)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         texts = list(dict.fromkeys(request.args[0] for request in requests))
-        self._contexts, self._too_long = dict(zip(texts, self.encoder.prompts(texts), strict=True)), set()
+        self._contexts, self._too_long = dict(zip(texts, self.encoder.encode_prompts(texts), strict=True)), set()
         written = list(super().generate_until(requests, disable_tqdm=True))
-        self.cut |= {(one.task_name, one.doc_id) for one in requests if one.args[0] in self._too_long}
+        self.cut |= {(request.task_name, request.doc_id) for request in requests if request.args[0] in self._too_long}
         return written
 
     def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
-        """Ids of a context of the generation at hand, as in training; of any other text, as lm-eval has it."""
+        """Ids of a context of the current generation, as in training; of any other text, as in lm-eval."""
         known = self._contexts.get(string)
         return known if known is not None else list(super().tok_encode(string, *args, **options))
 
     def tok_batch_encode(
         self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, **_: Any
     ) -> tuple[Tensor, Tensor]:
-        """Ids and mask ``[rows, longest]`` of contexts of the generation at hand, padded at their start."""
+        """Ids and mask ``[rows, longest]`` of contexts of the current generation, left-padded."""
         rows = [self._contexts[string] for string in strings]
         if left_truncate_len is not None:
             self._too_long |= {s for s, row in zip(strings, rows, strict=True) if len(row) > left_truncate_len}
@@ -77,7 +77,7 @@ class LiveLM(HFLM):
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         contexts, continuations = zip(*(request.args for request in requests), strict=True)
-        pairs = self.encoder.joined(contexts, continuations, lambda at: f"{requests[at].task_name}: a choice")
+        pairs = self.encoder.encode_pairs(contexts, continuations, lambda at: f"{requests[at].task_name}: a choice")
         encoded: list[Encoded] = []
         for request, (context, continuation) in zip(requests, pairs, strict=True):
             if not continuation:
@@ -94,14 +94,14 @@ class LiveLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Summed log-probability of each continuation after its context, and whether it is the likeliest one token by
-        token. What differs in the last token alone shares a row."""
+        """Summed log-probability of each continuation after its context, and whether each of its tokens is the
+        likeliest. Requests that differ only in the last token share a row."""
         if self.backend != "causal" or not self.model._supports_logits_to_keep():
             return list(super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs))
         shared: dict[tuple[int, ...], list[int]] = {}
         for i, (_, context, continuation) in enumerate(requests):
             shared.setdefault(tuple((context + continuation)[-self.max_length - 1 : -1]), []).append(i)
-        found: dict[int, tuple[float, bool]] = {}
+        scores: dict[int, tuple[float, bool]] = {}
         for batch in alike(list(shared), override_bs or self.batch_size):
             wanted = [max(len(requests[i][2]) for i in shared[row]) for row in batch]
             for row, logs in zip(batch, self._last_logs(batch, wanted), strict=True):
@@ -109,30 +109,31 @@ class LiveLM(HFLM):
                     tokens = torch.tensor(requests[i][2], device=logs.device)
                     scored = logs[-len(tokens) :]
                     likeliest = bool((scored.argmax(-1) == tokens).all())
-                    found[i] = float(scored.gather(1, tokens[:, None]).sum()), likeliest
-        return [found[i] for i in range(len(requests))]
+                    scores[i] = float(scored.gather(1, tokens[:, None]).sum()), likeliest
+        return [scores[i] for i in range(len(requests))]
 
     def _last_logs(self, rows: Sequence[tuple[int, ...]], wanted: Sequence[int]) -> Iterator[Tensor]:
-        """Of each row of tokens, the log-probabilities after each of its last ``wanted`` ones, ``[wanted, vocab]``."""
+        """For each row of tokens, the log-probabilities after each of its last ``wanted`` ones, ``[wanted, vocab]``."""
         inputs = pad_sequence([torch.tensor(row, device=self.device) for row in rows], batch_first=True)
         options: dict[str, Any] = {}
         if self.device.type == "cpu":
-            # Without a mask, and transformers drops one that masks nothing, torch 2.7 takes an attention on CPU that is
-            # not fused if heads share keys: three times the time. Hence also one column of padding at least.
+            # Without a mask, torch 2.7 on CPU uses an attention kernel that is not fused if heads share keys, which
+            # takes three times as long. Transformers drops masks that mask nothing, hence at least one column of
+            # padding.
             inputs = torch.nn.functional.pad(inputs, (0, 1))
             lengths = torch.tensor([len(row) for row in rows])
             options["attention_mask"] = (torch.arange(inputs.shape[1]) < lengths[:, None]).long()
-        kept = sorted({at for row, n in zip(rows, wanted, strict=True) for at in range(len(row) - n, len(row))})
-        options["logits_to_keep"] = torch.tensor(kept, device=self.device)
+        positions = sorted({at for row, n in zip(rows, wanted, strict=True) for at in range(len(row) - n, len(row))})
+        options["logits_to_keep"] = torch.tensor(positions, device=self.device)
         with torch.no_grad(), self._precision():
             logits = self.model(input_ids=inputs, use_cache=False, **options).logits
         for logit, row, n in zip(logits, rows, wanted, strict=True):
-            first = kept.index(len(row) - n)
+            first = positions.index(len(row) - n)
             yield logit[first : first + n].log_softmax(-1, dtype=self.softmax_dtype)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
-        """Tokens ``[rows, max_length]``, each row with its ``context`` and ends of text after its end. Whenever a row
-        ends, the others go on without it."""
+        """Tokens ``[rows, max_length]``, each row with its ``context`` and end-of-text tokens after its end. Finished
+        rows are removed while the others continue."""
         ends = self._ends()
         options["eos_token_id"] = ends.tolist() or None
         cache = self._cache()
@@ -146,7 +147,7 @@ class LiveLM(HFLM):
         ids, rows = context, torch.arange(len(context), device=context.device)
         while len(rows) and ids.shape[1] < max_length:
             with self._precision():
-                found = self.model.generate(
+                generated = self.model.generate(
                     input_ids=ids,
                     attention_mask=mask,
                     past_key_values=cache,
@@ -157,32 +158,32 @@ class LiveLM(HFLM):
                     use_cache=True,
                     **options,
                 )
-            ids = found.sequences
+            ids = generated.sequences
             written[rows, : ids.shape[1]] = ids
-            going = (~ended(ids)).nonzero()[:, 0]
+            unfinished = (~ended(ids)).nonzero()[:, 0]
             mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
-            ids, mask, rows = ids[going], mask[going], rows[going]
-            cache.batch_select_indices(going)
+            ids, mask, rows = ids[unfinished], mask[unfinished], rows[unfinished]
+            cache.batch_select_indices(unfinished)
         return self._without_rest(written, context.shape[1], ends)
 
     def _ends(self) -> Tensor:
-        """The tokens that end a text: the model's own, and the one that ends a response in training."""
+        """The tokens that end a text: the model's, and the one that ends a response in training."""
         eos = self.model.generation_config.eos_token_id
-        own = [] if eos is None else torch.as_tensor(eos).flatten().tolist()
-        return torch.tensor(sorted({*own, self.encoder.end[-1]}), dtype=torch.long, device=self.device)
+        ends = [] if eos is None else torch.as_tensor(eos).flatten().tolist()
+        return torch.tensor(sorted({*ends, self.encoder.end[-1]}), dtype=torch.long, device=self.device)
 
     def _without_rest(self, written: Tensor, start: int, ends: Tensor) -> Tensor:
-        """``written`` with ends of text for the end of a response and for what comes after any end: those are never
-        read as text, as padding, or the end of a turn that is no special token, would be."""
-        own = written[:, start:]
-        ended = torch.isin(own, ends.to(own.device)).long()
-        over = (ended.cumsum(1) - ended > 0) | (own == self.encoder.end[-1])
-        written[:, start:] = own.masked_fill(over, self.tokenizer.eos_token_id)
+        """``written`` with end-of-text tokens in place of the end of a response and everything after any end: these are
+        never decoded to text, unlike padding, or an end of turn that is not a special token."""
+        generated = written[:, start:]
+        ended = torch.isin(generated, ends.to(generated.device)).long()
+        over = (ended.cumsum(1) - ended > 0) | (generated == self.encoder.end[-1])
+        written[:, start:] = generated.masked_fill(over, self.tokenizer.eos_token_id)
         return written
 
     def _cache(self) -> DynamicCache | None:
-        """An empty cache of keys and values; ``None`` if the model keeps anything else, such as an encoder's states or
-        recurrent ones: rows cannot be taken out of those."""
+        """An empty key-value cache; ``None`` if the model has other state, such as an encoder's or a recurrent one,
+        from which rows cannot be removed."""
         if self.backend != "causal" or not self.model._supports_default_dynamic_cache():
             return None
         cache = DynamicCache(config=self.config.get_text_config(decoder=True))
@@ -190,8 +191,9 @@ class LiveLM(HFLM):
         return cache if plain else None
 
     def _ended(self, stop: Sequence[str], start: int, ends: Tensor) -> Callable[[Tensor], Tensor]:
-        """Tells of each row whether its last token ends it, as one of ``ends`` or of a stop string; the first ``start``
-        tokens are not its own. Two tokens more are looked at than a stop string has: others may spell it."""
+        """A function that returns for each row whether its last token ends it, as one of ``ends`` or part of a stop
+        string; the first ``start`` tokens are the context. Two more tokens than a stop string has are decoded, as it
+        may be tokenized differently."""
         reach = 2 + max((len(self.tokenizer.encode(word, add_special_tokens=False)) for word in stop), default=0)
 
         def ended(ids: Tensor) -> Tensor:
@@ -207,7 +209,7 @@ class LiveLM(HFLM):
 
 
 def alike(rows: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
-    """Batches of ``most`` rows at most, longest first, of about the same length each."""
+    """Batches of at most ``most`` rows of similar length, longest first."""
     batch: list[tuple[int, ...]] = []
     for row in sorted(rows, key=lambda row: (-len(row), row)):
         if batch and (len(batch) == most or len(row) < ALIKE * len(batch[0])):
@@ -219,7 +221,7 @@ def alike(rows: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int
 
 
 class _Any(StoppingCriteria):
-    """Stops all rows as soon as one has ended."""
+    """Stops generation as soon as one row has ended."""
 
     def __init__(self, ended: Callable[[Tensor], Tensor]):
         self.ended = ended

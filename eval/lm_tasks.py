@@ -1,4 +1,4 @@
-"""Task files of lm-eval, made into tasks on this suite's rows."""
+"""Builds lm-eval tasks on this suite's rows from task files."""
 
 import logging
 from collections.abc import Sequence
@@ -25,44 +25,45 @@ def read_task(file: Path) -> dict[str, Any]:
     """
     try:
         return dict(load_yaml(file) | {"task": file.stem})
-    except Exception as error:  # of YAML, or of what a function in it imports
+    except Exception as error:  # from YAML, or from imports of a function in it
         raise SourceError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def build_task(
-    file: Path, config: dict[str, Any], rows: Sequence[Row], shown: Sequence[str], separator: str
+    file: Path, config: dict[str, Any], rows: Sequence[Row], rendered: Sequence[str], separator: str
 ) -> ConfigurableTask:
-    """A task of lm-eval on ``rows``: columns ``prompt``, as it is shown, ``response`` and, where the rows have them,
-    ``choices`` and the index ``answer``. A file that names columns is much faster than one with templates, which
-    lm-eval compiles again for every row.
+    """An lm-eval task on ``rows``: columns ``prompt``, as rendered, ``response`` and, if the rows have them,
+    ``choices`` and the index ``answer``. Column names in a file are much faster than templates, which lm-eval compiles
+    again for every row.
 
     Raises:
-        SourceError: the file asks for a column that the rows do not have, or is none that lm-eval takes; or a row's
-            response is none of its choices.
+        SourceError: the file refers to a column that the rows do not have, or is not accepted by lm-eval; or a row's
+            response is not among its choices.
     """
-    docs: list[dict[str, Any]] = [{**row, "prompt": prompt} for row, prompt in zip(rows, shown, strict=True)]
+    docs: list[dict[str, Any]] = [{**row, "prompt": prompt} for row, prompt in zip(rows, rendered, strict=True)]
     for doc in docs:
         if "choices" in doc and doc["response"] not in doc["choices"]:
-            raise SourceError(f"{file.stem}: the response {doc['response']!r} is none of the choices {doc['choices']}")
+            problem = f"the response {doc['response']!r} is not among the choices {doc['choices']}"
+            raise SourceError(f"{file.stem}: {problem}")
         if "choices" in doc:
             doc["answer"] = doc["choices"].index(doc["response"])
     for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
         column = config.get(key)
         if isinstance(column, str) and column.isidentifier() and any(column not in doc for doc in docs):
             raise SourceError(
-                f"{file}: {key} asks for the column {column}, and the rows of {file.stem} have {', '.join(docs[0])}; "
-                "arithmetic.yaml beside it is for rows without choices, licences.yaml for rows with them"
+                f"{file}: {key} refers to the column {column}, but the rows of {file.stem} have {', '.join(docs[0])}; "
+                "see arithmetic.yaml for rows without choices, licences.yaml for rows with them"
             )
     data = Dataset.from_list(docs)
     config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator}
     try:
         return _Task(config=config)
     except Exception as error:  # lm-eval checks a file by using it
-        raise SourceError(f"{file} is no task of lm-eval: {' '.join(str(error).split())}") from error
+        raise SourceError(f"{file} is not an lm-eval task: {' '.join(str(error).split())}") from error
 
 
 class _Task(ConfigurableTask):
-    """A task of lm-eval that makes its requests without a progress bar, which nothing turns off."""
+    """An lm-eval task that builds its requests without the progress bar, which no option disables."""
 
     def build_all_requests(
         self, *, samples: list[int] | None = None, rank: int = 0, world_size: int = 1, **_: Any
@@ -74,25 +75,31 @@ class _Task(ConfigurableTask):
         ]
 
     def _requests(self, number: int, doc: dict[str, Any]) -> list[Any]:
-        shown = self.fewshot_context(doc, num_fewshot=self.config.num_fewshot or 0, gen_prefix=self.doc_to_prefix(doc))
+        context = self.fewshot_context(
+            doc, num_fewshot=self.config.num_fewshot or 0, gen_prefix=self.doc_to_prefix(doc)
+        )
         about = (self.config.task, number, self.config.repeats)
-        made = self.construct_requests(doc=doc, ctx=shown, metadata=about, apply_chat_template=False)
-        return made if isinstance(made, list) else [made]
+        requests = self.construct_requests(doc=doc, ctx=context, metadata=about, apply_chat_template=False)
+        return requests if isinstance(requests, list) else [requests]
 
 
 def check_same(lm: TemplateLM, encoder: Encoder, task: ConfigurableTask, name: str) -> None:
-    """Compares the ids that ``lm`` would give a task's texts with those of training.
+    """Checks that ``lm`` tokenizes a task's texts as training does.
 
     Raises:
-        SourceError: they differ; names the first row.
+        SourceError: it does not; names the first such row.
     """
     for number, doc in enumerate(task.dataset["test"]):
         prompt, choices = doc["prompt"], doc.get("choices") or []
-        texts = [f"{encoder.shown.separator}{choice}" for choice in choices]
-        ours = encoder.joined([prompt] * len(texts), texts, lambda at: name) if texts else encoder.prompts([prompt])
+        texts = [f"{encoder.prompter.separator}{choice}" for choice in choices]
+        ours = (
+            encoder.encode_pairs([prompt] * len(texts), texts, lambda at: name)
+            if texts
+            else encoder.encode_prompts([prompt])
+        )
         theirs = [lm._encode_pair(prompt, text) for text in texts] if texts else [list(lm.tok_encode(prompt))]
-        if [tuple(one) for one in ours] != [tuple(one) for one in theirs]:
+        if [tuple(ids) for ids in ours] != [tuple(ids) for ids in theirs]:
             raise SourceError(
-                f"{name}: row {number}: {type(lm).__name__} tokenizes it in another way than training does, so its "
+                f"{name}: row {number}: {type(lm).__name__} tokenizes it differently from training, so its "
                 "scores would not be those of the trained model; the backend hf tokenizes as training does"
             )

@@ -21,18 +21,18 @@ def row_losses(
     long are left out or cut as in training.
 
     Raises:
-        SourceError: a row is too long, and that is to be an error.
+        SourceError: a row is too long, and ``long_rows`` is ``error``.
     """
     device = next(model.parameters()).device
     stage_model = StageModel(model, builder.encoder.tokenizer, cpu_bf16=bf16)
     encoded, count, cut = builder.encode(rows, name)
     sequences = builder.separate(encoded)
-    found = [torch.zeros(0, 2)]
+    losses_and_counts = [torch.zeros(0, 2)]
     for start in range(0, count, batch_size):
-        part = range(start, min(start + batch_size, count))
-        batch = collate([{name: torch.as_tensor(array[i]) for name, array in sequences.items()} for i in part])
+        indices = range(start, min(start + batch_size, count))
+        batch = collate([{name: torch.as_tensor(array[i]) for name, array in sequences.items()} for i in indices])
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=bf16 and device.type == "cuda"):
             losses = stage_model.sequence_losses(stage_model(batch), batch)
-        found.append(torch.stack([losses.cpu(), (batch["labels"] != IGNORED).sum(1).cpu()], 1))
-    return torch.cat(found).double().numpy(), cut
+        losses_and_counts.append(torch.stack([losses.cpu(), (batch["labels"] != IGNORED).sum(1).cpu()], 1))
+    return torch.cat(losses_and_counts).double().numpy(), cut

@@ -2,15 +2,15 @@
 
 Inside: one process without a network, nothing of the host but a read-only Python and the system's libraries, an empty
 environment, no ``/proc``, a small ``/tmp``, few system calls, and limits on time, memory, threads and files (see
-:mod:`eval.confinement`). What can be had of the host all the same is its kernel's version and processor.
+:mod:`eval.confinement`). The host's kernel version and processor remain visible.
 
 There are two verdicts.
 
-- :func:`solves` is for a completion and its tests. The tests run in a sandbox of their own, and only data comes to them
-  from the completion's: nothing that the completion does can make a wrong value right (see :mod:`eval.inside.remote`).
-- :func:`passes` is for a whole program, whose own assertions share an interpreter with all else that it does. That it
-  ended is read from the kernel, from outside, and not from anything that it says (see :mod:`eval.evidence`). But its
-  author also wrote what it asserts, and an interpreter whose memory is corrupted can be led anywhere.
+- :func:`solves` is for a completion and its tests. The tests run in a separate sandbox and only receive data from the
+  completion's: nothing that the completion does can make a wrong value pass (see :mod:`eval.inside.remote`).
+- :func:`passes` is for a whole program, whose assertions share an interpreter with the rest of it. Whether it ended
+  is determined from outside by the kernel, not from its output (see :mod:`eval.evidence`). But its author also wrote
+  the assertions, and an interpreter with corrupted memory can be made to do anything.
 """
 
 import contextlib
@@ -36,16 +36,16 @@ def solves(before: str, completion: str, after: str, seconds: float = 10.0) -> b
 
     Args:
         before: source code in front of the completion: imports, helpers, the head of the function to be completed.
-        completion: source code of unknown intent.
-        after: the tests. They call what the completion defines and read its plain data; what ``before`` defines, but
-            for the completed function, is theirs alone.
-        seconds: wall-clock time after which all of it is killed, and processor time of either process.
+        completion: untrusted source code.
+        after: the tests. They call what the completion defines and read its plain data; what ``before`` defines, except
+            the completed function, is private to them.
+        seconds: wall-clock limit of the whole, and processor time limit of each process.
 
     Raises:
-        NoSandbox: none works here; the message says how to get one.
-        NotStarted: one works, but did not come up this time.
+        NoSandbox: no sandbox works here; the message says how to install one.
+        NotStarted: one works, but did not start this time.
     """
-    python = _found()
+    python = _require_sandbox()
     if max(map(len, (before, completion, after))) > LONGEST:
         return False
     with contextlib.ExitStack() as stack:
@@ -72,42 +72,42 @@ def passes(program: str, seconds: float = 10.0) -> bool:
 
     Args:
         program: source code.
-        seconds: wall-clock time after which it is killed, and its processor time.
+        seconds: wall-clock limit, and processor time limit.
 
     Raises:
-        NoSandbox: none works here; the message says how to get one.
-        NotStarted: one works, but did not come up this time.
+        NoSandbox: no sandbox works here; the message says how to install one.
+        NotStarted: one works, but did not start this time.
     """
-    return _ends(_found(), program, seconds)
+    return _ends(_require_sandbox(), program, seconds)
 
 
 @functools.cache
 def works() -> bool:
-    """Whether there is a sandbox on this machine."""
+    """Whether a sandbox works on this machine."""
     return _sandbox() is not None
 
 
 @functools.cache
 def _sandbox() -> Python | None:
-    """The first Python of which all is as it must be."""
+    """The first Python that works in the sandbox."""
     return next((python for python in pythons() if _fault(python) is None), None)
 
 
 def _fault(python: Python) -> str | None:
-    """What is wrong with a Python in the sandbox."""
+    """Why a Python does not work in the sandbox; ``None`` if it does."""
     try:
         if not _ends(python, "import sys\nassert sys.version_info >= (3, 11)", seconds=10):
             return "it is older than 3.11"
         if _ends(python, "import _ctypes", seconds=10):
-            return "its foreign functions are built in"
+            return "its ctypes is built in"
         if _ends(python, "assert False", seconds=10):
-            return "its assertions are switched off"
+            return "its assertions are disabled"
     except NotStarted as error:
         return str(error)
     return None
 
 
-def _found() -> Python:
+def _require_sandbox() -> Python:
     python = _sandbox()
     if python is None:
         raise NoSandbox(
@@ -124,7 +124,7 @@ def _ends(python: Python, program: str, seconds: float) -> bool:
     try:
         source = program.encode()
     except UnicodeEncodeError:
-        return False  # a lone surrogate, which no source code holds
+        return False  # a lone surrogate, which source code cannot contain
     if len(source) > LONGEST or b"\0" in source:
         return False
     with confined(python, ["program"], seconds, subprocess.PIPE, subprocess.PIPE) as running:
@@ -142,22 +142,22 @@ def _ends(python: Python, program: str, seconds: float) -> bool:
 
 
 def _await(running: Confined, *others: Confined) -> None:
-    """Waits until it says that all is up."""
+    """Waits until the process reports that it is ready."""
     with running.ends_after(START):
         if _receive(running) != b".":
-            words = [confined.last_words() for confined in (running, *others)]
-            raise NotStarted("; ".join(filter(None, words)) or f"it ended, or nothing came in {START:.0f} s")
+            words = [confined.kill_and_read_errors() for confined in (running, *others)]
+            raise NotStarted("; ".join(filter(None, words)) or f"it ended, or did not respond within {START:.0f} s")
 
 
 def _send(running: Confined, data: bytes) -> None:
     assert running.process.stdin is not None
     rest = memoryview(data)
-    with contextlib.suppress(BrokenPipeError):  # it ended: that nothing comes back says so
+    with contextlib.suppress(BrokenPipeError):  # it ended, which the missing answer will show
         while rest:
             rest = rest[running.process.stdin.write(rest) :]
 
 
 def _receive(running: Confined) -> bytes:
-    """What it says next, or nothing if it ended."""
+    """The next output of the process; empty if it ended."""
     assert running.process.stdout is not None
     return running.process.stdout.read(16)

@@ -1,11 +1,11 @@
-"""The system calls that the sandbox allows, as a seccomp program. What is not listed does not exist there (ENOSYS)."""
+"""The system calls that the sandbox allows, as a seccomp program. Others fail with ENOSYS."""
 
 import errno
 import functools
 import os
 import tempfile
 
-# What CPython and its standard library need to compute, to use threads and to work on files.
+# What CPython and its standard library need for computation, threads and files.
 ALLOWED = (
     "read write readv writev pread64 pwrite64 lseek close close_range open openat dup dup2 dup3 pipe pipe2 "
     "sendfile copy_file_range stat lstat fstat newfstatat statx access faccessat faccessat2 readlink readlinkat "
@@ -23,7 +23,7 @@ ALLOWED = (
 )
 CLONE_THREAD = 0x10000
 CLONE_NAMESPACES = 0x7E020080
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. No locks: the kernel would keep any number of them.
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC. No locks, as the kernel does not limit their number.
 FCNTL = (0, 1, 2, 3, 4, 1030)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)

@@ -145,7 +145,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "fewer embeddings than tokens": (
         {"words": 210},
         {},
-        "the tokenizer has 210 tokens and the model embeddings for 200",
+        "the tokenizer has 210 tokens, but the model only 200 embeddings",
     ),
     "no end of text": ({"eos": None}, {}, "the tokenizer has no end-of-text token"),
     "no chat template": ({}, {"template": "chat"}, "the tokenizer has no chat template"),
@@ -179,7 +179,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], int, str]] = {  # what is done 
     "quantized": (
         lambda folder: settings(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"}),
         2,
-        "model.name: no model can be built: it is quantized, and only plain weights can be trained and averaged",
+        "model.name: no model can be built: it is quantized, and only unquantized weights can be trained and averaged",
     ),
     "quantized in an unknown way": (
         lambda folder: settings(folder / "config.json", quantization_config={"quant_method": "nonsense"}),
@@ -189,7 +189,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], int, str]] = {  # what is done 
     "a thousand million layers": (
         lambda folder: settings(folder / "config.json", num_hidden_layers=10**9),
         2,
-        "num_hidden_layers of 1000000000 is more than can be built: at most 1000",
+        "num_hidden_layers: 1000000000 is too large to build: at most 1000",
     ),
     "weights that are a pipe": (
         lambda folder: pipe(folder / "model.safetensors"),
@@ -233,9 +233,9 @@ def test_a_models_folder_that_cannot_be_read_or_trained(
         (["method=sfa", "sfa.p=null"], "sfa: give either p or every"),
         (["model.config.max_position_embeddings=16"], "train.seq_len: 32 is longer than the 16 positions"),
         (["model.config.vocab_size=100"], "model.config.vocab_size: 100 is less than the tokenizer's 300"),
-        (["model.config.hiden_size=16"], "model.config.hiden_size: llama knows no such key"),
+        (["model.config.hiden_size=16"], "model.config.hiden_size: llama has no such key"),
         (["model.config.hidden_size=17"], "model.config: no model can be built: "),
-        (["model.architecture=lama"], "model.architecture: 'lama' is no model type of transformers; did you mean"),
+        (["model.architecture=lama"], "model.architecture: 'lama' is not a model type of transformers; did you mean"),
         (["model.architecture=vit", "model.config={}"], "model.config: vit is no language model"),
         (["model.template=chat"], "model.template: chat requires a tokenizer with a chat template"),
     ],

@@ -41,16 +41,16 @@ def test_adapters_are_read_from_safetensors_alone(adapted: Path, tmp_path: Path)
     pickled = shutil.copytree(adapted / "adapters", tmp_path / "pickled")
     torch.save(load_file(pickled / "adapter_model.safetensors"), pickled / "adapter_model.bin")
     (pickled / "adapter_model.safetensors").unlink()
-    with pytest.raises(models.ModelError, match=r"pickled has adapters and no adapter_model\.safetensors"):
+    with pytest.raises(models.ModelError, match=r"pickled has adapters but no adapter_model\.safetensors"):
         models.read_model(pickled)
     both = shutil.copytree(adapted / "base", tmp_path / "both")
     shutil.copytree(pickled, both, dirs_exist_ok=True)
-    with pytest.raises(models.ModelError, match=r"both has adapters and no adapter_model\.safetensors"):
+    with pytest.raises(models.ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
         models.build(Model(name=str(both)), 1, Decoder())
     under = json.loads((adapted / "adapters" / "adapter_config.json").read_text())
     on_it = shutil.copytree(adapted / "adapters", tmp_path / "on_it")
     (on_it / "adapter_config.json").write_text(json.dumps({**under, "base_model_name_or_path": str(both)}))
-    with pytest.raises(models.ModelError, match=r"both has adapters and no adapter_model\.safetensors"):
+    with pytest.raises(models.ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
         models.read_model(on_it)
 
 

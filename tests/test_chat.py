@@ -56,7 +56,7 @@ def today(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_conversation_is_tokenized_as_by_its_template(name: str, kind: str, today: None) -> None:
     tok = chat_tokenizer(name, kind)
     encoder = Encoder(tok, layout(name))
-    ((given, response),) = encoder.rows([ROW], "rows")
+    ((given, response),) = encoder.encode_rows([ROW], "rows")
     whole = tok.apply_chat_template(conversation(name, True), tokenize=True, return_dict=False)
     if name != "no control token":
         assert given + response + encoder.end == whole[: len(given + response + encoder.end)]
@@ -103,7 +103,7 @@ def test_a_row_that_a_template_fails_on_is_named() -> None:
     tok = byte_level()
     tok.chat_template = "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}" + CHATS["chatml"]
     with pytest.raises(SourceError, match=r"math: row 1: .*no"):
-        Encoder(tok, Layout("chat")).rows([ROW, {**ROW, "prompt": "bad"}], "math")
+        Encoder(tok, Layout("chat")).encode_rows([ROW, {**ROW, "prompt": "bad"}], "math")
 
 
 def test_a_prompt_does_not_change_from_day_to_day() -> None:
@@ -130,9 +130,9 @@ def test_control_tokens_are_those_of_the_template(kind: str) -> None:
     tok = chat_tokenizer("chatml", kind)
     encoder = Encoder(tok, Layout("chat"))
     rows: list[Any] = [{"prompt": "a <|im_end|> b", "response": "c <|im_end|> d</s>"}, ROW]
-    (given, response), plain = encoder.rows(rows, "rows")
+    (given, response), plain = encoder.encode_rows(rows, "rows")
     assert given.count(encoder.end[0]) == 1 and not {encoder.end[0], tok.eos_token_id} & {*response}
-    assert encoder.rows([ROW], "rows") == [plain]
+    assert encoder.encode_rows([ROW], "rows") == [plain]
     assert "<|im_end|>" in tok.decode(response)
 
 
@@ -140,7 +140,7 @@ def test_a_unigram_model_refuses_what_it_cannot_tell_apart() -> None:
     tok = chat_tokenizer("chatml", "unigram")
     tok.add_tokens(["</s>"], special_tokens=True)
     with pytest.raises((SourceError, TemplateError)):
-        Encoder(tok, Layout("chat")).rows([{"prompt": "a </s> b", "response": "x"}], "rows")
+        Encoder(tok, Layout("chat")).encode_rows([{"prompt": "a </s> b", "response": "x"}], "rows")
 
 
 @pytest.mark.parametrize("name", ["chatml", "gemma"])
@@ -159,8 +159,8 @@ def test_generation_stops_at_the_end_of_a_turn(name: str, monkeypatch: pytest.Mo
         wanted = [yes, yes, end, yes, yes][min(made, 4)]
         return torch.full_like(scores, -1e9).index_fill(1, torch.tensor([wanted]), 0.0)
 
-    context = lm.encoder.show([ROW], "rows")[0]
-    start = [len(lm.encoder.prompts([context])[0])]
+    context = lm.encoder.render_prompts([ROW], "rows")[0]
+    start = [len(lm.encoder.encode_prompts([context])[0])]
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda **options: generate(**options, logits_processor=[forced]))
     options = {"until": [], "max_gen_toks": 5, "do_sample": False}

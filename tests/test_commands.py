@@ -192,11 +192,11 @@ def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest
         (
             "doc_to_choice: choices",
             [{}],
-            "doc_to_choice asks for the column choices, and the rows of new have",
+            "doc_to_choice refers to the column choices, but the rows of new have",
         ),
-        ("doc_to_choice: choices", [{"choices": ["x"]}], "new: the response 'b' is none of the choices ['x']"),
+        ("doc_to_choice: choices", [{"choices": ["x"]}], "new: the response 'b' is not among the choices ['x']"),
         ("doc_to_text: [1", [{}], "new.yaml cannot be read: "),
-        ("doc_to_target: '{{ 1 / 0 }}'", [{"choices": ["b"]}], "new.yaml is no task of lm-eval: "),
+        ("doc_to_target: '{{ 1 / 0 }}'", [{"choices": ["b"]}], "new.yaml is not an lm-eval task: "),
     ],
 )
 def test_a_new_tasks_file_says_what_its_rows_lack(

@@ -132,7 +132,7 @@ def test_rows_of_a_test_are_part_of_its_key(tmp_path: Path) -> None:
     assert evaluations.key("gsm8k") == key
     same_stamp(folder / "test.jsonl", lambda path: path.write_text(json.dumps({**row, "answer": "so #### 73"}) + "\n"))
     assert Evaluations(["gsm8k"], [], Settings(data_folder=tmp_path)).key("gsm8k") != key
-    with pytest.raises(SourceError, match="the rows of gsm8k were changed while the run was going"):
+    with pytest.raises(SourceError, match="the rows of gsm8k changed during the run"):
         evaluations.load("gsm8k", None, None)  # it was asked for its key before
 
 

@@ -94,7 +94,7 @@ def test_a_replaced_file_gives_its_new_rows(tmp_path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[dict[str, str | bytes], str]] = {
-    "two columns of a name": ({"train_csv": "a,b,a\n1,2,3\n"}, "it has several columns called a"),
+    "two columns of a name": ({"train_csv": "a,b,a\n1,2,3\n"}, "it has several columns named a"),
     "a cell too many": ({"train_csv": "a,b\n1,2\n1,2,3\n"}, "the row that ends on line 3 has 3 cells, and the first"),
     "a cell too few": ({"train_csv": 'a,b\n"x\ny",2\n1\n'}, "the row that ends on line 4 has 1 cells"),
     "a quote left open": ({"train_csv": 'a,b\n"x,2\n'}, "line 2: unexpected end of data"),
@@ -103,11 +103,11 @@ BROKEN: dict[str, tuple[dict[str, str | bytes], str]] = {
     "utf-16": ({"train_csv": "a,b\nx,2\n".encode("utf-16")}, "it is not UTF-8"),
     "latin-1 in JSON": ({"train_jsonl": '{"a": 1}\n{"a": "é"}\n'.encode("latin-1")}, "line 2: 'utf-8' codec can't"),
     "no JSON": ({"train_jsonl": '{"a": 1}\n\n{"a": }\n'}, "line 3: Expecting value"),
-    "not a number": ({"train_jsonl": '{"a": NaN}'}, "line 1: NaN is no value of JSON"),
-    "infinity": ({"train_jsonl": '{"a": [-Infinity]}'}, "line 1: -Infinity is no value of JSON"),
-    "a key twice": ({"train_jsonl": '{"a": {"b": 1, "b": 2}}'}, "line 1: the key b comes more than once"),
+    "not a number": ({"train_jsonl": '{"a": NaN}'}, "line 1: NaN is not a JSON value"),
+    "infinity": ({"train_jsonl": '{"a": [-Infinity]}'}, "line 1: -Infinity is not a JSON value"),
+    "a key twice": ({"train_jsonl": '{"a": {"b": 1, "b": 2}}'}, "line 1: the key b occurs more than once"),
     "half a pair": ({"train_jsonl": '{"a": "\\ud83d"}'}, "line 1: 'utf-8' codec can't encode"),
-    "a list": ({"train_jsonl": '[{"a": 1}]'}, "line 1 is no JSON object"),
+    "a list": ({"train_jsonl": '[{"a": 1}]'}, "line 1 is not a JSON object"),
     "only blank lines": ({"train_jsonl": "\n\n"}, "it holds no rows"),
     "an empty cell": ({"train_csv": 'a,b\n,2\n"",2\nx,2\n'}, "the column a is empty in 2 of 3 rows"),
     "null": ({"train_jsonl": '{"a": null}\n{"a": "x"}\n{"b": 1}'}, "the column a is empty in 2 of 3 rows"),
@@ -154,7 +154,7 @@ def test_the_shards_of_a_split_are_read_in_their_order(tmp_path: Path) -> None:
 def test_a_test_split_in_a_form_that_is_not_read_is_not_drawn_instead(tmp_path: Path) -> None:
     for name in ("test_json", "test_jsonl_gz", "Test_csv", "validation_CSV"):
         source = folder(tmp_path / name, train_csv="a\n1\n2\n", **{name: ""})
-        with pytest.raises(SourceError, match=f"{name.replace('_', '.')} is not read; make it"):
+        with pytest.raises(SourceError, match=f"{name.replace('_', '.')} is not a supported file; convert it"):
             splits(find(source, None))
     assert splits(find(folder(tmp_path / "d", train_csv="a\n1\n", labels_json="[]", README_md=""), None)) == ["train"]
 
@@ -174,14 +174,14 @@ def test_a_dot_is_a_column_s_own_or_leads_into_an_object(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("template", "named"),
     [
-        ("{a} {}", "{} is no name of a column"),
-        ("{a!r}", "{a!r} is no name of a column"),
-        ("{a:d}", "{a:d} is no name of a column"),
-        ("{a:{b}}", "{a:{b}} is no name of a column"),
-        ("{a[0]}", "{a[0]} is no name of a column"),
+        ("{a} {}", "{} is not a column name"),
+        ("{a!r}", "{a!r} is not a column name"),
+        ("{a:d}", "{a:d} is not a column name"),
+        ("{a:{b}}", "{a:{b}} is not a column name"),
+        ("{a[0]}", "{a[0]} is not a column name"),
         ("{a", "expected '}' before end of string in '{a'"),
         ("a}", "Single '}' encountered in format string in 'a}'"),
-        ("{{a}}", "names no column"),
+        ("{{a}}", "contains no column"),
     ],
 )
 def test_a_template_that_names_no_column(template: str, named: str) -> None:
@@ -194,7 +194,7 @@ def test_a_wrong_template_is_one_line_of_a_config_s_errors(tmp_path: Path, capsy
     config = tmp_path / "c.yaml"
     config.write_text("name: x\nmodel: {name: y}\ntasks: [{name: m, source: z, prompt: '{q:d}', response: '{a}'}]\n")
     assert train.main([str(config)]) == 2
-    assert "prompt: {q:d} is no name of a column; a brace that is text is written twice" in capsys.readouterr().err
+    assert "prompt: {q:d} is not a column name; double a brace to write it literally" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("label", [True, False, 1.0, 0.5, "1.0", "01", " 1", "²", "١", "-0", -1, 2, None, "", [0]])

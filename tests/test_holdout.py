@@ -66,7 +66,7 @@ def test_rows_of_which_no_fair_part_can_be_held_out(n: int, tmp_path: Path) -> N
     task = custom(tmp_path / "d", [{"instruction": "a", "input": "b", "output": "c"}] * n)
     for split in ("train", "test"):
         with pytest.raises(
-            SourceError, match=rf"no fair part of {n} rows with 1 different whole rows .* split called test"
+            SourceError, match=rf"no fair share of {n} rows with 1 different whole rows .* split named test"
         ):
             task.rows(split)  # type: ignore[arg-type]
 
@@ -113,7 +113,7 @@ def test_the_split_to_train_on_is_the_one_that_is_drawn_from(tmp_path: Path) -> 
     )
     rows = [task.rows("train"), task.rows("test")]
     assert len(rows[0]) + len(rows[1]) == 200 and all(row["prompt"].endswith("sft") for part in rows for row in part)
-    with pytest.raises(ValueError, match="test_split: sft is what the task is trained on"):
+    with pytest.raises(ValueError, match="test_split: sft is the split that the task is trained on"):
         custom(tmp_path / "e", [], train_split="sft", test_split="sft")
 
 

@@ -146,7 +146,7 @@ def test_a_label_column_that_holds_something_else_is_told(tmp_path: Path) -> Non
 
 def test_a_broken_image_is_named_or_left_out_and_counted(tmp_path: Path) -> None:
     source = folder(tmp_path / "data", True, broken=True)
-    with pytest.raises(SourceError, match=r"train/5.png \(row 5\) is no readable image.*skip_unreadable"):
+    with pytest.raises(SourceError, match=r"train/5.png \(row 5\) is not a readable image.*skip_unreadable"):
         ImageArrays(PROCESSOR).split(images(source), "train", tmp_path / "cache")
     packed, skipped = ImageArrays(PROCESSOR).split(images(source, skip_unreadable=True), "train", tmp_path / "cache")
     assert skipped == 1 and 5 not in packed["pixel_values"][:, 0, 0, 0] and len(packed["labels"]) == 39
@@ -172,7 +172,7 @@ def test_idx_files_are_read_and_told_from_others(tmp_path: Path) -> None:
     rows = Digits(source=str(tmp_path), labels=(7,)).rows("test")
     assert [row["label"] for row in rows] == [7, 7] and np.array_equal(rows[1]["image"], pixels[2])
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + struct.pack(">I", 4) + bytes([7, 2, 7]))
-    with pytest.raises(SourceError, match="train-labels-idx1-ubyte is no whole IDX file"):
+    with pytest.raises(SourceError, match="train-labels-idx1-ubyte is not a complete IDX file"):
         Digits(source=str(tmp_path)).rows("train")
 
 

@@ -8,11 +8,11 @@ from transformers import AutoConfig, BertLMHeadModel
 
 from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate, example_count
-from sfa.data.packing import alone, encode, pack
+from sfa.data.packing import encode, pack, pad_each
 from sfa.data.tokens import Encoder
 from sfa.families import family_of, models
 from sfa.families.decoder import Decoder
-from sfa.families.isolation import NotCausal, why_padded
+from sfa.families.isolation import NotCausal, padding_reason
 from sfa.families.tokenizer_training import train_tokenizer
 from sfa.stages.composer_model import StageModel
 
@@ -69,7 +69,7 @@ def tiny(kind: str, tokenizer: Any, **more: Any) -> Any:
 def test_models_that_isolate_are_packed(kind: str, tokenizer: Any) -> None:
     model = tiny(kind, tokenizer)
     model.train()
-    assert why_padded(model, tokenizer) is None
+    assert padding_reason(model, tokenizer) is None
     assert model.training
 
 
@@ -77,9 +77,9 @@ def test_models_that_isolate_are_packed(kind: str, tokenizer: Any) -> None:
 def test_models_that_do_not_are_padded_without_harm(kind: str, tokenizer: Any) -> None:
     """Every example of a padded batch has the loss that it has alone."""
     model = tiny(kind, tokenizer)
-    assert why_padded(model, tokenizer) is not None
+    assert padding_reason(model, tokenizer) is not None
     examples, _ = encode(ROWS, Encoder(tokenizer), 96)
-    sequences = alone(examples, 0)
+    sequences = pad_each(examples, 0)
     assert example_count(sequences) == len(ROWS) and "position_ids" not in sequences
     stage_model = StageModel(model.eval(), tokenizer)
     steps = BatchSchedule([sequences], 1, len(ROWS), seed=0)
@@ -102,7 +102,7 @@ def test_packing_such_a_model_would_change_the_loss(tokenizer: Any) -> None:
     for kind in ("llama", "mamba"):
         stage_model = StageModel(tiny(kind, tokenizer, initializer_range=0.3).eval(), tokenizer)
         losses = []
-        for sequences in (pack(examples, 96, 0, seed=0), alone(examples, 0)):
+        for sequences in (pack(examples, 96, 0, seed=0), pad_each(examples, 0)):
             n = len(sequences["labels"])
             steps = BatchSchedule([sequences], 1, n, 0)
             batch = collate([steps[i] for i in range(n)])
@@ -122,16 +122,16 @@ def test_a_model_that_fails_on_positions_is_padded_and_the_reason_told(tokenizer
         return forward(*args, **options)
 
     model.model.forward = failing
-    assert why_padded(model, tokenizer) == "it fails on restarting position_ids (no such position)"
+    assert padding_reason(model, tokenizer) == "it fails on restarting position_ids (no such position)"
 
 
 def test_a_model_that_sees_what_it_is_to_predict_is_refused(tokenizer: Any) -> None:
     with pytest.raises(NotCausal, match="is_decoder"):
-        why_padded(tiny("bert", tokenizer), tokenizer)
+        padding_reason(tiny("bert", tokenizer), tokenizer)
     with pytest.raises(models.ModelError, match="is_decoder"):
-        Decoder().why_padded(tiny("bert", tokenizer), tokenizer)
-    why_padded(tiny("bert", tokenizer, is_decoder=True), tokenizer)
+        Decoder().padding_reason(tiny("bert", tokenizer), tokenizer)
+    padding_reason(tiny("bert", tokenizer, is_decoder=True), tokenizer)
 
 
 def test_a_model_of_few_positions_is_looked_at_as_well(tokenizer: Any) -> None:
-    assert Decoder().why_padded(tiny("gpt2", tokenizer, n_positions=8), tokenizer) is None
+    assert Decoder().padding_reason(tiny("gpt2", tokenizer, n_positions=8), tokenizer) is None

@@ -10,7 +10,7 @@ from torch import nn
 
 from eval import available, kind, owner
 from eval.evaluator import Evaluations
-from eval.kind import KINDS, Kind, Part, Settings, mean_score
+from eval.kind import KINDS, Kind, RankResult, Settings, mean_score
 from sfa.config import ConfigError, load
 from sfa.data import Task, registered
 from sfa.data.glyphs import Glyphs
@@ -39,12 +39,12 @@ def size() -> Iterator[type[Kind]]:
         def count(self, name: str) -> int:
             return 3
 
-        def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, Part]:
+        def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, RankResult]:
             weight = float(torch.cat([p.flatten() for p in model.parameters()]).mean())
-            return {name: Part(np.full((len(wanted), 1), weight)) for name, wanted in rows.items()}
+            return {name: RankResult(np.full((len(wanted), 1), weight)) for name, wanted in rows.items()}
 
-        def score(self, name: str, parts: Sequence[Part]) -> Score:
-            return mean_score(name, "mean", np.concatenate([part.values for part in parts])[:, 0])
+        def score(self, name: str, results: Sequence[RankResult]) -> Score:
+            return mean_score(name, "mean", np.concatenate([result.values for result in results])[:, 0])
 
     yield Size
     del KINDS["size"]
@@ -95,5 +95,5 @@ def test_the_kind_of_a_name_is_no_matter_of_its_ending(tmp_path: Any) -> None:
 
 
 def test_a_backend_that_a_kind_does_not_know_is_an_error() -> None:
-    with pytest.raises(NotImplementedError, match="loss is scored with --backend hf alone"):
+    with pytest.raises(NotImplementedError, match="loss can only be scored with --backend hf"):
         KINDS["loss"](["arithmetic_loss"], [], kind.Settings()).drive(None, None)

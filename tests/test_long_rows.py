@@ -38,7 +38,7 @@ def encoder(template: Any, name: str) -> Encoder:
 @pytest.mark.parametrize(("template", "name"), LAYOUTS)
 def test_a_cut_takes_the_middle_out_of_a_prompt_and_nothing_else(template: Any, name: str) -> None:
     found = encoder(template, name)
-    whole = found.rows(ROWS, "rows")
+    whole = found.encode_rows(ROWS, "rows")
     examples, cut = encode(ROWS, found, 64, "cut")
     assert cut == 1 and len(examples) == 2  # the response of the last leaves no room
     (prompt, response), ids = whole[1], examples[1]["input_ids"]
@@ -64,7 +64,7 @@ def test_the_default_leaves_long_rows_out() -> None:
 
 def test_an_error_names_the_row_and_its_length() -> None:
     found = encoder("plain", "llama")
-    length = sum(map(len, found.rows(ROWS, "rows")[1])) + 1
+    length = sum(map(len, found.encode_rows(ROWS, "rows")[1])) + 1
     with pytest.raises(SourceError, match=rf"law: row 1 has {length:,} tokens, more than train.seq_len: 64"):
         encode(ROWS, found, 64, "error", "law")
     assert encode([SHORT], found, 64, "error")[1] == 0
@@ -84,11 +84,11 @@ def test_an_encoder_and_a_decoder_have_the_length_each() -> None:
 def test_a_response_may_leave_a_quarter_to_the_prompt(room: int) -> None:
     """Of 64 tokens, 16 at least are the prompt's own."""
     found = encoder("plain", "llama")
-    (_, response), end = found.rows([LONG], "rows")[0], len(found.end)
+    (_, response), end = found.encode_rows([LONG], "rows")[0], len(found.end)
     words: Any = {**LONG, "response": "Yes"}
     while len(response) + end < 64 - found.head - room // 3:
         words = {**words, "response": words["response"] + " 1"}
-        response = found.rows([words], "rows")[0][1]
+        response = found.encode_rows([words], "rows")[0][1]
     examples, _ = encode([words], found, 64, "cut")
     assert bool(examples) == (64 - len(response) - end - found.head >= 16)
 
@@ -139,13 +139,13 @@ def test_a_context_longer_than_the_model_loses_its_middle(monkeypatch: pytest.Mo
     tok = tokenizer("llama")
     lm = LiveLM(pretrained=model(len(tok), positions=64), tokenizer=tok, batch_size=4)
     lm.use(Layout("instruction"))
-    shown = lm.encoder.show([SHORT, LONG], "rows")
+    shown = lm.encoder.render_prompts([SHORT, LONG], "rows")
     requests = [
         Instance("loglikelihood", {}, (text, " Yes"), 0, metadata=("licences", i, 1)) for i, text in enumerate(shown)
     ]
     scores = lm.loglikelihood(requests)
     assert lm.cut == {("licences", 1)}
-    (given, response) = lm.encoder.joined([shown[1]], [" Yes"], str)[0]
+    (given, response) = lm.encoder.encode_pairs([shown[1]], [" Yes"], str)[0]
     kept = 65 - len(response)
     first = lm.encoder.head + (kept - lm.encoder.head - lm.encoder.tail + 1) // 2
     ids = given[:first] + given[len(given) - (kept - first) :]

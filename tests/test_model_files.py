@@ -128,7 +128,7 @@ def test_an_index_that_points_out_of_its_folder_is_refused_before_anything_is_tr
         with pytest.raises((ValueError, ModelError), match=r"weights must be in the folder itself"):
             read(folder)
     assert train.main([config(tmp_path, model={"name": str(folder)})]) == 2
-    assert "model.name: model.safetensors.index.json of" in (told := capsys.readouterr().err), told
+    assert "model.name: model.safetensors.index.json of" in (printed := capsys.readouterr().err), printed
     assert not (tmp_path / "runs").exists()
 
 
@@ -199,7 +199,7 @@ WRONG: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "one layer more": (
         lambda t: {**t, "model.layers.2.mlp.up_proj.weight": torch.zeros(16, 16)},
-        r"hold, and the model does not know, model\.layers\.2\.mlp\.up_proj\.weight\.",
+        r"contain, but the model lacks, model\.layers\.2\.mlp\.up_proj\.weight\.",
     ),
     "another shape": (
         lambda t: {**t, "model.norm.weight": torch.zeros(3)}, r"another shape model\.norm\.weight \(\[3\], not \[16\]\)"
@@ -225,7 +225,7 @@ def test_a_folder_that_lacks_a_layer_ends_a_run_with_one_line(
         pretrained(tmp_path / "a"), tmp_path / "m", lambda t: {n: v for n, v in t.items() if ".0." not in n}
     )
     assert train.main([config(tmp_path, model={"name": str(folder)})]) == 1
-    assert "its files lack model.layers.0." in (told := capsys.readouterr().err) and "Traceback" not in told, told
+    assert "its files lack model.layers.0." in (err := capsys.readouterr().err) and "Traceback" not in err, err
     assert not list(tmp_path.glob("runs/stages/*/manifest.json"))
 
 
@@ -277,11 +277,11 @@ def test_a_classifiers_new_head_is_told_and_all_else_is_the_files(
     make: Callable[[], Any], unused: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
-    source, told = make(), []
+    source, notes = make(), []
     folder = save_images(source, tmp_path / "m")
-    found = built(folder, 7, tell=told.append).state_dict()
-    (line,) = told
-    assert "gets a new head, drawn at random: classifier.bias, classifier.weight" + unused in line
+    found = built(folder, 7, report=notes.append).state_dict()
+    (line,) = notes
+    assert "gets a new, randomly initialized head: classifier.bias, classifier.weight" + unused in line
     backbone = {n.removeprefix(f"{source.base_model_prefix}."): t for n, t in source.state_dict().items()}
     prefix = type(source).base_model_prefix
     for name, tensor in found.items():
@@ -290,9 +290,9 @@ def test_a_classifiers_new_head_is_told_and_all_else_is_the_files(
 
 
 def test_a_classifiers_own_head_is_kept_silently(tmp_path: Path) -> None:
-    source, told = ViTForImageClassification(ViTConfig(**IMAGES)), []
-    found = built(save_images(source, tmp_path / "m"), 5, tell=told.append)
-    assert not told and torch.equal(found.classifier.weight, source.classifier.weight)
+    source, notes = ViTForImageClassification(ViTConfig(**IMAGES)), []
+    found = built(save_images(source, tmp_path / "m"), 5, report=notes.append)
+    assert not notes and torch.equal(found.classifier.weight, source.classifier.weight)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_classifiers_own_head_is_kept_silently(tmp_path: Path) -> None:
     [
         (lambda t: {n: v for n, v in t.items() if ".1." not in n}, r"lack vit\.layers\.1\."),
         (lambda t: {f"x.{n}": v for n, v in t.items()}, r"lack classifier.* and 37 more; they hold|lack vit"),
-        (lambda t: {**t, "vit.encoder.layer.2.output.dense.bias": torch.zeros(2)}, r"does not know, (vit\.)?layers\.2"),
+        (lambda t: {**t, "vit.encoder.layer.2.output.dense.bias": torch.zeros(2)}, r"model lacks, (vit\.)?layers\.2"),
         (lambda t: {**t, "vit.layernorm.bias": torch.zeros(2)}, r"another shape vit\.layernorm\.bias \(\[2\], not"),
         (lambda t: {n: v for n, v in t.items() if n != "classifier.bias"}, r"lack classifier\.bias"),
     ],
@@ -321,7 +321,7 @@ def test_adapters_are_read_whole_and_are_no_base(llama: Path, tmp_path: Path) ->
     assert models.read_model(folder) is not None
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(llama / name, folder / name)
-    with pytest.raises(ModelError, match="holds adapters of another model: merge them into that"):
+    with pytest.raises(ModelError, match="contains adapters of another model: merge them"):
         built(folder)
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)

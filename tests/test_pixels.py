@@ -144,7 +144,7 @@ def test_an_image_that_would_have_to_be_guessed_is_told_in_one_line_or_left_out(
             return rows
 
     task = Pair(name="m", source="x", classes=2)
-    with pytest.raises(SourceError, match=r"row 1(\)|) is no readable image: .+; tasks.….skip_unreadable") as caught:
+    with pytest.raises(SourceError, match=r"row 1(\)|) is not a readable image: .+; tasks.….skip_unreadable") as caught:
         ImageArrays(processor).examples(task, 2, 0)
     assert "\n" not in str(caught.value)
     kept = ImageArrays(processor).examples(task.model_copy(update={"skip_unreadable": True}), 2, 0)
@@ -197,7 +197,7 @@ def test_the_model_sees_what_its_processor_makes_of_the_image(case: str, backend
 
 
 def test_a_processor_that_makes_patches_instead_of_a_picture_is_told() -> None:
-    with pytest.raises(ValueError, match=r"its image processor makes \[1, 256, 768\] of an image"):
+    with pytest.raises(ValueError, match=r"its image processor turns an image into \[1, 256, 768\]"):
         Pixels(transformers.Siglip2ImageProcessor(), 3)
 
 
@@ -269,9 +269,13 @@ TINY |= {"image_size": 16, "patch_size": 8}
     [
         (3, {"size": {"height": 16, "width": 16}}, ""),
         (1, {"size": {"height": 16, "width": 16}, "do_normalize": False}, ""),
-        (1, {"size": {"height": 16, "width": 16}}, "it does not take what its image processor makes: "),
-        (3, {"size": {"height": 24, "width": 24}}, "it does not take what its image processor makes: Input image size"),
-        (4, {"size": {"height": 16, "width": 16}}, "it takes images of 4 channels, where 1 and 3 are known"),
+        (1, {"size": {"height": 16, "width": 16}}, "it does not accept the output of its image processor: "),
+        (
+            3,
+            {"size": {"height": 24, "width": 24}},
+            "it does not accept the output of its image processor: Input image size",
+        ),
+        (4, {"size": {"height": 16, "width": 16}}, "it takes images of 4 channels, but only 1 and 3 are supported"),
     ],
 )
 def test_a_model_and_its_processor_are_tried_together(

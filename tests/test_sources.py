@@ -144,14 +144,16 @@ def test_any_data_set_by_two_templates(hub: Path) -> None:
     task = Custom(**options)
     assert task.evals == ("mine_loss",)
     assert task.rows("train")[0]["prompt"] == "Q: 1+1? aaaaa" and len(task.rows("test")) == 20
-    with pytest.raises(ValueError, match="prompt: names no column"):
+    with pytest.raises(ValueError, match="prompt: contains no column"):
         Custom(**{**options, "prompt": "none"})
     with pytest.raises(SourceError, match=r"lacks the columns \['solution'\]; it has \['question', 'answer'\]"):
         Custom(**{**options, "response": "{solution}"}).rows("train")
 
 
 def test_a_source_that_is_not_there_says_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"(?s)MetaMathQA cannot be had.*data_folder=DIR with DIR/MetaMathQA/"):
+    with pytest.raises(
+        SourceError, match=r"(?s)MetaMathQA cannot be loaded.*data_folder=DIR that contains DIR/MetaMathQA/"
+    ):
         registered("metamathqa", data_folder=tmp_path).rows("train")
     with pytest.raises(SourceError, match="is no folder of"):
         registered("metamathqa", source="./nothing").rows("train")

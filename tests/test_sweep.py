@@ -123,7 +123,7 @@ def test_a_stage_that_fails_stops_only_what_needs_it(tmp_path: Path, capsys: pyt
     assert (out / "mnist-sequential-17" / "results.json").is_file()
     assert found.err.count("a stage that it needs failed") == 1 and "exit code 1, log" in found.err
     log = Path(found.err.split("log ")[1].splitlines()[0])
-    assert "is no whole IDX file" in log.read_text()
+    assert "is not a complete IDX file" in log.read_text()
 
 
 def test_table_1_needs_eight_trainings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from eval.evaluator import Evaluations
 from eval.kind import Settings
 from eval.lm import LiveLM
 from sfa.data import Task
-from sfa.data.packing import IGNORED, alone, encode
+from sfa.data.packing import IGNORED, encode, pad_each
 from sfa.data.template import Layout
 from sfa.data.text_arrays import content
 from sfa.data.tokens import Encoder
@@ -37,7 +37,7 @@ def seen(lm: LiveLM, monkeypatch: pytest.MonkeyPatch, rows: list[Any], shown: li
     monkeypatch.setattr(
         lm, "_loglikelihood_tokens", lambda given, **_: scored.extend(given) or [(0.0, True)] * len(given)
     )
-    pairs = [(text, lm.encoder.shown.separator + row["response"]) for text, row in zip(shown, rows, strict=True)]
+    pairs = [(text, lm.encoder.prompter.separator + row["response"]) for text, row in zip(shown, rows, strict=True)]
     lm.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)])
     started: dict[str, list[int]] = {}
 
@@ -59,14 +59,14 @@ def test_training_scoring_and_generation_see_the_same_ids(
 ) -> None:
     tok = tokenizer(name)
     encoder = Encoder(tok, Layout(template))
-    pairs = encoder.rows(ROWS, "rows")
+    pairs = encoder.encode_rows(ROWS, "rows")
     examples, _ = encode(ROWS, encoder, 400)
     for (given, response), example in zip(pairs, examples, strict=True):
         learned = [label for label in example["labels"] if label != IGNORED]
         assert example["input_ids"] == given + learned and learned == [*response, tok.eos_token_id]
     lm = LiveLM(pretrained=tiny(len(tok)), tokenizer=tok, batch_size=64)
     lm.use(Layout(template))
-    scored, started = seen(lm, monkeypatch, ROWS, encoder.show(ROWS, "rows"))
+    scored, started = seen(lm, monkeypatch, ROWS, encoder.render_prompts(ROWS, "rows"))
     assert scored == pairs
     assert sorted(started) == sorted(given for given, _ in pairs)
 
@@ -76,7 +76,7 @@ def test_a_row_is_the_whole_text_tokenized_once(name: str) -> None:
     """Where no token crosses the boundary, prompt and response are the tokenizer's own ids of the whole."""
     tok = tokenizer(name)
     encoder = Encoder(tok)
-    ((given, response),) = encoder.rows([{"prompt": "Is it so?", "response": "Yes"}], "rows")
+    ((given, response),) = encoder.encode_rows([{"prompt": "Is it so?", "response": "Yes"}], "rows")
     whole = tok("Is it so? Yes")["input_ids"]
     appended = len(tok("a")["input_ids"]) - len(tok("a", add_special_tokens=False)["input_ids"]) - len(encoder.prefix)
     if name != "metaspace, across words":
@@ -91,14 +91,14 @@ def test_control_tokens_in_a_row_stay_text(name: str) -> None:
     tok = tokenizer(name)
     encoder = Encoder(tok)
     row: Any = {"prompt": f"Is {tok.eos_token} it?", "response": f"a {tok.eos_token} b"}
-    ((given, response),) = encoder.rows([row], "rows")
+    ((given, response),) = encoder.encode_rows([row], "rows")
     assert tok.eos_token_id not in given[1:] + response
 
 
 def test_a_prompt_gets_one_bos_row_by_row() -> None:
     encoder = Encoder(tokenizer("llama"))
     rows: list[Any] = [{"prompt": text, "response": "Yes"} for text in ("Is it so?", "<s>Is it so?")]
-    (one, _), (other, _) = encoder.rows(rows, "rows")
+    (one, _), (other, _) = encoder.encode_rows(rows, "rows")
     assert one == other and one.count(encoder.tokenizer.bos_token_id) == 1
 
 
@@ -109,11 +109,11 @@ def test_an_encoder_is_given_what_the_tokenizer_adds_and_a_response_is_not(
     tok = tokenizer(name)
     encoder = Encoder(tok, seq2seq=True)
     rows: list[Any] = [row for row in ROWS if row["prompt"].startswith("Is it so")]
-    pairs = encoder.rows(rows, "rows")
+    pairs = encoder.encode_rows(rows, "rows")
     assert all(given == tok("Is it so?")["input_ids"] for given, _ in pairs)
     assert all(tok.eos_token_id not in response for _, response in pairs)
     lm = LiveLM(pretrained=tiny(len(tok), seq2seq=True), tokenizer=tok, batch_size=64)
-    scored, started = seen(lm, monkeypatch, rows, encoder.show(rows, "rows"))
+    scored, started = seen(lm, monkeypatch, rows, encoder.render_prompts(rows, "rows"))
     assert scored == pairs and started == [given for given, _ in pairs[: len(started)]]
 
 
@@ -124,7 +124,7 @@ def test_what_was_learned_is_scored_as_right(name: str) -> None:
     asked = {"Is it so?": "Yes", "Was it so?": "No", "Say yes or no.": "Yes", "Today Date": "No"}
     rows: list[Any] = [{"prompt": p, "response": r, "choices": ["Yes", "No"]} for p, r in asked.items()]
     model, (examples, _) = tiny(len(tok)), encode(rows, Encoder(tok), 64)
-    batch = {key: torch.from_numpy(array) for key, array in alone(examples, int(tok.pad_token_id)).items()}
+    batch = {key: torch.from_numpy(array) for key, array in pad_each(examples, int(tok.pad_token_id)).items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(80):
         optimizer.zero_grad()

@@ -15,7 +15,7 @@ from sfa.config.reading import read_value, written
 from sfa.families import family_of, models
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.isolation import NotCausal, why_padded
+from sfa.families.isolation import NotCausal, padding_reason
 from sfa.families.models import ModelError
 from sfa.families.settings import Model
 from sfa.families.tokenizer_training import train_tokenizer
@@ -236,14 +236,14 @@ def folder_of(kind: str, folder: Path, **options: Any) -> Model:
 )
 def test_a_model_that_takes_more_than_text_is_refused(kind: str, tmp_path: Path) -> None:
     (error,) = models.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
-    assert error.startswith("model.name: ") and f"{kind} takes images or sound beside text" in error
-    assert "a text-only checkpoint is needed" in error
+    assert error.startswith("model.name: ") and f"{kind} takes images or sound as well as text" in error
+    assert "a text-only checkpoint is required" in error
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm", "xlnet", "bert-generation"])
 def test_an_encoder_is_refused_for_text(kind: str, tmp_path: Path) -> None:
     (error,) = models.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
-    assert f"{kind} is an encoder: it reads text in both directions, and a decoder is needed" in error
+    assert f"{kind} is an encoder: it reads text in both directions, and a decoder is required" in error
 
 
 @pytest.mark.parametrize(
@@ -281,10 +281,10 @@ def test_what_a_new_model_cannot_do_is_told_before_it_is_trained(tmp_path: Path)
     with pytest.raises(ValueError, match="bert is an encoder"):
         family_of(both)
     tokenizer = train_tokenizer(300, [])
-    with pytest.raises(NotCausal, match="the model sees the tokens that it is to predict"):
-        why_padded(transformers.BertLMHeadModel(both), tokenizer, 4)
+    with pytest.raises(NotCausal, match="the model sees the tokens that it should predict"):
+        padding_reason(transformers.BertLMHeadModel(both), tokenizer, 4)
     decoder = transformers.BertLMHeadModel(transformers.BertConfig(**small, is_decoder=True))
-    why_padded(decoder, tokenizer, 4)
+    padding_reason(decoder, tokenizer, 4)
     assert decoder.training  # as it was
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ModelError, match=r"^the model .* cannot be used: [^\n]*$"):

@@ -1,1 +1,1 @@
-"""What runs inside the sandbox. Its text is handed to a bare Python there: nothing of this project can be imported."""
+"""Code that runs inside the sandbox. Its source is passed to a bare Python, which cannot import this project."""

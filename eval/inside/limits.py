@@ -1,6 +1,6 @@
-"""The limits of the sandbox's one process, set before anything that is not trusted runs. Its text precedes the others'.
+"""The limits of the sandbox's only process, set before untrusted code runs. Its source is prepended to the others'.
 
-There are no further processes (see :mod:`eval.syscalls`), so these bound the whole sandbox.
+There cannot be other processes (see :mod:`eval.syscalls`), so these bound the whole sandbox.
 """
 
 import resource

@@ -1,4 +1,4 @@
-"""Runs one whole program and then waits, which is all that it has to say: see :mod:`eval.evidence`."""
+"""Runs one whole program and then waits, which is its only result: see :mod:`eval.evidence`."""
 
 import os
 import sys
@@ -8,8 +8,9 @@ from types import ModuleType
 
 
 def refuse(event: str, _: object) -> None:
-    """An audit hook: raises for what lets a program step over its own lines, or look for objects it was not given."""
-    # Of constants alone: no name here can be bound anew.
+    """An audit hook: raises for calls that let a program skip its own lines or search for objects it did not
+    receive."""
+    # Only constants, as names could be rebound.
     if event in {
         "sys.settrace",
         "sys.setprofile",
@@ -24,13 +25,13 @@ def refuse(event: str, _: object) -> None:
 
 
 def fail(_: object, leave: Callable[[int], object] = os._exit) -> None:
-    """What fails where nobody waits for it, in a thread or in a finalizer, fails the program."""
+    """Ends the program with a failure if a thread or a finalizer fails."""
     leave(1)
 
 
 def main() -> None:
     """Reads a program, which ends with a NUL, from descriptor 0, runs it, and reads on from where it read before."""
-    # Locals, for a program can change every name of a module.
+    # Locals, as a program can rebind every name of a module.
     read, write, leave, run = os.read, os.write, os._exit, exec
     orders, wakes = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -39,20 +40,20 @@ def main() -> None:
     os.close(null)
     module = sys.modules["__main__"] = ModuleType("__main__")
     threading.excepthook = sys.unraisablehook = fail
-    sys.addaudithook(globals().pop("refuse"))  # held by nothing that the program can reach
+    sys.addaudithook(globals().pop("refuse"))  # not referenced by anything the program can reach
     write(wakes, b".")
     source = b""
     while True:
-        source += read(orders, 2**16)  # the one place to wait, before the program and after it
+        source += read(orders, 2**16)  # the only place to wait, before and after the program
         if source.endswith(b"\0"):
             try:
                 run(compile(source[:-1], "program", "exec"), module.__dict__)
                 for thread in threading.enumerate():
                     if thread is not threading.main_thread() and not thread.daemon:
                         thread.join()
-            except:  # noqa: E722 (a name could be bound anew)
+            except:  # noqa: E722 (a name could be rebound)
                 leave(1)
-                while True:  # never up to the interpreter's end, where the program's hooks would run
+                while True:  # never reaches interpreter shutdown, where the program's hooks would run
                     pass
             source = b""
             write(wakes, b".")

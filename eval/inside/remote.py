@@ -1,11 +1,11 @@
-"""Two processes in two sandboxes: a worker, which holds a completion, and a judge, which tests it.
+"""Two processes in two sandboxes: a worker, which runs a completion, and a judge, which tests it.
 
-The judge runs the tests on stand-ins: a call of the completed function is sent to the worker, and what comes back is
-data (JSON), from which the judge makes values of exact builtin types. Nothing that the completion wrote runs where the
-assertions are, and the tests are never sent to the worker.
+The judge runs the tests on proxies: a call of the completed function is sent to the worker, and the answer is data
+(JSON), from which the judge builds values of exact builtin types. No code of the completion runs where the assertions
+are, and the tests are never sent to the worker.
 
-A message is eight bytes of length and that many of JSON. Scalars stand for themselves; all else is a list with a kind
-in front: ``["tuple", 1, 2]``, ``["int", "0xff"]``, ``["object", 3, "f"]`` for what stays where it is.
+A message is eight bytes of length followed by that many bytes of JSON. Scalars represent themselves; everything else is
+a list that begins with a kind: ``["tuple", 1, 2]``, ``["int", "0xff"]``, ``["object", 3, "f"]`` for a reference.
 """
 
 import ast
@@ -19,7 +19,7 @@ from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 LONGEST = 2**24  # bytes of a message
-SHORT = 2**53  # integers below stand for themselves: Python limits the decimal digits that it reads
+SHORT = 2**53  # smaller integers represent themselves: Python limits the decimal digits that it parses
 CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "list": list,
     "tuple": tuple,
@@ -30,15 +30,15 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "iterator": iter,
 }
 MUTABLE = (list, dict, set, bytearray)
-Keep = Callable[[Any], list[Any]]
+Refer = Callable[[Any], list[Any]]
 
 
-def encode(value: Any, keep: Keep) -> Any:
-    """A value as JSON can say it. Instances of subclasses become their builtin base, iterators are run to their end.
+def encode(value: Any, refer: Refer) -> Any:
+    """A value as JSON. Instances of subclasses become their builtin base, iterators are exhausted.
 
     Args:
         value: anything.
-        keep: says what stands for an object that is no data.
+        refer: returns the reference for an object that is not data.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -53,22 +53,22 @@ def encode(value: Any, keep: Keep) -> Any:
     if isinstance(value, bytes):
         return ["bytes", bytes(value).hex()]
     if isinstance(value, dict):
-        return ["dict", *(encode(item, keep) for pair in value.items() for item in pair)]
+        return ["dict", *(encode(item, refer) for pair in value.items() for item in pair)]
     if isinstance(value, range):
-        return ["range", *(encode(bound, keep) for bound in (value.start, value.stop, value.step))]
+        return ["range", *(encode(bound, refer) for bound in (value.start, value.stop, value.step))]
     for kind in ("list", "tuple", "set", "frozenset", "bytearray"):
         if isinstance(value, getattr(builtins, kind)):
-            return [kind, *(encode(item, keep) for item in value)]
+            return [kind, *(encode(item, refer) for item in value)]
     if hasattr(type(value), "__next__") or isinstance(value, type({}.keys()) | type({}.values()) | type({}.items())):
-        return ["iterator", *(encode(item, keep) for item in value)]
-    return keep(value)
+        return ["iterator", *(encode(item, refer) for item in value)]
+    return refer(value)
 
 
-def decode(said: Any, find: Callable[[Any], Any]) -> Any:
-    """The value that was encoded, of exact builtin types alone; ``find`` makes what stands for an object."""
-    if not isinstance(said, list):
-        return said
-    kind, *items = said
+def decode(encoded: Any, find: Callable[[Any], Any]) -> Any:
+    """The encoded value, only of exact builtin types; ``find`` resolves references."""
+    if not isinstance(encoded, list):
+        return encoded
+    kind, *items = encoded
     if kind == "object":
         return find(items)
     if kind == "int":
@@ -99,7 +99,7 @@ class Line:
 
         Raises:
             EOFError: there is none.
-            ValueError: it is too long, or no JSON.
+            ValueError: it is too long, or not JSON.
         """
         size = int.from_bytes(self.incoming.read(8), "big")
         if not 0 < size <= LONGEST:
@@ -108,51 +108,51 @@ class Line:
 
 
 class Worker:
-    """Holds what a program defined, and answers for it."""
+    """Holds the objects that a program defined, and answers requests about them."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
-        self.kept: list[Any] = []
+        self.objects: list[Any] = []
 
-    def keep(self, value: Any) -> list[Any]:
-        self.kept.append(value)
-        return ["object", len(self.kept) - 1, str(getattr(value, "__name__", "object"))]
+    def refer(self, value: Any) -> list[Any]:
+        self.objects.append(value)
+        return ["object", len(self.objects) - 1, str(getattr(value, "__name__", "object"))]
 
-    def find(self, said: Any) -> Any:
-        return self.kept[said[0]]
+    def find(self, reference: Any) -> Any:
+        return self.objects[reference[0]]
 
     def serve(self) -> NoReturn:
-        """Runs the program that comes first, tells what it defines of the names that come with it, answers calls."""
+        """Receives a program and names, runs it, sends those of the names that it defines, then answers calls."""
         program, wanted = self.line.receive()
         module = sys.modules["__main__"] = ModuleType("__main__")
         names = module.__dict__
         self.answer(lambda: exec(compile(program, "program", "exec"), names))
-        self.line.send({name: encode(names[name], self.keep) for name in wanted if name in names})
+        self.line.send({name: encode(names[name], self.refer) for name in wanted if name in names})
         while True:
             target, attribute, positional, named = self.line.receive()
             arguments = [decode(argument, self.find) for argument in positional]
             named = {name: decode(argument, self.find) for name, argument in named.items()}
-            self.answer(lambda: self.work(self.kept[target], attribute, arguments, named))  # noqa: B023 (called at once)
+            self.answer(lambda: self.work(self.objects[target], attribute, arguments, named))  # noqa: B023 (called at once)
 
     def work(self, target: Any, attribute: str | None, arguments: list[Any], named: dict[str, Any]) -> Any:
-        """What a call or an attribute gives, and what became of the arguments that can change."""
+        """The result of a call or attribute, and the new values of mutable arguments."""
         if attribute is not None:
-            return [encode(getattr(target, attribute), self.keep), []]
+            return [encode(getattr(target, attribute), self.refer), []]
         result = target(*arguments, **named)
         same = [i for i, argument in enumerate(arguments) if argument is result and isinstance(result, MUTABLE)]
-        after = [encode(item, self.keep) if isinstance(item, MUTABLE) else None for item in arguments]
-        return [["argument", same[0]] if same else encode(result, self.keep), after]
+        after = [encode(item, self.refer) if isinstance(item, MUTABLE) else None for item in arguments]
+        return [["argument", same[0]] if same else encode(result, self.refer), after]
 
     def answer(self, work: Callable[[], Any]) -> None:
         try:
             self.line.send(["returned", work()])
         except BaseException as error:
             kinds = [kind.__name__ for kind in type(error).__mro__]
-            self.line.send(["raised", kinds, [encode(item, self.keep) for item in error.args]])
+            self.line.send(["raised", kinds, [encode(item, self.refer) for item in error.args]])
 
 
 class Remote:
-    """Stands for an object of the worker: it can be called, and its attributes can be read."""
+    """A proxy of an object of the worker: it can be called, and its attributes can be read."""
 
     def __init__(self, judge: "Judge", place: int, name: str) -> None:
         self.__dict__.update(_judge=judge, _place=place, __name__=name)
@@ -167,13 +167,13 @@ class Remote:
 
 
 class Judge:
-    """Runs tests on what a worker holds."""
+    """Runs tests on a worker's objects."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
 
     def tests_pass(self, before: str, completion: str, after: str) -> bool:
-        """Whether what follows a completion runs to its end, on what the text in front and the completion define."""
+        """Whether ``after`` runs to its end with the definitions of ``before`` and ``completion``."""
         names: dict[str, Any] = {"__name__": "__main__"}
         exec(trusted(before, completion), names)
         tree = ast.parse(after)
@@ -182,25 +182,24 @@ class Judge:
         self.line.send([before + completion, sorted(wanted)])
         if self.receive()[0] != "returned":
             return False
-        said = self.receive()
-        names |= {name: decode(said[name], self.find) for name in wanted & said.keys()}  # and no other name
+        defined = self.receive()
+        names |= {name: decode(defined[name], self.find) for name in wanted & defined.keys()}  # and no other name
         exec(compile(after, "after", "exec"), names)
         return True
 
-    def find(self, said: Any) -> Remote:
-        return Remote(self, int(said[0]), str(said[1]))
+    def find(self, reference: Any) -> Remote:
+        return Remote(self, int(reference[0]), str(reference[1]))
 
     def ask(self, target: Remote, attribute: str | None, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Has the worker call something or read an attribute; changes the arguments as it did, returns or raises."""
-        said = [encode(argument, self.keep) for argument in positional]
-        self.line.send(
-            [target._place, attribute, said, {name: encode(item, self.keep) for name, item in named.items()}]
-        )
+        """Has the worker call an object or read an attribute; applies its changes to arguments, returns or raises."""
+        encoded = [encode(argument, self.refer) for argument in positional]
+        encoded_named = {name: encode(item, self.refer) for name, item in named.items()}
+        self.line.send([target._place, attribute, encoded, encoded_named])
         answer = self.receive()
         try:
             if answer[0] == "returned":
                 result, after = answer[1]
-                for argument, before, now in zip(positional, said, after, strict=False):
+                for argument, before, now in zip(positional, encoded, after, strict=False):
                     if isinstance(argument, MUTABLE) and now != before:
                         replace(argument, decode(now, self.find))
                 if isinstance(result, list) and result[0] == "argument":
@@ -208,26 +207,27 @@ class Judge:
                 return decode(result, self.find)
             error = raised(answer[1], [decode(item, self.find) for item in answer[2]])
         except Exception:
-            os._exit(1)  # an answer that no worker gives
+            os._exit(1)  # not a worker's answer
         raise error
 
-    def keep(self, value: Any) -> list[Any]:
+    def refer(self, value: Any) -> list[Any]:
         if isinstance(value, Remote):
             return ["object", value._place]
-        raise TypeError(f"the tests hand over a {type(value).__name__}, which is no data")
+        raise TypeError(f"the tests pass a {type(value).__name__}, which is not data")
 
     def receive(self) -> Any:
         try:
             return self.line.receive()
         except Exception:
-            os._exit(1)  # no worker any more
+            os._exit(1)  # the worker has ended
 
 
 def trusted(before: str, completion: str) -> CodeType:
-    """What precedes a completion, less the function that it completes: a prompt's imports and helpers.
+    """The code before a completion without the function that it completes: a prompt's imports and helpers.
 
-    The last statement is left out if it is a function or class, for the completion goes on with it. A completion that
-    starts a line of its own goes on with nothing: then only a body without any work is left out, which it may restate.
+    The last statement is left out if it is a function or class that the completion continues. A completion that starts
+    on a new line continues nothing: then the statement is only left out if its body does nothing, as the completion may
+    redefine it.
     """
     lines = before.splitlines(keepends=True)
     starts = [i for i, line in enumerate(lines) if not line[0].isspace()]
@@ -235,32 +235,32 @@ def trusted(before: str, completion: str) -> CodeType:
         try:
             tree = ast.parse("".join(lines[:end]))
         except SyntaxError:
-            continue  # a function without its body, say: without the statement that it is, then
+            continue  # such as a function without a body: try without this statement
         last = tree.body[-1] if tree.body else None
         if end == len(lines) and isinstance(last, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             goes_on = completion.strip("\r\n")[:1].isspace() or not before.endswith("\n")
-            idle = all(isinstance(part, ast.Pass | ast.Expr | ast.Import | ast.ImportFrom) for part in last.body)
+            idle = all(isinstance(node, ast.Pass | ast.Expr | ast.Import | ast.ImportFrom) for node in last.body)
             if goes_on or idle:
                 del tree.body[-1]
         return compile(tree, "before", "exec")
-    raise AssertionError("nothing at all is a program")
+    raise AssertionError("an empty text is a program")
 
 
 def raised(kinds: list[str], arguments: list[Any]) -> Exception:
-    """The closest builtin exception, unless raising it would end an iteration of the tests without a word."""
+    """The closest builtin exception, except those that would silently end an iteration of the tests."""
     for name in kinds:
         kind = getattr(builtins, name, None)
         if not isinstance(kind, type) or not issubclass(kind, Exception):
             continue
         if issubclass(kind, StopIteration | StopAsyncIteration):
             continue
-        with contextlib.suppress(TypeError):  # made of other arguments
+        with contextlib.suppress(TypeError):  # its constructor takes other arguments
             return kind(*arguments)
     return Exception(*arguments)
 
 
 def replace(old: Any, new: Any) -> None:
-    """Gives a mutable value the contents of another of its type."""
+    """Replaces the contents of a mutable value by those of another of the same type."""
     if type(old) is not type(new):
         raise TypeError("an argument changed its type")
     if isinstance(old, list | bytearray):
@@ -271,8 +271,8 @@ def replace(old: Any, new: Any) -> None:
 
 
 def main() -> None:
-    """A worker on descriptors 0 and 1, or a judge: its job on 0, its verdict on 1, the worker on the two given."""
-    role, *pipes = sys.argv[5:]
+    """A worker on descriptors 0 and 1, or a judge: its job on 0, its verdict on 1, the worker on two more."""
+    role, *worker_pipes = sys.argv[5:]
     incoming, outgoing = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
@@ -281,7 +281,7 @@ def main() -> None:
     if role == "worker":
         line.send("ready")
         Worker(line).serve()
-    judge = Judge(Line(*map(int, pipes)))
+    judge = Judge(Line(*map(int, worker_pipes)))
     judge.receive()
     os.write(outgoing, b".")
     job = line.receive()

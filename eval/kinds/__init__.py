@@ -1,4 +1,4 @@
-"""The kinds of evaluation, a file each. Importing this package registers them all."""
+"""The kinds of evaluation, one file each. Importing this package registers them all."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""``<task>_accuracy``: how often the likeliest of *all* labels is the right one, on a task's held-out images."""
+"""``<task>_accuracy``: how often the likeliest of *all* labels is correct, on a task's held-out images."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.kind import Kind, Part, Settings, mean_score
+from eval.kind import Kind, RankResult, Settings, mean_score
 from sfa.data import ImageTask, Task
 from sfa.records import Score
 from sfa.store import fingerprint
@@ -30,7 +30,7 @@ class Accuracy(Kind):
         return [name for task in stream for name, kind in task.declared().items() if kind == cls.name]
 
     def key(self, name: str) -> str:
-        """The images and how many."""
+        """Hash of the images and their limit."""
         return fingerprint(["accuracy", self.tasks[name].data_spec(), self.settings.limit, self.settings.bf16])
 
     def load(self, name: str, model: Any, processor: Any) -> None:
@@ -38,34 +38,34 @@ class Accuracy(Kind):
 
         limit = self.settings.limit
         builder = ImageArrays(processor, channels_of(model.config))
-        found, _ = builder.split(self.tasks[name], "test", self.settings.cache)
-        if limit is not None and limit < len(found["labels"]):
-            drawn = np.sort(np.random.default_rng(0).permutation(len(found["labels"]))[:limit])
-            found = {key: array[drawn] for key, array in found.items()}
-        self.images[name] = found
+        arrays, _ = builder.split(self.tasks[name], "test", self.settings.cache)
+        if limit is not None and limit < len(arrays["labels"]):
+            drawn = np.sort(np.random.default_rng(0).permutation(len(arrays["labels"]))[:limit])
+            arrays = {key: array[drawn] for key, array in arrays.items()}
+        self.images[name] = arrays
 
     def count(self, name: str) -> int:
         return len(self.images[name]["labels"])
 
-    def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, Part]:
-        """Of each image, whether its label was the likeliest."""
+    def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, RankResult]:
+        """Whether each image's label was the likeliest."""
         import torch
 
         from sfa.stages.composer_model import StageModel
 
         device, bf16, size = next(model.parameters()).device, self.settings.bf16, self.settings.batch_size
         stage_model = StageModel(model, processor, cpu_bf16=bf16)
-        found = {}
+        results = {}
         for name, wanted in rows.items():
             pixels, labels = self.images[name]["pixel_values"], self.images[name]["labels"]
-            right = []
+            correct = []
             for batch in (wanted[i : i + size] for i in range(0, len(wanted), size)):
-                given = {"pixel_values": torch.from_numpy(np.array(pixels[batch])).to(device)}
+                inputs = {"pixel_values": torch.from_numpy(np.array(pixels[batch])).to(device)}
                 with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=bf16 and device.type == "cuda"):
-                    likeliest = stage_model(given).argmax(1).cpu().numpy()
-                right.append(likeliest == labels[batch])
-            found[name] = Part(np.concatenate(right).astype(np.float64)[:, None])
-        return found
+                    likeliest = stage_model(inputs).argmax(1).cpu().numpy()
+                correct.append(likeliest == labels[batch])
+            results[name] = RankResult(np.concatenate(correct).astype(np.float64)[:, None])
+        return results
 
-    def score(self, name: str, parts: Sequence[Part]) -> Score:
-        return mean_score(name, "acc", np.concatenate([part.values for part in parts])[:, 0])
+    def score(self, name: str, results: Sequence[RankResult]) -> Score:
+        return mean_score(name, "acc", np.concatenate([result.values for result in results])[:, 0])

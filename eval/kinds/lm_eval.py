@@ -1,4 +1,4 @@
-"""Task files of lm-eval, ``eval/tasks/*.yaml``: each is the declaration of the evaluation of its name."""
+"""Task files of lm-eval, ``eval/tasks/*.yaml``: each declares the evaluation of the same name."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from eval import TASK_FILES
-from eval.kind import Part, Settings, mean_score, with_counts
+from eval.kind import RankResult, Settings, mean_score, with_counts
 from eval.text import TextKind
 from sfa.data import ImageTask, Row, Task
 from sfa.data.template import Layout, Prompter
@@ -38,7 +38,7 @@ class LMEval(TextKind):
         return sorted(file.stem for file in TASK_FILES.glob("*.yaml"))
 
     def key(self, name: str) -> str:
-        """The task file and the code that it names, the rows and how many, the template."""
+        """Hash of the task file and the code it refers to, the rows, their limit and the template."""
         text = (TASK_FILES / f"{name}.yaml").read_text()
         text += "".join((TASK_FILES / f"{module}.py").read_text() for module in re.findall(r"!function (\w+)\.", text))
         return self.key_of(text, name)
@@ -48,21 +48,21 @@ class LMEval(TextKind):
         from sfa.data.tokens import Encoder
 
         file = TASK_FILES / f"{name}.yaml"
-        self.keep(name, self.sources[name].eval_rows(name))
+        self.set_rows(name, self.sources[name].eval_rows(name))
         config, layout = read_task(file), self.settings.layout
         template = (config.get("metadata") or {}).get("template")
         layout = replace(layout, template=template) if template else layout
         if processor is None:
             prompter = Prompter(layout, None)
-            shown = [prompter(row["prompt"]) for row in self.rows[name]]
+            rendered = [prompter(row["prompt"]) for row in self.rows[name]]
         else:
             encoder = Encoder(processor, layout)
-            prompter, shown = encoder.shown, encoder.show(self.rows[name], name)
+            prompter, rendered = encoder.prompter, encoder.render_prompts(self.rows[name], name)
         self.layouts[name] = layout
-        self.tasks[name] = build_task(file, config, self.rows[name], shown, prompter.separator)
+        self.tasks[name] = build_task(file, config, self.rows[name], rendered, prompter.separator)
 
-    def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, Part]:
-        """Of each row its metrics, in the order of the task file."""
+    def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, RankResult]:
+        """The metrics of each row, in the order of the task file."""
         from eval.lm import LiveLM
 
         dtype = "bfloat16" if self.settings.bf16 else None
@@ -70,15 +70,15 @@ class LMEval(TextKind):
         lm = LiveLM(pretrained=model, tokenizer=processor, batch_size=batch_size, mixed_precision_dtype=dtype)
         return self._values(lm, rows)
 
-    def drive(self, lm: Any, tokenizer: Any) -> dict[str, Part]:
+    def drive(self, lm: Any, tokenizer: Any) -> dict[str, RankResult]:
         """See :meth:`Kind.drive`.
 
         Raises:
-            SourceError: ``lm`` tokenizes for itself, and not as training does.
+            SourceError: ``lm`` does not tokenize as training does.
         """
         return self._values(lm, {name: list(range(self.count(name))) for name in self.names})
 
-    def _values(self, lm: Any, rows: dict[str, list[int]]) -> dict[str, Part]:
+    def _values(self, lm: Any, rows: dict[str, list[int]]) -> dict[str, RankResult]:
         from lm_eval.api.model import TemplateLM
         from lm_eval.evaluator import evaluate
 
@@ -86,42 +86,42 @@ class LMEval(TextKind):
         from eval.lm_tasks import check_same
         from sfa.data.tokens import Encoder
 
-        found = {}
+        values_by_name = {}
         for layout in dict.fromkeys(self.layouts[name] for name in rows):
-            part = {name: wanted for name, wanted in rows.items() if self.layouts[name] == layout}
+            same_layout = {name: wanted for name, wanted in rows.items() if self.layouts[name] == layout}
             if isinstance(lm, LiveLM):
                 lm.use(layout)
             elif isinstance(lm, TemplateLM):
                 encoder = Encoder(lm.tokenizer, layout, lm.backend == "seq2seq")
-                for name in part:
+                for name in same_layout:
                     check_same(lm, encoder, self.tasks[name], name)
-            tasks = {"tasks": {name: self.tasks[name] for name in part}}
-            results = evaluate(lm, tasks, samples=part, bootstrap_iters=0, verbosity="ERROR")
+            tasks = {"tasks": {name: self.tasks[name] for name in same_layout}}
+            results = evaluate(lm, tasks, samples=same_layout, bootstrap_iters=0, verbosity="ERROR")
             for name, samples in results["samples"].items():
                 first = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
                 values = np.array([[float(sample[metric]) for metric in self._metrics(name)] for sample in first])
                 cut = sum(task == name for task, _ in lm.cut) if isinstance(lm, LiveLM) else 0
-                found[name] = Part(values, 0, cut)
-        return found
+                values_by_name[name] = RankResult(values, 0, cut)
+        return values_by_name
 
     def _metrics(self, name: str) -> list[str]:
-        """The metrics of a task file; the first is the evaluation's own."""
+        """The metrics of a task file; the first is the evaluation's score."""
         return [str(listed["metric"]) for listed in self.tasks[name].config.metric_list]
 
-    def score(self, name: str, parts: Sequence[Part]) -> Score:
-        values = np.concatenate([part.values for part in parts])
-        metric, *others = self._metrics(name)
+    def score(self, name: str, results: Sequence[RankResult]) -> Score:
+        values = np.concatenate([result.values for result in results])
+        metric, *other_metrics = self._metrics(name)
         score = mean_score(name, metric, values[:, 0])
-        if others:
-            score["also"] = {other: float(values[:, i].mean()) for i, other in enumerate(others, 1)}
+        if other_metrics:
+            score["also"] = {metric_name: float(values[:, i].mean()) for i, metric_name in enumerate(other_metrics, 1)}
         majority = majority_share(self.rows[name])
         if majority is not None:
             score["majority"] = majority
-        return with_counts(score, parts)
+        return with_counts(score, results)
 
 
 def majority_share(rows: Sequence[Row]) -> float | None:
-    """The share of the commonest answer, if all rows offer the same choices."""
+    """The share of the most common answer, if all rows have the same choices."""
     if len({tuple(row.get("choices", ())) for row in rows}) != 1 or "choices" not in rows[0]:
         return None
     return max(Counter(row["response"] for row in rows).values()) / len(rows)

@@ -1,4 +1,4 @@
-"""Math of the quickstart: word problems that multiply, from reasoning-gym."""
+"""The quickstart's math task: multiplication word problems from reasoning-gym."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from sfa.data.task import Row, Split, Task, held_out
 
 class Arithmetic(Task):
     """How many legs have 17 spiders? Each question is a number of animals of one kind; a fifth of the questions, by
-    their text, is held out, so the model must combine a number and an animal that it has not seen together."""
+    their text, is held out, so the model must combine numbers and animals that it has not seen together."""
 
     name: str = "arithmetic"
     evals: tuple[str, ...] = ("arithmetic",)

@@ -1,4 +1,4 @@
-"""Arrays that are built once and kept under the content of what they are built from."""
+"""Arrays that are built once and cached under a hash of their inputs."""
 
 import contextlib
 import importlib.metadata
@@ -14,11 +14,11 @@ from sfa.store import lock, write_checksums
 
 @contextlib.contextmanager
 def built_once(folder: Path, tasks: Sequence[Task] = (), specs: Any = None) -> Iterator[Path | None]:
-    """A folder to write in, which then becomes ``folder``, whole and sealed; ``None`` if that is there, perhaps because
-    another process has just made it. ``specs`` are the data of ``tasks`` by which it is called.
+    """A temporary folder to write to, which then becomes ``folder``, complete and with checksums; ``None`` if that
+    exists already, perhaps created by another process meanwhile. ``specs`` are the data specs of ``tasks`` in its name.
 
     Raises:
-        SourceError: the data were changed meanwhile; nothing is kept.
+        SourceError: the data changed meanwhile; nothing is stored.
     """
     with lock(folder):
         if folder.exists():
@@ -30,7 +30,7 @@ def built_once(folder: Path, tasks: Sequence[Task] = (), specs: Any = None) -> I
         yield temporary
         if tasks and [task.data_spec() for task in tasks] != specs:
             shutil.rmtree(temporary)
-            raise SourceError(f"the data of {names(tasks)} were changed while they were read; start the command again")
+            raise SourceError(f"the data of {names(tasks)} changed while they were being read; start the command again")
         write_checksums(temporary)
         temporary.replace(folder)
 
@@ -40,5 +40,5 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def names(tasks: Sequence[Task]) -> str:
-    """Of tasks, as a part of a folder's name."""
+    """The names of tasks as part of a folder name."""
     return "+".join(task.name for task in tasks)[:64]

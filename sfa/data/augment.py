@@ -1,4 +1,4 @@
-"""Random changes of training images."""
+"""Random augmentation of training images."""
 
 import numpy as np
 import torch
@@ -7,8 +7,8 @@ from torchvision.transforms import v2
 
 
 class Augment:
-    """A random resized crop and a horizontal flip of an item's ``pixel_values``. What is drawn depends on the seed and
-    the item's position in the training alone, so a resumed training draws the same."""
+    """A random resized crop and a horizontal flip of an item's ``pixel_values``. The draw depends only on the seed and
+    the item's position in the training, so a resumed training draws the same."""
 
     def __init__(self, seed: int):
         self.seed = seed

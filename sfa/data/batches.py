@@ -1,4 +1,4 @@
-"""Arrays sequences, or images, in the order of training, the same for any number of ranks."""
+"""Sequences or images in training order, the same for any number of ranks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,14 +25,14 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
     over ranks and microbatches.
 
     Args:
-        current: sequences of the stage's tasks, in one part or several.
+        current: sequences of the stage's tasks, in one or several groups of arrays.
         steps: T.
-        batch: sequences of a global batch.
-        seed: of all orders.
-        past: sequences kept of each past task, for rehearsal.
-        fraction: of the sequences that come from past tasks, on average in every batch; each is drawn from all past
-            tasks with the same probability.
-        transform: what is done to every item, such as augmentation.
+        batch: sequences in a global batch.
+        seed: seed of all orders.
+        past: buffered sequences of each past task, for rehearsal.
+        fraction: expected share of sequences from past tasks in every batch; each past task is drawn with the same
+            probability.
+        transform: applied to every item, such as augmentation.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         fraction: float = 0.0,
         transform: Transform | None = None,
     ):
-        self.parts, self.transform = [*current, *past], transform
-        self.ends = np.cumsum([len(part["labels"]) for part in self.parts])
+        self.arrays, self.transform = [*current, *past], transform
+        self.ends = np.cumsum([len(arrays["labels"]) for arrays in self.arrays])
         n = int(self.ends[len(current) - 1])
         rng = np.random.default_rng(seed)
         replayed = np.random.default_rng([seed, 1]).random(steps * batch) < (fraction if past else 0)
@@ -55,13 +55,13 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         self.order = np.zeros(steps * batch, np.int64)
         self.order[~replayed] = np.concatenate([rng.permutation(n) for _ in range(epochs)])[:fresh]
         if past:
-            sizes = np.array([len(part["labels"]) for part in past])
+            sizes = np.array([len(arrays["labels"]) for arrays in past])
             task = rng.integers(len(past), size=int(replayed.sum()))
             self.order[replayed] = (n + np.cumsum(sizes) - sizes)[task] + rng.integers(sizes[task])
-        learned = np.concatenate([_learned(part["labels"]) for part in self.parts])
+        learned = np.concatenate([_learned(arrays["labels"]) for arrays in self.arrays])
         per_step = learned[self.order].reshape(steps, batch).sum(1)
         if not per_step.all():
-            raise ValueError(f"global batch {int(np.argmin(per_step)) + 1} holds no token to learn")
+            raise ValueError(f"global batch {int(np.argmin(per_step)) + 1} has no token to learn")
         self.weight = np.repeat(batch / per_step, batch).astype(np.float32)
 
     def __len__(self) -> int:
@@ -69,22 +69,22 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         row = int(self.order[position])
-        which = int(np.searchsorted(self.ends, row, "right"))
-        part = self.parts[which]
-        place = row - int(self.ends[which]) + len(part["labels"])
-        item = {name: torch.from_numpy(np.array(array[place])) for name, array in part.items()}
+        index = int(np.searchsorted(self.ends, row, "right"))
+        arrays = self.arrays[index]
+        place = row - int(self.ends[index]) + len(arrays["labels"])
+        item = {name: torch.from_numpy(np.array(array[place])) for name, array in arrays.items()}
         item["weight"] = torch.as_tensor(self.weight[position])
         return self.transform(item, position) if self.transform else item
 
 
 def _learned(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many labels of each sequence are learned; of an image, one."""
-    found: NDArray[np.int64] = (labels != IGNORED).reshape(len(labels), -1).sum(1)
-    return found
+    """The number of learned labels in each sequence; one for an image."""
+    counts: NDArray[np.int64] = (labels != IGNORED).reshape(len(labels), -1).sum(1)
+    return counts
 
 
 def sample_rows(arrays: Arrays, size: int | None, seed: int) -> Arrays:
-    """The buffer of a past task: ``size`` of its sequences, drawn with a seed, or all."""
+    """The buffer of a past task: ``size`` of its sequences, drawn with a seed; all if ``None``."""
     n = len(arrays["labels"])
     if size is None or size >= n:
         return arrays
@@ -93,7 +93,7 @@ def sample_rows(arrays: Arrays, size: int | None, seed: int) -> Arrays:
 
 
 def example_count(arrays: Arrays) -> int:
-    """How many examples lie in sequences."""
+    """The number of examples in the sequences."""
     if "position_ids" not in arrays:
         return len(arrays["labels"])
     used = np.arange(arrays["input_ids"].shape[1]) < arrays["tokens"][:, None]
@@ -101,8 +101,8 @@ def example_count(arrays: Arrays) -> int:
 
 
 def data_spec(schedule: BatchSchedule, batch: int, workers: int = 0) -> DataSpec:
-    """This rank's part of every global batch, for a Composer Trainer. ``workers`` are processes that read ahead; they
-    are started from a server without CUDA, never forked from this process."""
+    """This rank's part of every global batch, for a Composer Trainer. ``workers`` is the number of prefetching
+    processes; they are forked from a server without CUDA, never from this process."""
     loader: DataLoader[Any] = DataLoader(
         schedule,
         batch_size=batch // dist.get_world_size(),
@@ -113,16 +113,20 @@ def data_spec(schedule: BatchSchedule, batch: int, workers: int = 0) -> DataSpec
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=end_worker_with_parent,
     )
-    return DataSpec(loader, get_num_tokens_in_batch=lambda part: int(part["tokens"].sum()))
+    return DataSpec(loader, get_num_tokens_in_batch=lambda microbatch: int(microbatch["tokens"].sum()))
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks sequences; those that hold one example each lose the padding that all of them have."""
+    """Stacks sequences; if each holds one example, padding common to all is removed."""
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     if "attention_mask" in batch:
-        given = int(batch["attention_mask"].sum(1).max())
-        learned = int((batch["labels"] != IGNORED).sum(1).max())
-        for name, length in (("input_ids", given), ("attention_mask", given), ("labels", learned)):
+        prompt_length = int(batch["attention_mask"].sum(1).max())
+        learned_length = int((batch["labels"] != IGNORED).sum(1).max())
+        for name, length in (
+            ("input_ids", prompt_length),
+            ("attention_mask", prompt_length),
+            ("labels", learned_length),
+        ):
             batch[name] = batch[name][:, :length]
     elif "input_ids" in batch and "position_ids" not in batch:
         longest = int(batch["tokens"].max())

@@ -1,4 +1,4 @@
-"""Any hub or local data set, without code: a config names the columns in two templates."""
+"""Any hub or local data set, without code: a config refers to the columns in two templates."""
 
 import datetime
 import decimal
@@ -33,17 +33,17 @@ class Custom(SourcedTask):
     def _templates(self) -> "Custom":
         for key in ("prompt", "response"):
             try:
-                parts = _parts(getattr(self, key))
+                fields = _fields(getattr(self, key))
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
-            if not any(column for _, column in parts):
-                raise ValueError(f"{key}: names no column; write one in braces, like {{question}}")
+            if not any(column for _, column in fields):
+                raise ValueError(f"{key}: contains no column; write one in braces, like {{question}}")
         if self.test_split == self.train_split and not self.evaluate_only:
-            raise ValueError(f"test_split: {self.test_split} is what the task is trained on")
+            raise ValueError(f"test_split: {self.test_split} is the split that the task is trained on")
         return self
 
     def rows(self, split: Split) -> list[Row]:
-        prompt, response = _parts(self.prompt), _parts(self.response)
+        prompt, response = _fields(self.prompt), _fields(self.response)
         columns = list(dict.fromkeys(column for _, column in [*prompt, *response] if column))
 
         def examples(row: dict[str, Any]) -> list[Row]:
@@ -53,17 +53,17 @@ class Custom(SourcedTask):
                     texts[column] = as_text(value)
                 except (ValueError, RecursionError) as error:
                     raise SourceError(f"{self.source}: the column {column} holds {error}") from error
-            return [{"prompt": _filled(prompt, texts), "response": _filled(response, texts)}]
+            return [{"prompt": _fill(prompt, texts), "response": _fill(response, texts)}]
 
         return self.split_rows(split, columns, examples, self.train_split, self.test_split)
 
 
 def as_text(value: Any) -> str:
-    """A value as a template shows it: text as it is, all else as JSON writes it, numbers with the digits of their file,
-    dates as ISO 8601 does.
+    """A value as text for a template: text unchanged, everything else as JSON, with numbers as written in their file
+    and dates in ISO 8601.
 
     Raises:
-        ValueError: it is nothing that has a text, such as bytes.
+        ValueError: it has no text form, such as bytes.
     """
     return value if isinstance(value, str) else _json(value)
 
@@ -86,25 +86,25 @@ def _json(value: Any) -> str:
             return "{" + ", ".join(f"{_json(str(key))}: {_json(item)}" for key, item in value.items()) + "}"
         case list() | tuple():
             return "[" + ", ".join(_json(item) for item in value) + "]"
-    raise ValueError(f"{type(value).__name__}, which is no text and nothing that JSON can write")
+    raise ValueError(f"{type(value).__name__}, which is neither text nor representable in JSON")
 
 
-def _filled(parts: list[tuple[str, str | None]], texts: Mapping[str, str]) -> str:
-    return "".join(literal + (texts[column] if column else "") for literal, column in parts)
+def _fill(fields: list[tuple[str, str | None]], texts: Mapping[str, str]) -> str:
+    return "".join(literal + (texts[column] if column else "") for literal, column in fields)
 
 
-def _parts(template: str) -> list[tuple[str, str | None]]:
-    """Texts of a template, each with the column that follows it.
+def _fields(template: str) -> list[tuple[str, str | None]]:
+    """The literal texts of a template, each with the column that follows it.
 
     Raises:
-        ValueError: a brace is left open, or what stands in braces is no plain name.
+        ValueError: a brace is unbalanced, or the text in braces is not a plain name.
     """
     try:
-        found = list(string.Formatter().parse(template))
+        parsed = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"{error} in {template!r}; a brace that is text is written twice") from error
-    for _, column, form, conversion in found:
+        raise ValueError(f"{error} in {template!r}; double a brace to write it literally") from error
+    for _, column, form, conversion in parsed:
         if column is not None and (not column or form or conversion or "[" in column):
-            shown = f"{{{column}{'!' + conversion if conversion else ''}{':' + form if form else ''}}}"
-            raise ValueError(f"{shown} is no name of a column; a brace that is text is written twice")
-    return [(literal, column) for literal, column, _, _ in found]
+            placeholder = f"{{{column}{'!' + conversion if conversion else ''}{':' + form if form else ''}}}"
+            raise ValueError(f"{placeholder} is not a column name; double a brace to write it literally")
+    return [(literal, column) for literal, column, _, _ in parsed]

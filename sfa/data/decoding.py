@@ -1,4 +1,4 @@
-"""Images as a person sees them, in 8 bits: photographs upright, transparency over white."""
+"""Images as displayed, in 8 bits: photographs upright, transparency over white."""
 
 import io
 import warnings
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # the rarer a format, the less its reader was attacked and mended
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # decoders of rarer formats are less hardened
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
 class UnreadableImage(OSError):
-    """What stands in place of an image is none, or is one whose meaning would have to be guessed."""
+    """A value that is not an image, or whose interpretation would be a guess."""
 
 
 def decode(image: Any, channels: int) -> NDArray[np.uint8]:
     """``[channels, height, width]`` of an image, grey or RGB.
 
-    A photograph is turned as its EXIF data say, what is transparent is laid over white, an animation is its first
-    picture, and 16 bits are scaled to 8. Arrays and lists are ``[height, width]`` with or without 1, 3 or 4 channels,
+    A photograph is rotated according to its EXIF data, transparency is composed over white, an animation is its first
+    frame, and 16 bits are scaled to 8. Arrays and lists are ``[height, width]`` with or without 1, 3 or 4 channels,
     first or last: whole numbers from 0 to 255, unsigned integers of 16 bits, floats from 0 to 1, or booleans.
 
     Args:
@@ -30,7 +30,7 @@ def decode(image: Any, channels: int) -> NDArray[np.uint8]:
         channels: 1 or 3.
 
     Raises:
-        UnreadableImage: it is none of these, not whole, or too large.
+        UnreadableImage: it is none of these, truncated, or too large.
     """
     picture = _flat(_opened(image)).convert("L" if channels == 1 else "RGB")
     pixels = np.asarray(picture)
@@ -38,7 +38,7 @@ def decode(image: Any, channels: int) -> NDArray[np.uint8]:
 
 
 def content(image: Any) -> bytes:
-    """What tells an image from others: its file's bytes, or its values; the path of a file that is not there."""
+    """What identifies an image: its file's bytes, or its values; the path if the file does not exist."""
     if isinstance(image, Mapping):
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if isinstance(image, bytes):
@@ -56,16 +56,16 @@ def _opened(image: Any) -> Image.Image:
     if isinstance(image, np.ndarray | list | tuple):
         return Image.fromarray(_levels(image))
     if not isinstance(image, Image.Image | bytes | str | Path):
-        raise UnreadableImage(f"{type(image).__name__} is no image, nor the bytes or the path of one")
+        raise UnreadableImage(f"{type(image).__name__} is neither an image nor the bytes or the path of one")
     if isinstance(image, str | Path) and not Path(image).is_file():
-        raise UnreadableImage(f"{image} is no file")  # a pipe or a device would be read for ever
+        raise UnreadableImage(f"{image} is not a file")  # reading a pipe or a device might never end
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if not isinstance(image, Image.Image):
                 image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
             return ImageOps.exif_transpose(image)
-    except Exception as error:  # each of Pillow's readers fails in its own way
+    except Exception as error:  # each of Pillow's decoders raises its own errors
         raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
@@ -79,7 +79,7 @@ def _flat(image: Image.Image) -> Image.Image:
         if image.mode == "I":
             values = np.asarray(image)
             if not 255 < values.max() <= 65535 or values.min() < 0:
-                raise UnreadableImage("its values of 32 bits are not of 16 bits, and their range is not known")
+                raise UnreadableImage("its 32-bit values do not fit 16 bits, and their range is unknown")
             return Image.fromarray(_levels(values.astype(np.uint16)))
         if image.mode == "F":
             return Image.fromarray(_levels(np.asarray(image)))
@@ -98,7 +98,7 @@ def _levels(image: Any) -> NDArray[np.uint8]:
     try:
         values = np.asarray(image)
     except ValueError as error:
-        raise UnreadableImage(f"its rows of pixels are not of one length: {error}") from error
+        raise UnreadableImage(f"its rows of pixels differ in length: {error}") from error
     values = _channels_last(values)
     if not values.size:
         raise UnreadableImage("it has no pixels")
@@ -109,7 +109,7 @@ def _levels(image: Any) -> NDArray[np.uint8]:
     most = 1 if values.dtype.kind == "f" else 255
     if values.dtype.kind not in "iuf" or not (values.min() >= 0 and values.max() <= most):
         raise UnreadableImage(
-            "pixels must be whole numbers from 0 to 255, unsigned of 16 bits, or floats from 0 to 1; "
+            "pixels must be whole numbers from 0 to 255, unsigned 16-bit integers, or floats from 0 to 1; "
             f"these are {values.dtype}"
             + (f" from {values.min()} to {values.max()}" if values.dtype.kind in "iuf" else "")
         )

@@ -1,4 +1,5 @@
-"""Handwritten digits: 5,000 of MNIST that ship in a package, or all of it from a folder of IDX files or the hub."""
+"""Handwritten digits: 5,000 of MNIST that ship in a package, or the full data set from a folder of IDX files or the
+hub."""
 
 import gzip
 from collections.abc import Sequence
@@ -72,5 +73,5 @@ def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
     axes = content[3] if content[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(content, ">u4", axes, 4).astype(int)
     if not axes or len(content) != 4 + 4 * axes + shape.prod():
-        raise SourceError(f"{file} is no whole IDX file of bytes")
+        raise SourceError(f"{file} is not a complete IDX file of bytes")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

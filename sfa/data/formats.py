@@ -1,4 +1,4 @@
-"""Rows of CSV, JSON Lines and Parquet files, with every value as it stands in the file."""
+"""Rows of CSV, JSON Lines and Parquet files, with every value as written in the file."""
 
 import csv
 import json
@@ -16,11 +16,11 @@ BATCH = 256  # rows of a Parquet file that are decoded at once
 
 
 class SourceError(SFAError):
-    """A data set that cannot be had, that lacks a column, or whose rows are not what they should be."""
+    """A data set that cannot be loaded, lacks a column, or has invalid rows."""
 
 
 class Written(float):
-    """A number that is shown with the digits of its file, like 3.10 or 1e10."""
+    """A number that prints as written in its file, like 3.10 or 1e10."""
 
     text: str
 
@@ -36,11 +36,11 @@ class Written(float):
 def read_text(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of a CSV or JSON Lines file, one after another.
 
-    A cell of a CSV file is its text, whatever it looks like; CSV cannot tell an empty text from a missing value, so an
-    empty cell is ``None``. A value of JSON keeps its type, and a number its digits.
+    A CSV cell is always text; CSV does not distinguish an empty text from a missing value, so an empty cell is
+    ``None``. A JSON value keeps its type, and a number its digits.
 
     Raises:
-        SourceError: the file is not whole, not UTF-8 or not of its format; names the line.
+        SourceError: the file is truncated, not UTF-8 or malformed; names the line.
     """
     return _csv(file) if file.suffix == ".csv" else _jsonl(file)
 
@@ -52,14 +52,14 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:
         try:
             head = next(reader, [])
             if doubled := sorted({name for name in head if head.count(name) > 1}):
-                raise SourceError(f"{file} cannot be read: it has several columns called {', '.join(doubled)}")
+                raise SourceError(f"{file} cannot be read: it has several columns named {', '.join(doubled)}")
             for cells in reader:
                 if cells and len(cells) != len(head):
                     raise SourceError(
                         f"{file} cannot be read: the row that ends on line {reader.line_num} has {len(cells)} cells, "
                         f"and the first line {len(head)}"
                     )
-                if cells:  # an empty line is no row
+                if cells:  # an empty line is not a row
                     yield {name: cell or None for name, cell in zip(head, cells, strict=True)}
         except csv.Error as error:
             raise SourceError(f"{file} cannot be read: line {reader.line_num}: {error}") from error
@@ -69,53 +69,53 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:
 
 def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
     decode = json.JSONDecoder(
-        object_pairs_hook=_object, parse_float=Written, parse_int=_whole, parse_constant=_no_number
+        object_pairs_hook=_object, parse_float=Written, parse_int=_integer, parse_constant=_refuse_constant
     ).decode
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):  # lines end with \n alone: a text may hold other separators
+        for number, line in enumerate(stream, 1):  # lines end only with \n: a text may contain other separators
             if line.isspace():
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 row = decode(text)
                 if "\\u" in text:
-                    json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+                    json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate is not text
             except (ValueError, RecursionError) as error:
                 raise SourceError(f"{file} cannot be read: line {number}: {error}") from error
             if not isinstance(row, dict):
                 raise SourceError(
-                    f"{file} cannot be read: line {number} is no JSON object, with a value for each column"
+                    f"{file} cannot be read: line {number} is not a JSON object with a value for each column"
                 )
             yield row
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)} comes more than once")
-    return found
+def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(items)
+    if len(values) < len(items):
+        names = [name for name, _ in items]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)} occurs more than once")
+    return values
 
 
-def _whole(text: str) -> int | Written:
+def _integer(text: str) -> int | Written:
     return Written(text) if text == "-0" else int(text)
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no value of JSON")
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON value")
 
 
 class ParquetRows(Sequence[dict[str, Any]]):
-    """The rows of Parquet files, one file after another, read when they are asked for; fast in ascending order.
+    """The rows of Parquet files, one file after another, read lazily; efficient in ascending order.
 
-    Values are what the files store. What their metadata declare a column to be for some library is not looked at.
+    Values are as stored in the files. Column types that their metadata declares for other libraries are ignored.
 
     Args:
-        files: of one split.
-        columns: that are read; all if ``None``.
+        files: those of one split.
+        columns: the columns to read; all if ``None``.
 
     Raises:
-        SourceError: a file is not whole, or lacks a column that another one has.
+        SourceError: a file is truncated, or lacks a column that another one has.
     """
 
     def __init__(self, files: Sequence[Path], columns: Sequence[str] | None = None):
@@ -128,10 +128,10 @@ class ParquetRows(Sequence[dict[str, Any]]):
             try:
                 file = pq.ParquetFile(path, memory_map=True)
                 names = list(file.schema_arrow.names)
-            except (OSError, ValueError) as error:  # pyarrow's own errors are these
+            except (OSError, ValueError) as error:  # what pyarrow raises
                 raise SourceError(f"{path} cannot be read: {error}") from error
             if len(set(names)) < len(names):
-                raise SourceError(f"{path} cannot be read: it has several columns of one name among {names}")
+                raise SourceError(f"{path} cannot be read: it has duplicate column names among {names}")
             if ends and set(names) != set(self.names):
                 raise SourceError(f"{path} has the columns {names}, and {files[0]} has {self.names}")
             self.names = self.names or names
@@ -160,7 +160,7 @@ class ParquetRows(Sequence[dict[str, Any]]):
         try:
             batch: Any = next(self._batches)
             columns = {name: _values(batch.column(name)) for name in self.columns}
-        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are these
+        except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow raises
             raise SourceError(f"{self._groups[self._group][0]} cannot be read: {error}") from error
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -170,7 +170,9 @@ def _values(column: Any) -> list[Any]:
 
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
-    if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):  # as few digits as tell it apart
-        found = column.to_numpy(zero_copy_only=False)
-        return [None if null else Written(str(x)) for x, null in zip(found, np.asarray(column.is_null()), strict=True)]
+    if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):  # the shortest digits that identify it
+        numbers = column.to_numpy(zero_copy_only=False)
+        return [
+            None if null else Written(str(x)) for x, null in zip(numbers, np.asarray(column.is_null()), strict=True)
+        ]
     return list(column.to_pylist())

@@ -1,7 +1,7 @@
 """Glyphs of the fonts that matplotlib ships: a hundred classes of images without a download.
 
-Every class is drawn in sixteen faces of four families. Four faces, one of each family, are held out whole: a test glyph
-is of a face that no training glyph is of. Each drawing is moved, turned, sheared and scaled a little.
+Every class is drawn in sixteen faces of four families. Four faces, one of each family, are held out entirely: no
+training glyph is drawn in a test face. Each drawing is randomly shifted, rotated, sheared and scaled a little.
 """
 
 import functools
@@ -31,7 +31,7 @@ FACES = {
     "test": HELD_OUT,
 }
 LATIN_AND_GREEK = string.digits + string.ascii_letters + "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθικλμνξπρστυφχψω" + "&@%$?"
-# Cyrillic letters that do not look like a Latin or Greek one, Latin letters of other shapes, and signs.
+# Cyrillic letters that do not resemble Latin or Greek ones, Latin letters of other shapes, and signs.
 OTHERS = "БДЁЖЗИЙЛУЦЧШЩЪЫЬЭЮЯбвджзийлнтцчшщъыьэюя" + "ЂЉЊЋЏђљњћџ" + "ÆÐØÞßæðøþŁłŊŋŒœ" + "!#()*+/<=>[]{}|~^_¡¢£¥§¶¿×÷±¬µ"
 
 
@@ -56,7 +56,7 @@ class Glyphs(ImageTask):
 
 
 class OtherGlyphs(Glyphs):
-    """Other characters in the same faces, for a model to learn from before a stream of :class:`Glyphs`."""
+    """Other characters in the same faces, to pretrain a model before a stream of :class:`Glyphs`."""
 
     CHARACTERS: ClassVar[str] = OTHERS
 
@@ -66,7 +66,7 @@ class OtherGlyphs(Glyphs):
 
 
 def draw(character: str, face: str, variant: int) -> NDArray[np.uint8]:
-    """``[32, 32]``, white on black. The same arguments give the same drawing."""
+    """``[32, 32]``, white on black; deterministic."""
     rng = np.random.default_rng([ord(character), sorted(FACES["train"] + FACES["test"]).index(face), variant])
     font = _font(face, int(rng.integers(19, 26)))
     left, top, right, bottom = font.getbbox(character)

@@ -1,4 +1,4 @@
-"""Which rows are held out of a data set that has no split for it."""
+"""Which rows are held out of a data set without a test split."""
 
 import functools
 import logging
@@ -9,40 +9,42 @@ from collections.abc import Mapping, Sequence
 from sfa.data.formats import SourceError
 from sfa.data.task import held_out
 
-TOO_MANY = 5  # times the share that was asked for
+TOO_MANY = 5  # times the requested share
 
 
 def draw(units: Mapping[str, Sequence[str]], of: int, what: str) -> list[bool]:
-    """One row in ``of``, by the hashes of their keys, and one at least: the same on every machine and in any order of
-    the rows. All rows of one key are on the same side.
+    """Holds out one row in ``of``, at least one, by the hashes of their keys: the same on every machine and in any
+    order of the rows. Rows with the same key are on the same side.
 
     Args:
-        units: keys of the rows by what they are, the widest first, such as ``prompts`` and ``whole rows``. The next is
-            taken where so many rows share a key that far more than one in ``of``, or all, would be held out. How the
-            lines of a key end makes no difference.
-        of: one in how many.
+        units: alternative keys of the rows by name, coarsest first, such as ``prompts`` and ``whole rows``. The next is
+            used if so many rows share a key that far more than one in ``of``, or all, would be held out. Line endings
+            in keys are normalized.
+        of: hold out one in this many.
         what: the rows, for messages.
 
     Raises:
-        SourceError: there is no such unit left.
+        SourceError: no unit works.
     """
     for unit, keys in units.items():
         plain = [key.replace("\r\n", "\n").replace("\r", "\n") for key in keys]
         counts = Counter(plain)
-        held = {key for key in counts if held_out(key, 1, of)} or {min(counts)}
-        rows = sum(counts[key] for key in held)
-        alone = rows == len(held)  # no row but one has its key
-        if len(held) < len(counts) and (alone or rows * of <= TOO_MANY * len(keys)):
-            _say(f"{what}: {rows:,} of {len(keys):,} rows are held out, by their {unit}, as there is no test split")
-            return [key in held for key in plain]
+        held_out_keys = {key for key in counts if held_out(key, 1, of)} or {min(counts)}
+        rows = sum(counts[key] for key in held_out_keys)
+        keys_are_unique = rows == len(held_out_keys)  # no two rows share a key
+        if len(held_out_keys) < len(counts) and (keys_are_unique or rows * of <= TOO_MANY * len(keys)):
+            _log_once(
+                f"{what}: {rows:,} of {len(keys):,} rows are held out, by their {unit}, as there is no test split"
+            )
+            return [key in held_out_keys for key in plain]
     raise SourceError(
-        f"{what}: no fair part of {len(plain):,} rows with {len(counts):,} different {unit} can be held out; "
-        "give it held-out rows of its own, as a split called test"
+        f"{what}: no fair share of {len(plain):,} rows with {len(counts):,} different {unit} can be held out; "
+        "provide held-out rows as a split named test"
     )
 
 
 @functools.cache
-def _say(text: str) -> None:
-    """Once a process, and by the first of several ranks."""
+def _log_once(text: str) -> None:
+    """Logs once a process, and only on rank 0."""
     if os.environ.get("RANK", "0") == "0":
         logging.getLogger(__name__).warning(text)

@@ -22,13 +22,13 @@ from sfa.store import fingerprint, verify_checksums
 
 
 class ImageArrays:
-    """Builds the arrays of images as the model's processor makes them (see :class:`sfa.data.pixels.Pixels`):
+    """Builds the arrays of images as the model's processor outputs them (see :class:`sfa.data.pixels.Pixels`):
     ``pixel_values`` ``[n, channels, height, width]``, ``labels`` ``[n]``, and ``tokens`` ``[n]``, ones, which count
-    images. The pixels lie in a file and are read when they are asked for.
+    images. The pixels are memory-mapped.
 
     Args:
-        processor: of the model.
-        channels: of the images that the model takes; if ``None`` as many as the processor has means.
+        processor: the model's image processor.
+        channels: input channels of the model; if ``None``, the number of the processor's means.
     """
 
     def __init__(self, processor: Any, channels: int | None = None):
@@ -37,13 +37,13 @@ class ImageArrays:
         self.pixels = Pixels(processor, self.channels)
 
     def training(self, tasks: Sequence[Task], seed: int, cache: Path) -> tuple[list[Arrays], dict[str, int]]:
-        parts = [self.split(task, "train", cache) for task in tasks]
-        return [part for part, _ in parts], {"unreadable": sum(skipped for _, skipped in parts)}
+        splits = [self.split(task, "train", cache) for task in tasks]
+        return [arrays for arrays, _ in splits], {"unreadable": sum(skipped for _, skipped in splits)}
 
     def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
         rows = task.rows("train")
         chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-        read = {i: rows[i] for i in np.sort(chosen).tolist()}  # files are read from their start to their end
+        read = {i: rows[i] for i in np.sort(chosen).tolist()}  # files are read in order
         pixels, labels, _ = self._arrays([read[i] for i in chosen.tolist()], task)
         arrays = zip(torch.from_numpy(pixels), torch.from_numpy(labels), strict=True)
         return [{"pixel_values": x[None], "labels": y[None], "weight": torch.ones(1)} for x, y in arrays]
@@ -74,11 +74,11 @@ class ImageArrays:
         return {"pixel_values": pixels, "labels": labels, "tokens": np.ones_like(labels)}, skipped
 
     def _arrays(self, rows: Sequence[ImageRow], task: Task) -> tuple[NDArray[Any], NDArray[np.int64], int]:
-        """Pixels and labels of ``rows``, and how many of these cannot be read.
+        """Pixels and labels of ``rows``, and how many cannot be read.
 
         Raises:
-            SourceError: one cannot be read, and the task does not say to leave it out; names its file or its place. Or
-                the processor leaves images of several sizes.
+            SourceError: one cannot be read and the task does not skip such images; names its file or row. Or the
+                processor outputs images of different sizes.
         """
         pixels: list[NDArray[Any]] = []
         labels: list[int] = []
@@ -89,7 +89,7 @@ class ImageArrays:
             except UnreadableImage as error:
                 if not (isinstance(task, ImageTask) and task.skip_unreadable):
                     hint = f"tasks.….skip_unreadable=true leaves such images out of {task.name}"
-                    raise SourceError(f"{place(row, number)} is no readable image: {error}; {hint}") from error
+                    raise SourceError(f"{place(row, number)} is not a readable image: {error}; {hint}") from error
                 continue
             pixels.append(self.pixels(image))
             labels.append(int(row["label"]))
@@ -105,13 +105,13 @@ class ImageArrays:
 
 
 def channels_of(configuration: Any) -> int | None:
-    """Channels of the images that a model takes, if its configuration says so."""
-    found = getattr(getattr(configuration, "vision_config", configuration), "num_channels", None)
-    return None if found is None else int(found)
+    """Input channels of a model, if its configuration says."""
+    channels = getattr(getattr(configuration, "vision_config", configuration), "num_channels", None)
+    return None if channels is None else int(channels)
 
 
 class _Mapped(np.memmap[Any, np.dtype[np.uint8]]):
-    """An array in a file. A process that is handed it opens the file again."""
+    """An array in a file. A process that unpickles it opens the file again."""
 
     def __reduce__(self) -> Any:
         return _mapped, (str(self.filename),)

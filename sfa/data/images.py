@@ -1,4 +1,4 @@
-"""Tasks of labelled images, and streams that are one data set split by label."""
+"""Tasks of labelled images, and streams that split one data set by label."""
 
 import hashlib
 from abc import abstractmethod
@@ -24,10 +24,10 @@ ImageRow = Mapping[str, Any]  # ``image``: what :func:`decode` reads; ``label``:
 
 class ImageTask(Task):
     """Images to classify, scored by the accuracy on the held-out ones. One head has an output for every label of the
-    whole data set, so a model that was trained on some labels alone takes nothing else for the answer."""
+    whole data set, so a model trained on only some labels predicts only those."""
 
     classes: int = Field(ge=2, le=MOST_CLASSES, description="labels of the whole data set: outputs of the head")
-    labels: tuple[int, ...] | None = Field(None, description="this task's own labels; null: all")
+    labels: tuple[int, ...] | None = Field(None, description="this task's labels; null: all")
     augment: bool = Field(False, description="random resized crops and horizontal flips while training")
     skip_unreadable: bool = Field(False, description="leave out images that cannot be read, instead of stopping")
 
@@ -48,7 +48,7 @@ class ImageTask(Task):
 
     @abstractmethod
     def rows(self, split: Split) -> Sequence[ImageRow]:
-        """The images of this task's labels, the same at every call."""
+        """The images of this task's labels, the same on every call."""
 
     def own_labels(self) -> tuple[int, ...]:
         return tuple(range(self.classes)) if self.labels is None else self.labels
@@ -65,17 +65,17 @@ class Images(ImageTask, SourcedTask):
     label: str = Field("label", description="column of the labels, whole numbers from 0")
 
     def rows(self, split: Split) -> Sequence[ImageRow]:
-        """Without a ``test`` or ``validation`` split, one image in ten of this task's in ``train`` is held out, by its
+        """Without a ``test`` or ``validation`` split, one in ten of this task's images in ``train`` is held out, by its
         content: see :func:`sfa.data.holdout.draw`."""
-        test = self.own_test()
-        part = test if test is not None and split == "test" else "train"
-        labels = np.array([self._label(row[self.label]) for row in self.read(part, [self.label])], np.int64)
-        images = column(self._source, part, self.image)
+        test = self.held_out_split()
+        source_split = test if test is not None and split == "test" else "train"
+        labels = np.array([self._label(row[self.label]) for row in self.read(source_split, [self.label])], np.int64)
+        images = column(self._source, source_split, self.image)
         chosen = np.flatnonzero(np.isin(labels, self.own_labels()))
         if test is None and len(chosen):
             hashes = [hashlib.sha256(content(images[i])).hexdigest() for i in chosen.tolist()]
-            held = np.array(draw({"images": hashes}, 10, f"{self.name}: train of {self.source}"))
-            chosen = chosen[held == (split == "test")]
+            held_out = np.array(draw({"images": hashes}, 10, f"{self.name}: train of {self.source}"))
+            chosen = chosen[held_out == (split == "test")]
         if split == "train" and self.limit is not None:
             chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: self.limit])
         return _Chosen(images, labels, chosen)
@@ -84,7 +84,7 @@ class Images(ImageTask, SourcedTask):
         spec = super().data_spec()
         if self._source.folder is None:
             return spec
-        names = dict.fromkeys(["train", self.own_test() or "train"])
+        names = dict.fromkeys(["train", self.held_out_split() or "train"])
         named = pictures.identity(self._source, list(names), self.image)
         return spec if named is None else {**spec, "pictures": named}
 
@@ -97,7 +97,7 @@ class Images(ImageTask, SourcedTask):
 
 
 class _Chosen(Sequence[ImageRow]):
-    """Some of the images, read when they are asked for."""
+    """A selection of the images, read lazily."""
 
     def __init__(self, images: Sequence[Any], labels: NDArray[np.int64], chosen: NDArray[np.int64]):
         self.images, self.labels, self.chosen = images, labels, chosen
@@ -111,34 +111,36 @@ class _Chosen(Sequence[ImageRow]):
 
 
 def place(row: ImageRow, number: int) -> str:
-    """Names an image in an error: its file, or its place in the split."""
+    """Names an image in an error: its file and row, or only its row."""
     image = row["image"]
     path = image.get("path") if isinstance(image, Mapping) else image if isinstance(image, str) else None
     return f"{path} (row {number})" if path else f"row {number}"
 
 
 class LabelSplit(Checked):
-    """One line of a config that stands for many tasks: ``{split: ethz/food101, classes: 101, into: 20}``. Options that
-    are not here are those of each task."""
+    """One line of a config that defines many tasks: ``{split: ethz/food101, classes: 101, into: 20}``. Further options
+    are passed to each task."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     split: str = Field(description="a registered task, a hub name, or a folder")
-    name: str | None = Field(None, description="of the tasks, before their number; null: the last part of split")
-    into: int | None = Field(None, ge=1, description="how many tasks, of as many labels each; the rest is in none")
-    per_task: int | None = Field(None, ge=1, description="labels of a task; null: as many as fit")
-    shuffle: int | None = Field(
-        None, description="seed of the labels' order before they are grouped; null: as they are"
+    name: str | None = Field(
+        None, description="prefix of the tasks' names, before their number; null: the last part of split"
     )
-    groups: list[list[int]] | None = Field(None, description="the labels of each task, instead of into")
-    names: list[str] | None = Field(None, description="of the tasks, instead of numbers")
-    order: int | list[int] | None = Field(None, description="of the tasks: a seed, or places counted from 0")
+    into: int | None = Field(
+        None, ge=1, description="how many tasks, with equally many labels; left-over labels are unused"
+    )
+    per_task: int | None = Field(None, ge=1, description="labels of a task; null: as many as fit")
+    shuffle: int | None = Field(None, description="seed for shuffling the labels before grouping; null: in order")
+    groups: list[list[int]] | None = Field(None, description="labels of each task, instead of into")
+    names: list[str] | None = Field(None, description="names of the tasks, instead of numbered ones")
+    order: int | list[int] | None = Field(None, description="of the tasks: a seed, or indices from 0")
 
     def entries(self) -> list[dict[str, Any]]:
         """The options of each task.
 
         Raises:
-            ValueError: the parts do not fit together.
+            ValueError: the options are inconsistent.
         """
         kind = TASKS.get(self.split)
         extra = dict(self.model_extra or {})

@@ -10,20 +10,20 @@ from pydantic import Field
 from sfa.data.source import SourcedTask, SourceError
 from sfa.data.task import Row, Split
 
-PARQUET = "refs/convert/parquet"  # the hub's own conversion of data sets that are scripts
+PARQUET = "refs/convert/parquet"  # the hub's conversion of script data sets
 
 
 class Instruction(SourcedTask):
-    """A task whose every example comes from one row of its source."""
+    """A task each of whose examples comes from one source row."""
 
-    columns: tuple[str, ...] = Field(description="names of the columns that are read, in their order")
+    columns: tuple[str, ...] = Field(description="names of the columns to read, in order")
 
     def rows(self, split: Split) -> list[Row]:
         return self.split_rows(split, self.columns, lambda row: self.examples([row[name] for name in self.columns]))
 
     @abstractmethod
     def examples(self, values: list[Any]) -> list[Row]:
-        """The examples that the columns of one row make: one, several or none."""
+        """The examples from one row's columns: one, several or none."""
 
 
 class Simpl(Instruction):
@@ -44,8 +44,8 @@ class Simpl(Instruction):
 
 
 class InqQG(Instruction):
-    """Inquisitive question generation: the question that a text answers. ELI5 (Fan et al., 2019); the original is gone
-    from the hub, a copy with its columns is read."""
+    """Inquisitive question generation: the question that a text answers. ELI5 (Fan et al., 2019); the original was
+    removed from the hub, so a copy with the same columns is used."""
 
     name: str = "inqqg"
     evals: tuple[str, ...] = ("inqqg_loss",)
@@ -102,7 +102,7 @@ class CovidQA(Instruction):
     revision: str | None = PARQUET
     columns: tuple[str, ...] = ("context", "question", "answers")
 
-    words: int = Field(200, ge=20, description="words of the article shown, around the answer")
+    words: int = Field(200, ge=20, description="words of the article in the prompt, around the answer")
 
     def examples(self, values: list[Any]) -> list[Row]:
         context, question, answers = values
@@ -110,8 +110,8 @@ class CovidQA(Instruction):
             return []
         start = answers["answer_start"][0]
         before, after = context[:start].split(), context[start:].split()
-        shown = [*before[-self.words // 2 :], *after[: self.words // 2]]
-        prompt = f"{' '.join(shown)}\nQuestion: {question}\nAnswer:"
+        excerpt = [*before[-self.words // 2 :], *after[: self.words // 2]]
+        prompt = f"{' '.join(excerpt)}\nQuestion: {question}\nAnswer:"
         return [{"prompt": prompt, "response": answers["text"][0]}]
 
 
@@ -124,15 +124,15 @@ class TwSt(Instruction):
     source: str = "tweets"
     columns: tuple[str, ...] = ("content", "author")
 
-    users: int = Field(20, ge=1, description="users with the most tweets that are kept")
+    users: int = Field(20, ge=1, description="how many users, those with the most tweets, are used")
 
     def rows(self, split: Split) -> list[Row]:
         author = self.columns[1]
         counts = collections.Counter(row[author] for row in self.read("train", self.columns))
-        kept = {name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.users]}
+        most_active = {name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.users]}
 
         def examples(row: dict[str, Any]) -> list[Row]:
-            return self.examples([row[name] for name in self.columns]) if row[author] in kept else []
+            return self.examples([row[name] for name in self.columns]) if row[author] in most_active else []
 
         return self.split_rows(split, self.columns, examples)
 
@@ -143,6 +143,6 @@ class TwSt(Instruction):
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text that say what it is about, the longest first."""
+    """The content words of a text, longest first."""
     words = set(re.findall(r"[a-z]{4,}", text.lower()))
     return sorted(words, key=lambda word: (-len(word), word))

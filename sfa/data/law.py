@@ -14,61 +14,62 @@ LETTERS = ["A", "B", "C", "D", "E"]
 ANSWERS = ["No", "Yes"]
 
 
-class Part(Checked):
-    """One of the three data sets: where it is, and how much of it is trained on."""
+class SourceOptions(Checked):
+    """Options of one of the three data sets: its source, and how much of it is trained on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str | None = Field(None, description="hub name or folder; null: the one on the hub")
     limit: int | None = Field(None, ge=0, description="rows to train on, the first after a seeded shuffle; null: all")
-    repeat: int = Field(1, ge=1, description="how often each row comes in an epoch")
+    repeat: int = Field(1, ge=1, description="how often each row occurs in an epoch")
 
 
 class Law(Task):
     """CaseHOLD asks for the letter of the right holding among five, ToS whether a clause is unfair, Overruling whether
     a sentence overrules an earlier decision.
 
-    A text comes once, and none of the test split is trained on. A data set without a test split of its own gives a
-    fifth to it, seeded: whole documents where they are known, else stratified by label.
+    Texts are deduplicated, and none of the test split is trained on. Where a data set has no test split, a fifth is
+    held out with a seed: whole documents where they are known, else stratified by label.
     """
 
     name: str = "law"
     evals: tuple[str, ...] = ("casehold", "tos", "overruling")
     epoch_tokens: ClassVar[float | None] = 1.9e7  # 42,500 rows of 1,650 characters, 10,000 of 150
 
-    casehold: Part = Part()
-    tos: Part = Part()
-    overruling: Part = Part()
+    casehold: SourceOptions = SourceOptions()
+    tos: SourceOptions = SourceOptions()
+    overruling: SourceOptions = SourceOptions()
     _sources: dict[str, Source] = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
         folder = data_folder_of(context)
         self._sources = {
-            name: find(getattr(self, name).source or known.source, folder, known.subset) for name, known in SETS.items()
+            name: find(getattr(self, name).source or known.source, folder, known.subset)
+            for name, known in DATA_SETS.items()
         }
 
     def rows(self, split: Split) -> list[Row]:
         rows: list[Row] = []
-        for name in SETS:
-            part: Part = getattr(self, name)
-            found = self.part_rows(name, split)
-            rows += shuffled(found, part.limit) * part.repeat if split == "train" else found
+        for name in DATA_SETS:
+            options: SourceOptions = getattr(self, name)
+            examples = self.data_set_rows(name, split)
+            rows += shuffled(examples, options.limit) * options.repeat if split == "train" else examples
         random.Random(0).shuffle(rows)
         return rows
 
     def eval_rows(self, evaluation: str) -> list[Row]:
-        return self.part_rows(evaluation, "test")
+        return self.data_set_rows(evaluation, "test")
 
-    def part_rows(self, name: str, split: Split) -> list[Row]:
+    def data_set_rows(self, name: str, split: Split) -> list[Row]:
         """All rows of one of the three data sets."""
-        known, source = SETS[name], self._sources[name]
+        known, source = DATA_SETS[name], self._sources[name]
         data = {
-            own: load(source, own, known.columns, optional=["document"])
-            for own in splits(source)
-            if own in ("train", "test")
+            split_name: load(source, split_name, known.columns, optional=["document"])
+            for split_name in splits(source)
+            if split_name in ("train", "test")
         }
         train, test = divide(data["train"], data.get("test"), known.columns[0])
-        return [known.row(found) for found in (train if split == "train" else test)]
+        return [known.row(row) for row in (train if split == "train" else test)]
 
     def data_spec(self) -> dict[str, Any]:
         return {**super().data_spec(), "sources": {name: identity(source) for name, source in self._sources.items()}}
@@ -80,14 +81,14 @@ def divide(
     """Training and test rows without a text in common, each text once.
 
     Args:
-        rows: with the columns ``text`` and ``label``, and ``document`` where documents are known.
-        test: the test split, if there is one; otherwise a fifth of ``rows`` is.
-        text: the column that tells whether two rows are the same, up to case and spaces.
-        seed: of the draw.
+        rows: rows with the columns ``text`` and ``label``, and ``document`` where documents are known.
+        test: the test split; if ``None``, a fifth of ``rows`` is held out.
+        text: the column by which rows are deduplicated, ignoring case and whitespace.
+        seed: seed of the draw.
     """
     train = _unique(rows, text)
     if test is not None:
-        held = _unique(test, text)
+        held_out = _unique(test, text)
     else:
         rng = random.Random(seed)
         kind = "document" if all("document" in row for row in train.values()) else "label"
@@ -99,21 +100,21 @@ def divide(
             drawn = [key for name in rng.sample(names, max(1, len(names) // 5)) for key in groups[name]]
         else:
             drawn = [key for name in names for key in rng.sample(groups[name], len(groups[name]) // 5)]
-        held = {key: train[key] for key in drawn}
-    return [row for key, row in train.items() if key not in held], list(held.values())
+        held_out = {key: train[key] for key in drawn}
+    return [row for key, row in train.items() if key not in held_out], list(held_out.values())
 
 
 def _unique(rows: Iterable[dict[str, Any]], text: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    unique: dict[str, dict[str, Any]] = {}
     for row in rows:
-        found.setdefault(" ".join(str(row[text]).lower().split()), row)
-    return found
+        unique.setdefault(" ".join(str(row[text]).lower().split()), row)
+    return unique
 
 
-class _Set(NamedTuple):
+class _DataSet(NamedTuple):
     source: str
     subset: str | None
-    columns: list[str]  # the first is the text that tells rows apart
+    columns: list[str]  # the first is the text by which rows are deduplicated
     row: Callable[[dict[str, Any]], Row]
 
 
@@ -135,10 +136,10 @@ def _overruling(row: dict[str, Any]) -> Row:
     return {"prompt": prompt, "response": labelled(ANSWERS, row["label"]), "choices": ANSWERS}
 
 
-SETS = {
-    "casehold": _Set(
+DATA_SETS = {
+    "casehold": _DataSet(
         "casehold/casehold", "all", ["citing_prompt", *(f"holding_{i}" for i in range(5)), "label"], _casehold
     ),
-    "tos": _Set("LawInformedAI/claudette_tos", None, ["text", "label"], _tos),
-    "overruling": _Set("LawInformedAI/overruling", None, ["sentence1", "label"], _overruling),
+    "tos": _DataSet("LawInformedAI/claudette_tos", None, ["text", "label"], _tos),
+    "overruling": _DataSet("LawInformedAI/overruling", None, ["sentence1", "label"], _overruling),
 }

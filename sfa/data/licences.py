@@ -1,4 +1,4 @@
-"""Law of the quickstart: what kind of licence an excerpt comes from, over the texts of licensedcode-data."""
+"""The quickstart's law task: which kind of licence an excerpt is from, using the texts of licensedcode-data."""
 
 import random
 import re
@@ -13,15 +13,15 @@ SHARED_WORDS = 8
 
 
 class Licences(Task):
-    """Excerpts of licences of three kinds, as many of each. A fifth of the licence families is held out, and a
-    held-out excerpt that shares eight words in a row with a licence for training is dropped."""
+    """Excerpts of licences of three kinds, in equal numbers. A fifth of the licence families is held out, and a
+    held-out excerpt that shares eight consecutive words with a training licence is dropped."""
 
     name: str = "licences"
     evals: tuple[str, ...] = ("licences",)
     package: ClassVar[str] = "licensedcode-data"
 
     words: int = Field(20, ge=SHARED_WORDS, description="words of an excerpt")
-    excerpts: int = Field(16, ge=1, description="excerpts of a licence for training")
+    excerpts: int = Field(16, ge=1, description="excerpts of each training licence")
 
     def rows(self, split: Split) -> list[Row]:
         licences = _licences(self.words)
@@ -34,32 +34,32 @@ class Licences(Task):
                     excerpts[kind].append(text[start : start + self.words])
         if split == "test":
             excerpts = _unseen(excerpts, [text for family, _, text in licences if not held_out(family, 2)])
-        each = min(len(found) for found in excerpts.values())
+        each = min(len(texts) for texts in excerpts.values())
         rows: list[Row] = [
             {"prompt": f"Licence: {' '.join(text)}\nKind:", "response": kind, "choices": list(KINDS.values())}
-            for kind, found in excerpts.items()
-            for text in rng.sample(found, each)
+            for kind, texts in excerpts.items()
+            for text in rng.sample(texts, each)
         ]
         rng.shuffle(rows)
         return rows
 
 
 def _licences(words: int) -> list[tuple[str, str, list[str]]]:
-    """Family, kind and words of every licence of the kinds asked for that is long enough. A family is the first part
+    """Family, kind and words of every licence of ``KINDS`` with at least ``words`` words. The family is the first part
     of the licence's name, as in gpl-2.0 and gpl-3.0."""
-    found = []
+    licences = []
     for file in sorted((package_folder("licensedcode") / "data" / "licenses").glob("*.LICENSE")):
         _, head, text = file.read_text(encoding="utf-8").split("---", 2)
         about = dict(re.findall(r"^(\w+): *(.*)$", head, re.MULTILINE))
         if about.get("category") in KINDS and "is_deprecated" not in about and len(text.split()) >= words:
-            found.append((re.split(r"[-_.\d]", about["key"])[0], KINDS[about["category"]], text.split()))
-    return found
+            licences.append((re.split(r"[-_.\d]", about["key"])[0], KINDS[about["category"]], text.split()))
+    return licences
 
 
 def _unseen(excerpts: dict[str, list[list[str]]], training: list[list[str]]) -> dict[str, list[list[str]]]:
-    asked = {run for found in excerpts.values() for text in found for run in _runs(text)}
-    known = {run for text in training for run in _runs(text) if run in asked}
-    return {kind: [text for text in found if not known & _runs(text)] for kind, found in excerpts.items()}
+    test_runs = {run for texts in excerpts.values() for text in texts for run in _runs(text)}
+    training_runs = {run for text in training for run in _runs(text) if run in test_runs}
+    return {kind: [text for text in texts if not training_runs & _runs(text)] for kind, texts in excerpts.items()}
 
 
 def _runs(words: list[str]) -> set[tuple[str, ...]]:

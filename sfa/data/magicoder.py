@@ -19,7 +19,7 @@ class Magicoder(SourcedTask):
     epoch_tokens: ClassVar[float | None] = 3.5e7  # 75,000 rows of about 1,900 characters
     source: str = "ise-uiuc/Magicoder-Evol-Instruct-110K"
 
-    humaneval: str = Field("openai/openai_humaneval", description="where the test problems are")
+    humaneval: str = Field("openai/openai_humaneval", description="source of the test problems")
 
     _problems: Source = PrivateAttr()
 
@@ -37,23 +37,23 @@ class Magicoder(SourcedTask):
         return humaneval_rows(self._problems)
 
     def eval_spec(self, evaluation: str) -> dict[str, Any]:
-        own = super().eval_spec(evaluation)
-        return {**own, "humaneval": identity(self._problems)} if evaluation == "humaneval" else own
+        spec = super().eval_spec(evaluation)
+        return {**spec, "humaneval": identity(self._problems)} if evaluation == "humaneval" else spec
 
 
 def humaneval_rows(source: Source, shots: int = SHOTS) -> list[Row]:
-    """HumanEval's problems (Chen et al., 2021), as text to be continued. The shots before each are other problems with
+    """HumanEval's problems (Chen et al., 2021), as text to continue. The shots before each are other problems with
     their canonical solutions, drawn with a seed: never the problem itself, and no unit tests."""
     columns = ["prompt", "canonical_solution", "test", "entry_point"]
     problems = load(source, "test", columns)
     rng = random.Random(0)
     rows: list[Row] = []
     for problem in problems:
-        shown = rng.sample([other for other in problems if other["prompt"] != problem["prompt"]], shots)
+        examples = rng.sample([candidate for candidate in problems if candidate["prompt"] != problem["prompt"]], shots)
         rows.append(
             {
                 "prompt": "\n\n".join(
-                    [*(s["prompt"] + s["canonical_solution"].rstrip() for s in shown), problem["prompt"]]
+                    [*(s["prompt"] + s["canonical_solution"].rstrip() for s in examples), problem["prompt"]]
                 ),
                 "response": problem["canonical_solution"],
                 "program": [problem["prompt"], f"\n{problem['test']}\ncheck({problem['entry_point']})\n"],

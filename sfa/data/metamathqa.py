@@ -11,8 +11,8 @@ from sfa.data.task import Row, Split, data_folder_of
 
 
 class MetaMathQA(SourcedTask):
-    """Word problems with worked answers (Yu et al., 2023). GSM8K's test problems come from ``gsm8k``; its training
-    split does for training too: ``{name: metamathqa, source: openai/gsm8k, subset: main, query: question, response:
+    """Word problems with worked answers (Yu et al., 2023). GSM8K's test problems come from ``gsm8k``; to train
+    on its training split: ``{name: metamathqa, source: openai/gsm8k, subset: main, query: question, response:
     answer}``."""
 
     name: str = "metamathqa"
@@ -22,7 +22,7 @@ class MetaMathQA(SourcedTask):
 
     query: str = Field("query", description="column of the problem")
     response: str = Field("response", description="column of the worked answer")
-    gsm8k: str = Field("openai/gsm8k", description="where the test problems are")
+    gsm8k: str = Field("openai/gsm8k", description="source of the test problems")
 
     _problems: Source = PrivateAttr()
 
@@ -37,27 +37,27 @@ class MetaMathQA(SourcedTask):
         return self.split_rows(split, [self.query, self.response], examples)
 
     def eval_rows(self, evaluation: str) -> list[Row]:
-        found = load(self._problems, "test", ["question", "answer"])
-        return [{"prompt": row["question"], "response": number(row["answer"])} for row in found]
+        problems = load(self._problems, "test", ["question", "answer"])
+        return [{"prompt": row["question"], "response": number(row["answer"])} for row in problems]
 
     def eval_spec(self, evaluation: str) -> dict[str, Any]:
-        own = super().eval_spec(evaluation)
-        return {**own, "gsm8k": identity(self._problems)} if evaluation == "gsm8k" else own
+        spec = super().eval_spec(evaluation)
+        return {**spec, "gsm8k": identity(self._problems)} if evaluation == "gsm8k" else spec
 
 
 def number(answer: str) -> str:
-    """The number after GSM8K's ``####``, in digits alone.
+    """The number after GSM8K's ``####``, as plain digits.
 
     Raises:
         SourceError: there is none.
     """
-    found = marked_number(answer)
-    if found is None:
+    value = marked_number(answer)
+    if value is None:
         raise SourceError(f"a solution of GSM8K must hold #### before its number: no #### in {answer!r}")
-    return f"{found:f}"
+    return f"{value:f}"
 
 
-# A minus stands before its digits or currency, and after nothing that it could be subtracted from.
+# A minus sign precedes digits or a currency, and follows nothing that it could be subtracted from.
 NUMBER = re.compile(
     r"(?P<minus>(?<![\w)\].])[-\N{MINUS SIGN}\N{EN DASH}])?(?:(?P<currency>[$\N{EURO SIGN}\N{POUND SIGN}])\s?)?"
     r"(?P<inner>(?<=[$\N{EURO SIGN}\N{POUND SIGN}])[-\N{MINUS SIGN}])?"
@@ -67,14 +67,14 @@ NUMBER = re.compile(
 
 def numbers(text: str) -> list[Decimal]:
     """The numbers in a text, exactly: ``$72.00`` is 72, ``1,200`` is 1200, ``−5`` is −5, ``7-5`` are 7 and 5."""
-    return [_value(found) for found in NUMBER.finditer(text)]
+    return [_value(match) for match in NUMBER.finditer(text)]
 
 
 def marked_number(text: str) -> Decimal | None:
-    """The number that directly follows the first ``####`` that one follows; ``None``: there is none."""
-    found = re.search(rf"####\s*{NUMBER.pattern}", text)
-    return _value(found) if found is not None else None
+    """The number directly after the first ``####`` that a number follows; ``None`` if there is none."""
+    match = re.search(rf"####\s*{NUMBER.pattern}", text)
+    return _value(match) if match is not None else None
 
 
-def _value(found: re.Match[str]) -> Decimal:
-    return Decimal(found["digits"].replace(",", "")) * (-1 if found["minus"] or found["inner"] else 1)
+def _value(match: re.Match[str]) -> Decimal:
+    return Decimal(match["digits"].replace(",", "")) * (-1 if match["minus"] or match["inner"] else 1)

@@ -21,18 +21,18 @@ class Example(TypedDict):
     labels: list[int]
 
 
-# Sequences, int64. Of a decoder: ``input_ids`` and ``labels`` ``[n, length]``, and, where several examples are packed
-# into one, ``position_ids``, which start again at every example: that is how attention is kept inside it. The empty end
-# of a packed sequence is one more example, of pad tokens that are not learned. Of an encoder-decoder, one row each:
-# ``input_ids`` and ``attention_mask`` ``[n, seq_len]``, ``labels`` ``[n, seq_len]``. All: ``tokens`` ``[n]``, how many
-# are not padding.
+# Sequences, int64. For a decoder: ``input_ids`` and ``labels`` ``[n, length]`` and, if several examples are packed into
+# one sequence, ``position_ids``, which restart at every example and so keep attention within it. The empty end of a
+# packed sequence is one more example, of pad tokens that are not learned. For an encoder-decoder, one row each:
+# ``input_ids`` and ``attention_mask`` ``[n, seq_len]``, ``labels`` ``[n, seq_len]``. For both: ``tokens`` ``[n]``, the
+# number of tokens that are not padding.
 Arrays = dict[str, NDArray[np.int64]]
 
 
 def encode(
     rows: Sequence[Row], encoder: Encoder, seq_len: int, long_rows: LongRows = "drop", name: str = "rows"
 ) -> tuple[list[Example], int]:
-    """Prompt, response and its end for a decoder; only response and end are learned.
+    """Prompt, response and its end token for a decoder; only response and end are learned.
 
     Returns:
         The examples of the rows that are not left out, and how many of them were cut: see :func:`fitting`.
@@ -57,23 +57,23 @@ def encode_seq2seq(
         "labels": np.full(shape, IGNORED, np.int64),
         "tokens": np.zeros(len(pairs), np.int64),
     }
-    for i, (given, learned) in enumerate(pairs):
-        packed["input_ids"][i, : len(given)] = given
-        packed["attention_mask"][i, : len(given)] = 1
+    for i, (prompt, learned) in enumerate(pairs):
+        packed["input_ids"][i, : len(prompt)] = prompt
+        packed["attention_mask"][i, : len(prompt)] = 1
         packed["labels"][i, : len(learned)] = learned
-        packed["tokens"][i] = len(given) + len(learned)
+        packed["tokens"][i] = len(prompt) + len(learned)
     return packed, cut
 
 
 def fitting(
     rows: Sequence[Row], encoder: Encoder, seq_len: int, long_rows: LongRows, name: str
 ) -> tuple[list[Pair], int]:
-    """Ids of prompts, and of responses with their end, that fit into ``seq_len`` tokens: together for a decoder, each
-    by itself for an encoder-decoder.
+    """Ids of prompts, and of responses with their end, that fit into ``seq_len`` tokens: together for a decoder,
+    separately for an encoder-decoder.
 
-    Of the rows that are too long ``drop`` leaves out all, ``cut`` those whose response leaves less than a quarter of
-    ``seq_len`` to the prompt's own text; the prompts of the others lose their middle. No response is ever cut: it would
-    be learned to end where it does not.
+    ``drop`` leaves out all longer rows. ``cut`` leaves out those whose response leaves less than a quarter of
+    ``seq_len`` for the prompt's own text, and removes the middle of the other prompts. Responses are never cut: the
+    model would learn to end them too early.
 
     Returns:
         The ids of the rows that are not left out, and how many of them were cut.
@@ -81,13 +81,13 @@ def fitting(
     Raises:
         SourceError: a row is too long and ``long_rows`` is ``error``.
     """
-    found: list[Pair] = []
+    fitting_pairs: list[Pair] = []
     cut = 0
-    for number, (prompt, response) in enumerate(encoder.rows(rows, name)):
+    for number, (prompt, response) in enumerate(encoder.encode_rows(rows, name)):
         learned = response + encoder.end
         room = seq_len if encoder.seq2seq else seq_len - len(learned)
         if len(prompt) <= room and len(learned) <= seq_len:
-            found.append((prompt, learned))
+            fitting_pairs.append((prompt, learned))
         elif long_rows == "error":
             length = max(len(prompt), len(learned)) if encoder.seq2seq else len(prompt) + len(learned)
             raise SourceError(
@@ -95,31 +95,31 @@ def fitting(
                 "leaves such rows out, cut takes the middle out of their prompts"
             )
         elif long_rows == "cut" and len(learned) <= seq_len and encoder.room(room) >= seq_len // 4:
-            found.append((encoder.cut(prompt, room), learned))
+            fitting_pairs.append((encoder.cut(prompt, room), learned))
             cut += 1
-    return found, cut
+    return fitting_pairs, cut
 
 
 def none_fits(name: str, seq_len: int) -> SourceError:
-    """The error of rows that are all left out."""
+    """The error if all rows are left out."""
     hint = "train.long_rows=cut takes the middle out of prompts that are too long"
     return SourceError(f"{name}: no row fits into train.seq_len: {seq_len} tokens; {hint}")
 
 
 def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Arrays:
-    """Fills sequences of ``seq_len`` tokens with whole examples in a seeded order, each into the first of the last
-    sequences that has room.
+    """Packs whole examples into sequences of ``seq_len`` tokens in a seeded order, each into the first of the latest
+    sequences with room.
 
     Args:
         examples: none longer than ``seq_len``.
         seq_len: tokens of a sequence.
-        pad: token of the empty ends.
-        seed: of the order.
+        pad: the padding token.
+        seed: seed of the order.
     """
     order = np.random.default_rng(seed).permutation(len(examples))
     bins: list[list[int]] = []
     room: list[int] = []
-    first = 0  # sequences before it are closed
+    first = 0  # earlier sequences are closed
     for i in order:
         need = len(examples[i]["input_ids"])
         into = next((b for b in range(first, len(bins)) if room[b] >= need), None)
@@ -149,8 +149,8 @@ def pack(examples: Sequence[Example], seq_len: int, pad: int, seed: int) -> Arra
     return packed
 
 
-def alone(examples: Sequence[Example], pad: int) -> Arrays:
-    """One example a sequence, padded at its end, where a decoder's learned tokens cannot see it."""
+def pad_each(examples: Sequence[Example], pad: int) -> Arrays:
+    """One example per sequence, padded at its end, where a decoder's learned tokens cannot attend to it."""
     lengths = [len(example["input_ids"]) for example in examples]
     shape = (len(examples), max(lengths, default=0))
     sequences = {

@@ -35,11 +35,11 @@ ABSENT = object()
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that was looked for once, when its task was made: see :func:`find`.
+    """A data set, located once, when its task is created: see :func:`find`.
 
     Attributes:
-        name: as it is written in a config.
-        folder: that holds it; ``None``: it comes from the hub.
+        name: as written in a config.
+        folder: local folder; ``None``: it comes from the hub.
         subset: the hub's configuration name.
         revision: the hub's branch, tag or commit.
     """
@@ -57,7 +57,7 @@ def find(name: str, data_folder: Path | None, subset: str | None = None, revisio
     """The data set of a hub name or path.
 
     Raises:
-        SourceError: ``name`` is a path to nothing, or to a folder with none of its files.
+        SourceError: ``name`` is a path that does not exist, or a folder without data files.
     """
     return Source(name, _local(name, data_folder), subset, revision)
 
@@ -78,10 +78,10 @@ class SourcedTask(Task):
         """The rows of one of the source's splits."""
         return load(self._source, split, columns)
 
-    def own_test(self) -> str | None:
-        """The source's own split of held-out rows, if it has one."""
-        own = splits(self._source)
-        return next((name for name in ("test", "validation") if name in own), None)
+    def held_out_split(self) -> str | None:
+        """The name of the source's test or validation split, if it has one."""
+        available = splits(self._source)
+        return next((name for name in ("test", "validation") if name in available), None)
 
     def split_rows(
         self,
@@ -94,32 +94,40 @@ class SourcedTask(Task):
         """The examples of a split, at most ``limit`` of them for training.
 
         Args:
-            split: which.
-            columns: that ``examples`` needs.
-            examples: what one row of the source makes; they share their prompt.
-            train: the source's split to train on.
-            test: the source's held-out split; ``None``: ``test`` or ``validation``. Without either, one example in
-                fifty of ``train`` is held out, by its prompt: see :func:`sfa.data.holdout.draw`.
+            split: the task's split.
+            columns: those that ``examples`` needs.
+            examples: returns the examples of one source row; they share a prompt.
+            train: the source's training split.
+            test: the source's held-out split; ``None``: ``test`` or ``validation``. Without either, one
+                example in fifty of ``train`` is held out, by its prompt: see :func:`sfa.data.holdout.draw`.
         """
-        test = test or self.own_test()
-        part = test if test is not None and split == "test" else train
-        made: list[list[Row]] = []
-        for number, values in enumerate(self.read(part, columns)):
+        test = test or self.held_out_split()
+        source_split = test if test is not None and split == "test" else train
+        examples_by_row: list[list[Row]] = []
+        for number, values in enumerate(self.read(source_split, columns)):
             try:
-                made += [rows] if (rows := examples(values)) else []
+                examples_by_row += [rows] if (rows := examples(values)) else []
             except (TypeError, KeyError, IndexError, AttributeError) as error:
-                held = f"the columns {', '.join(columns)} do not hold what the task reads"
-                raise SourceError(f"{self.name}: row {number} of {part} of {self.source}: {held}: {error}") from error
-        if test is None and made:
-            usable([row for rows in made for row in rows], self.name)
-            prompts = [rows[0]["prompt"] for rows in made]
-            whole = [
+                reason = f"the columns {', '.join(columns)} do not hold what the task reads"
+                raise SourceError(
+                    f"{self.name}: row {number} of {source_split} of {self.source}: {reason}: {error}"
+                ) from error
+        if test is None and examples_by_row:
+            usable([row for rows in examples_by_row for row in rows], self.name)
+            prompts = [rows[0]["prompt"] for rows in examples_by_row]
+            whole_rows = [
                 "\n".join([prompt, *(row["response"] for row in rows)])
-                for prompt, rows in zip(prompts, made, strict=True)
+                for prompt, rows in zip(prompts, examples_by_row, strict=True)
             ]
-            drawn = draw({"prompts": prompts, "whole rows": whole}, 50, f"{self.name}: {train} of {self.source}")
-            made = [rows for rows, is_held in zip(made, drawn, strict=True) if is_held == (split == "test")]
-        return shuffled([row for rows in made for row in rows], self.limit if split == "train" else None)
+            held_out = draw(
+                {"prompts": prompts, "whole rows": whole_rows}, 50, f"{self.name}: {train} of {self.source}"
+            )
+            examples_by_row = [
+                rows
+                for rows, is_held_out in zip(examples_by_row, held_out, strict=True)
+                if is_held_out == (split == "test")
+            ]
+        return shuffled([row for rows in examples_by_row for row in rows], self.limit if split == "train" else None)
 
     def data_spec(self) -> dict[str, Any]:
         return {**super().data_spec(), "source": identity(self._source)}
@@ -131,18 +139,18 @@ def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[
     Args:
         source: the data set.
         split: name of the split.
-        columns: columns that must be there. ``meta.text`` is the column of that name, or else ``text`` of the objects
-            in the column ``meta``.
-        optional: columns that a row has where they have a value.
+        columns: required columns. ``meta.text`` is the column of that name, or else ``text`` of the objects in the
+            column ``meta``.
+        optional: columns that are returned for the rows where they have a value.
 
     Raises:
-        SourceError: the data set, the split or a column is not there, or a column has no value in a row.
+        SourceError: the data set, the split or a column does not exist, or a required value is missing.
     """
     where = f"{source} ({split})"
     rows, known = open_rows(source, split, [*columns, *optional])
     if known:
         _check(where, [column for column in columns if _top(column, known) is None], known)
-    found: list[dict[str, Any]] = []
+    loaded: list[dict[str, Any]] = []
     empty: Counter[str] = Counter()
     seen: set[str] = set()
     for row in rows:
@@ -153,16 +161,16 @@ def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[
             else:
                 seen.add(name)
         empty.update(name for name in columns if values[name] is ABSENT or values[name] is None)
-        found.append({name: value for name, value in values.items() if value is not ABSENT and value is not None})
+        loaded.append({name: value for name, value in values.items() if value is not ABSENT and value is not None})
     _check(where, [column for column in columns if column not in seen], known)
     for column, count in empty.items():
-        raise SourceError(f"{where}: the column {column} is empty in {count} of {len(found)} rows")
-    return found
+        raise SourceError(f"{where}: the column {column} is empty in {count} of {len(loaded)} rows")
+    return loaded
 
 
 def column(source: Source, split: str, name: str) -> Sequence[Any]:
-    """The values of one column of a split, ``None`` where there is none. Those of Parquet files and of the hub are read
-    when they are asked for, fast in ascending order. Arguments and errors are those of :func:`load`."""
+    """The values of one column of a split, ``None`` where missing. Parquet files and hub data are read lazily,
+    efficiently in ascending order. Arguments and errors as for :func:`load`."""
     rows, known = open_rows(source, split, [name])
     values = [_value_or_none(row, name) for row in rows] if isinstance(rows, Iterator) else _Column(rows, name)
     lacking = [name] if _top(name, known) is None else []
@@ -184,11 +192,11 @@ class _Column(Sequence[Any]):
 def open_rows(
     source: Source, split: str, columns: Sequence[str]
 ) -> tuple[Iterable[Mapping[str, Any]], dict[str, None]]:
-    """The rows of a split, with the named columns where there are such, and the names of all columns. Rows of text
-    files are read one after another, and the names with them; others are a sequence that is read when it is asked.
+    """The rows of a split, with those of the named columns that exist, and the names of all columns. Rows of text files
+    are an iterator, which adds the names as it reads; others are a lazily read sequence.
 
     Raises:
-        SourceError: the data set or the split is not there, has no rows, or cannot be read.
+        SourceError: the data set or the split does not exist, has no rows, or cannot be read.
     """
     folder = source.folder
     if folder is None:
@@ -221,7 +229,7 @@ def _text_rows(files: Sequence[Path], known: dict[str, None]) -> Iterator[dict[s
 
 
 def _hub(source: Source, split: str) -> Any:
-    """A split from the hub, with images as they are stored."""
+    """A split from the hub, with images still encoded."""
     import datasets
 
     try:
@@ -236,9 +244,9 @@ def _hub(source: Source, split: str) -> Any:
 
 
 def _top(name: str, known: Iterable[str]) -> str | None:
-    """The column that a name like ``meta.text`` is of."""
-    parts = name.split(".")
-    heads = (".".join(parts[:k]) for k in range(len(parts), 0, -1))
+    """The column that a name like ``meta.text`` refers to."""
+    segments = name.split(".")
+    heads = (".".join(segments[:k]) for k in range(len(segments), 0, -1))
     return next((head for head in heads if head in known), None)
 
 
@@ -247,7 +255,8 @@ def _tops(names: Sequence[str], known: Iterable[str]) -> list[str]:
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:
-    """What a row has under a name like ``meta.text``: its column of that name, or else inside the column ``meta``."""
+    """The value of a name like ``meta.text`` in a row: the column of that name, or else a key inside the column
+    ``meta``."""
     if name in row:
         return row[name]
     top = _top(name, row)
@@ -263,7 +272,7 @@ def _value_or_none(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _inside(row: Mapping[str, Any], name: str) -> dict[str, None]:
-    """The names, like ``meta.text``, inside the column that ``name`` is of."""
+    """The names, like ``meta.text``, inside the column that ``name`` refers to."""
     top = _top(name, row)
     return {} if top is None or not isinstance(row[top], Mapping) else {f"{top}.{key}": None for key in row[top]}
 
@@ -284,10 +293,10 @@ def whole_number(value: Any) -> int | None:
 
 
 def labelled(options: Sequence[str], label: Any) -> str:
-    """The option that a label, a whole number from 0 or its digits, stands for.
+    """The option with the index ``label``, a whole number from 0 or its digits.
 
     Raises:
-        SourceError: it stands for none.
+        SourceError: there is no such option.
     """
     number = whole_number(label)
     if number is None or number >= len(options):
@@ -299,15 +308,17 @@ def splits(source: Source) -> list[str]:
     """The names of a source's splits.
 
     Raises:
-        SourceError: the data set cannot be had, or one of its splits is in a form that is not read.
+        SourceError: the data set cannot be loaded, or one of its splits has an unsupported format.
     """
     folder = source.folder
     if folder is not None:
-        found = sorted(split_files(folder))
-        for split in {"train", "test", "validation"} - set(found):
+        names = sorted(split_files(folder))
+        for split in {"train", "test", "validation"} - set(names):
             if others := unread(folder, split):
-                raise SourceError(f"{folder}: {others[0]} is not read; make it {split}.csv, .jsonl or .parquet")
-        return found
+                raise SourceError(
+                    f"{folder}: {others[0]} is not a supported file; convert it to {split}.csv, .jsonl or .parquet"
+                )
+        return names
     import datasets
 
     try:
@@ -317,60 +328,60 @@ def splits(source: Source) -> list[str]:
 
 
 def identity(source: Source) -> Any:
-    """What a source is, for a fingerprint: the contents of the local files, or its name on the hub with the commit, as
-    far as that is known."""
+    """What identifies a source in a fingerprint: the content hashes of local files, or the hub name with the commit if
+    it is known."""
     if source.folder is None:
         commit = hub.commit(source.name, source.revision, "dataset")
         return source.name if commit is None else {"name": source.name, "commit": commit}
     local = sorted(split_files(source.folder).items())
     hashes = {split: [store.identity(file) for file in files] for split, files in local}
-    return {split: found[0] if len(found) == 1 else found for split, found in hashes.items()}
+    return {split: digests[0] if len(digests) == 1 else digests for split, digests in hashes.items()}
 
 
 def _local(source: str, data_folder: Path | None) -> Path | None:
-    """The folder that holds a source, or ``None`` if it has to come from the hub. A hub name is looked for in
-    ``data_folder`` first, as it is and by its last part.
+    """The local folder of a source, or ``None`` if it must come from the hub. A hub name is first looked up in
+    ``data_folder``, in full and by its last part.
 
     Raises:
-        SourceError: ``source`` is a path to nothing, or to a folder with none of its files.
+        SourceError: ``source`` is a path that does not exist, or a folder without data files.
     """
     try:
-        named = Path(at_home(source))
+        path = Path(at_home(source))
     except ValueError as error:
         raise SourceError(str(error)) from error
     if not source.strip() or REMOTE.match(source):
         raise SourceError(f"{source!r} is neither a hub name nor a local folder; copy or mount it")
-    places = [named, *([data_folder / source, data_folder / named.name] if data_folder else [])]
-    folders = [folder for folder in places if folder.is_dir()]
+    candidates = [path, *([data_folder / source, data_folder / path.name] if data_folder else [])]
+    folders = [folder for folder in candidates if folder.is_dir()]
     for folder in folders:
         if split_files(folder):
             return folder
     if folders or Path(source).is_file() or source.startswith((".", "/", "~")):
-        held = sorted(file.name for folder in folders[:1] for file in folder.iterdir())[:5]
+        contents = sorted(file.name for folder in folders[:1] for file in folder.iterdir())[:5]
         raise SourceError(
-            f"{source} is no folder of <split>.parquet, .jsonl or .csv" + (f"; it holds {held}" if held else "")
+            f"{source} is no folder of <split>.parquet, .jsonl or .csv" + (f"; it holds {contents}" if contents else "")
         )
     return None
 
 
 def usable(rows: Sequence[Row], name: str) -> Sequence[Row]:
-    """``rows`` of text.
+    """``rows``, checked to be text.
 
     Raises:
-        SourceError: there are none, or the prompt or the response of one is no text; names the task and the row.
+        SourceError: there are none, or a prompt or response is not text; names the task and the row.
     """
     if not rows:
         raise SourceError(f"{name} has no rows")
     for number, row in enumerate(rows):
-        for part in ("prompt", "response"):
-            text = dict(row)[part]
+        for key in ("prompt", "response"):
+            text = dict(row)[key]
             if not isinstance(text, str):
-                raise SourceError(f"{name}: the {part} of row {number} is no text but {text!r}")
+                raise SourceError(f"{name}: the {key} of row {number} is no text but {text!r}")
     return rows
 
 
 def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
-    """The first ``limit`` rows after a seeded shuffle, or all as they are."""
+    """The first ``limit`` rows after a seeded shuffle; all, in their order, if ``limit`` is ``None``."""
     if limit is None:
         return list(rows)
     import random
@@ -381,7 +392,7 @@ def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]
 def _cannot(source: str, error: Exception) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"{source} cannot be had from the hub: {reason}\n  A local copy does as well, a folder of <split>.parquet, "
-        f".jsonl or .csv with the hub's columns: data_folder=DIR with DIR/{Path(source).name}/ in it, or the task's "
-        "own source. Data sets that are scripts on the hub load from revision: refs/convert/parquet."
+        f"{source} cannot be loaded from the hub: {reason}\n  A local copy works too, a folder of <split>.parquet, "
+        f".jsonl or .csv with the hub's columns: data_folder=DIR that contains DIR/{Path(source).name}/, or the task's "
+        "source option. Script data sets on the hub load from revision: refs/convert/parquet."
     )

@@ -14,19 +14,20 @@ from sfa.store import PLAIN_NAME
 from sfa.values import Checked
 
 Split = Literal["train", "test"]
-FileName = Annotated[  # of a folder, which it cannot lead out of
+FileName = Annotated[  # a plain name, without path separators
     str,
     Field(
         pattern=PLAIN_NAME,
         max_length=200,
-        description="letters, digits and . _ - alone, since folders are called so",
+        description="only letters, digits and . _ -, as folders are named after it",
     ),
 ]
 
 
 class Row(TypedDict):
-    """One example. The model is trained on ``response`` given ``prompt`` in the model's template; an evaluation may ask
-    it to pick the response among ``choices``, or put a completion between the two halves of ``program`` and run it."""
+    """One example. The model is trained on ``response`` given ``prompt`` in the model's template; an evaluation may
+    have it choose the response among ``choices``, or insert a completion between the two halves of ``program`` and run
+    it."""
 
     prompt: str
     response: str
@@ -39,15 +40,15 @@ TASKS: dict[str, type["Task"]] = {}
 
 class Task(Checked):
     """A data set to fine-tune on. A subclass whose ``name`` has a default registers itself; its fields are the options
-    that a config may set, and are part of the fingerprint of everything trained on them.
+    that a config may set, and they enter the fingerprint of everything trained on the task.
 
     Attributes:
         name: the task's name in a stream.
-        evals: names of the evaluations that score it: files of ``eval/tasks``, or what it declares. A class gives rows
-            to those of its default and to all that are called ``<task>_…``.
-        package: the installed package that the rows come from, if they do.
-        epoch_tokens: tokens of an epoch with a common tokenizer, roughly: four characters each. For estimates alone.
-        train: this task's own settings of the config's ``train`` block.
+        evals: names of the evaluations that score it: files in ``eval/tasks``, or those it declares. A class provides
+            the rows of its default evaluations and of all named ``<task>_…``.
+        package: the installed package that provides the rows, if any.
+        epoch_tokens: approximate tokens of an epoch, at four characters a token. Only for estimates.
+        train: overrides of the config's ``train`` section for this task.
         evaluate_only: evaluated like the others, but never trained on.
     """
 
@@ -57,7 +58,7 @@ class Task(Checked):
 
     name: FileName
     evals: tuple[str, ...] = Field((), description="evaluations that score it")
-    train: dict[str, Any] = Field({}, description="this task's own settings of the train block")
+    train: dict[str, Any] = Field({}, description="overrides of the train section for this task")
     evaluate_only: bool = Field(False, description="evaluated, but never trained on")
 
     @classmethod
@@ -67,21 +68,21 @@ class Task(Checked):
 
     @abstractmethod
     def rows(self, split: Split) -> Sequence[Any]:
-        """The rows of a split, the same at every call: :class:`Row`, or of an :class:`sfa.data.images.ImageTask` images
-        with labels. No row of ``test`` is in ``train``."""
+        """The rows of a split, the same on every call: :class:`Row`, or images with labels for an
+        :class:`sfa.data.images.ImageTask`. No row of ``test`` is in ``train``."""
 
     @classmethod
     def declares(cls, name: str) -> dict[str, str]:
-        """The evaluations that a task of this class and ``name`` has without a file in ``eval/tasks``, each with the
-        kind that scores it, a file in ``eval/kinds``."""
+        """The evaluations that a task of this class called ``name`` has without a file in ``eval/tasks``, each with
+        the kind that scores it, a file in ``eval/kinds``."""
         return {f"{name}_loss": "loss"}
 
     def declared(self) -> dict[str, str]:
-        """What this task declares."""
+        """The evaluations that this task declares."""
         return self.declares(self.name)
 
     def eval_rows(self, evaluation: str) -> Sequence[Any]:
-        """The rows that one of the class's own ``evals`` scores."""
+        """The rows that one of the class's ``evals`` is scored on."""
         return self.rows("test")
 
     def data_spec(self) -> dict[str, Any]:
@@ -90,44 +91,44 @@ class Task(Checked):
         return {**options, "version": importlib.metadata.version(self.package)} if self.package else options
 
     def eval_spec(self, evaluation: str) -> dict[str, Any]:
-        """What determines the rows of :meth:`eval_rows`, and those that a loss is taken over."""
+        """What determines the rows of :meth:`eval_rows` and those of a loss evaluation."""
         return self.data_spec()
 
 
 def registered(name: str, data_folder: Path | None = None, **options: Any) -> Task:
-    """A registered task, with default options but for those given; ``data_folder`` holds local copies of hub data sets,
-    a folder each, by last name."""
+    """A registered task with ``options``, otherwise with defaults; ``data_folder`` holds local copies of hub data sets,
+    each in a folder named after the last part of its hub name."""
     return TASKS[name].model_validate(options, context=looking_in(data_folder))
 
 
 def looking_in(data_folder: Path | None) -> dict[str, Any]:
-    """The context of a task's validation, in which the task finds its data sets."""
+    """The validation context in which a task looks up its data sets."""
     return {"data_folder": data_folder}
 
 
 def data_folder_of(context: Any) -> Path | None:
-    """The folder of local copies in a validation's context; ``None`` without one."""
+    """The folder of local copies in a validation context; ``None`` if there is none."""
     return None if context is None else context["data_folder"]
 
 
 def owner(evaluation: str) -> type[Task] | None:
-    """The registered task that gives an evaluation its rows: its class names it, or it is called ``<task>_…``."""
-    named = (kind for kind in TASKS.values() if evaluation in kind.model_fields["evals"].default)
-    return next(named, None) or TASKS.get(evaluation.rpartition("_")[0])
+    """The registered task that provides an evaluation's rows: the class lists it, or it is named ``<task>_…``."""
+    declaring = (kind for kind in TASKS.values() if evaluation in kind.model_fields["evals"].default)
+    return next(declaring, None) or TASKS.get(evaluation.rpartition("_")[0])
 
 
 def package_folder(module: str) -> Path:
     """The folder of an installed package, without importing it.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: the package is not installed.
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"the package {module}, which this task's data come from, is not installed")
+        raise ModuleNotFoundError(f"the package {module}, which provides this task's data, is not installed")
     return Path(spec.submodule_search_locations[0])
 
 
-def held_out(text: str, parts: int, of: int = 10) -> bool:
-    """Whether ``text`` belongs to the held-out ``parts`` in ``of``, by its hash: the same on every machine."""
-    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % of < parts
+def held_out(text: str, share: int, of: int = 10) -> bool:
+    """Whether ``text`` is held out, as ``share`` in ``of`` texts are, by its hash: the same on every machine."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % of < share

@@ -1,4 +1,4 @@
-"""The prompt as a model sees it: one template for training and for every evaluation."""
+"""The prompt as a model sees it: the same template for training and every evaluation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:  # a config is checked without transformers
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["plain", "instruction", "chat"]
-DATE = datetime.date(2024, 7, 26)  # what Llama 3's templates write if they are given none
-SECONDS = 5.0  # that a template may take for one conversation
-PROBE, ANSWER = "What is it?", "Zq7answer7qZ"  # texts that no template alters or writes itself
+DATE = datetime.date(2024, 7, 26)  # what Llama 3's templates write without a date
+SECONDS = 5.0  # limit for rendering one conversation
+PROBE, ANSWER = "What is it?", "Zq7answer7qZ"  # texts that no template alters or contains
 
 # A template's ``strftime_now(format)`` with the codes of a fixed date. Render variables must be plain data, so the
-# function itself is a macro; the line break at its end is eaten by Jinja's ``trim_blocks``.
+# function itself is a macro; Jinja's ``trim_blocks`` removes the line break at its end.
 STRFTIME = (
     "{%- macro strftime_now(format) -%}{%- set dated = namespace(text=format) -%}"
     "{%- for code, value in date_codes.items() -%}{%- set dated.text = dated.text.replace(code, value) -%}"
@@ -29,18 +29,18 @@ CODES = ("%-d", "%-m", "%-H", "%-I", "%-M", "%-S", "%-j", *(f"%{code}" for code 
 
 
 class TemplateError(ValueError):
-    """A chat template that is not there, or cannot show what it is to show."""
+    """A chat template that is missing, or cannot render the conversation."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a prompt is shown to a model.
+    """How a prompt is presented to a model.
 
     Attributes:
-        template: ``plain`` is the prompt as it is, ``instruction`` puts headings around it, for models that were never
-            tuned to follow instructions, ``chat`` is the tokenizer's own chat template.
+        template: ``plain`` is the bare prompt, ``instruction`` puts headings around it, for models that were not tuned
+            to follow instructions, ``chat`` is the tokenizer's chat template.
         system: under ``chat``, the system message before every prompt; ``None``: none, or the template's own.
-        date: the day that a chat template is told it is.
+        date: the current date that a chat template receives.
     """
 
     template: Template = "plain"
@@ -48,14 +48,14 @@ class Layout:
     date: datetime.date = DATE
 
     def extras(self) -> dict[str, str]:
-        """What a fingerprint must know besides the template; nothing where all is as by default."""
-        found = {} if self.system is None else {"system": self.system}
-        return found if self.date == DATE or self.template != "chat" else {**found, "date": self.date.isoformat()}
+        """What enters a fingerprint besides the template; empty for default settings."""
+        extras = {} if self.system is None else {"system": self.system}
+        return extras if self.date == DATE or self.template != "chat" else {**extras, "date": self.date.isoformat()}
 
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raises a TimeoutError after ``seconds`` inside, in the main thread, which alone can be interrupted."""
+    """Raises a TimeoutError after ``seconds`` inside. Only in the main thread: no other can be interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,19 +73,19 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 class Prompter:
-    """Shows prompts in a layout.
+    """Renders prompts in a layout.
 
     Args:
-        layout: the template and what it is given.
-        tokenizer: has the chat template; only asked under ``chat``.
+        layout: the template and its variables.
+        tokenizer: has the chat template; only used under ``chat``.
 
     Attributes:
-        separator: what stands between a shown prompt and the response.
+        separator: the text between a rendered prompt and the response.
         end: under ``chat``, what ends a response: what the template writes after it, up to its first control token;
             empty if it writes none, and without ``chat``.
 
     Raises:
-        TemplateError: the tokenizer has no chat template, or it refuses a conversation as the layout has it.
+        TemplateError: the tokenizer has no chat template, or the template rejects the layout's conversation.
     """
 
     def __init__(self, layout: Layout, tokenizer: PreTrainedTokenizerBase | None):
@@ -109,46 +109,46 @@ class Prompter:
         return self._around_answer(prompt)[0].rstrip(" ")
 
     def _read_template(self) -> None:
-        """Learns from a probe what the template writes around an answer. Spaces before the answer are the separator,
-        as a prompt that ends with a space would be tokenized in another way than the whole text; other text there, such
-        as an empty block of thoughts, belongs to the prompt."""
+        """Determines with a probe what the template writes around an answer. Spaces before the answer are the
+        separator, as a prompt that ends with a space would be tokenized differently from the whole text; other text
+        there, such as an empty thinking block, belongs to the prompt."""
         if self.tokenizer is None or self.tokenizer.chat_template is None:
             raise TemplateError("the tokenizer has no chat template: set model.template to instruction or plain")
         self._check_conversation()
-        asked = self._render(PROBE, generation=True, system=self.layout.system)
+        with_generation_prompt = self._render(PROBE, generation=True, system=self.layout.system)
         before, after = self._around_answer(PROBE)
-        self._generation = asked != self._render(PROBE, system=self.layout.system)
+        self._generation = with_generation_prompt != self._render(PROBE, system=self.layout.system)
         if not self._generation:
             self.separator = before[len(before.rstrip(" ")) :]
         else:
-            rest = before[len(asked) :] if before.startswith(asked) else ""
+            rest = before[len(with_generation_prompt) :] if before.startswith(with_generation_prompt) else ""
             self._lead = rest.rstrip(" ")
             self.separator = rest[len(self._lead) :]
         self.end = _up_to_control(after, self.tokenizer)
 
     def _check_conversation(self) -> None:
-        """Raises a :class:`TemplateError` that says what to do if the template refuses the layout's conversation, or
-        leaves a part of it out."""
+        """Raises a :class:`TemplateError` that says what to do if the template rejects the layout's conversation or
+        omits a message."""
         system = self.layout.system
         try:
-            shown = self._render(PROBE, generation=True, system=system)
+            rendered = self._render(PROBE, generation=True, system=system)
         except TemplateError as error:
-            other = "a system message" if system is None else None
+            alternative = "a system message" if system is None else None
             try:
-                self._render(PROBE, generation=True, system=other)
+                self._render(PROBE, generation=True, system=alternative)
             except TemplateError:
                 raise error from error.__cause__
             hint = "set model.system" if system is None else "leave model.system out"
             raise TemplateError(f"model.system: {error}; {hint}") from error
-        if PROBE not in shown:
+        if PROBE not in rendered:
             raise TemplateError("the tokenizer's chat template leaves the user's message out")
-        if system is not None and system.strip() not in shown:
+        if system is not None and system.strip() not in rendered:
             raise TemplateError("model.system: the tokenizer's chat template leaves the system message out")
 
     def _around_answer(self, prompt: str) -> tuple[str, str]:
         """What the template writes before and after an answer to ``prompt``."""
-        before, found, after = self._render(prompt, ANSWER, system=self.layout.system).rpartition(ANSWER)
-        if not found:
+        before, separator, after = self._render(prompt, ANSWER, system=self.layout.system).rpartition(ANSWER)
+        if not separator:
             raise TemplateError("the tokenizer's chat template leaves the assistant's message out")
         return before, after
 
@@ -156,13 +156,13 @@ class Prompter:
         self, prompt: str, answer: str | None = None, generation: bool = False, system: str | None = None
     ) -> str:
         """The conversation in the tokenizer's template, with the system message ``system`` if there is one."""
-        assert self.tokenizer is not None, "the constructor has seen to it"
+        assert self.tokenizer is not None, "checked by the constructor"
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": prompt})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
         date = self.layout.date
-        given: dict[str, Any] = {
+        variables: dict[str, Any] = {
             "date_string": date.strftime("%d %b %Y"),
             "date_codes": {code: date.strftime(code) for code in CODES},
         }
@@ -170,9 +170,9 @@ class Prompter:
             template = STRFTIME + self.tokenizer.get_chat_template()
             with limited(SECONDS):
                 text = self.tokenizer.apply_chat_template(
-                    messages, chat_template=template, tokenize=False, add_generation_prompt=generation, **given
+                    messages, chat_template=template, tokenize=False, add_generation_prompt=generation, **variables
                 )
-        except Exception as error:  # a template is a program and fails in its own way
+        except Exception as error:  # a template is a program and may raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TemplateError(f"the tokenizer's chat template fails: {reason}") from error
         return str(text)
@@ -186,6 +186,6 @@ def controls(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _up_to_control(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """``text`` up to the end of its first control token; empty if it has none."""
-    found = [(text.index(token), token) for token in controls(tokenizer) if token in text]
-    start, token = min(found, key=lambda place: (place[0], -len(place[1])), default=(0, ""))
+    occurrences = [(text.index(token), token) for token in controls(tokenizer) if token in text]
+    start, token = min(occurrences, key=lambda place: (place[0], -len(place[1])), default=(0, ""))
     return text[: start + len(token)]

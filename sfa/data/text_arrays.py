@@ -18,14 +18,19 @@ from transformers import PreTrainedTokenizerBase
 
 from sfa.data.array_cache import built_once, names, versions
 from sfa.data.batches import collate
-from sfa.data.packing import Arrays, Example, LongRows, alone, encode, encode_seq2seq, none_fits, pack
+from sfa.data.packing import Arrays, Example, LongRows, encode, encode_seq2seq, none_fits, pack, pad_each
 from sfa.data.source import shuffled, usable
 from sfa.data.task import Row, Task
 from sfa.data.tokens import Encoder
 from sfa.store import fingerprint, identity, verify_checksums
 
-PLACE = ("name_or_path", "_commit_hash", "is_local", "local_files_only")  # of a tokenizer's settings: where it lay
-ALIKE = 16  # lengths of examples are multiples of it, so that several are alike and can be worked on together
+PLACE = (
+    "name_or_path",
+    "_commit_hash",
+    "is_local",
+    "local_files_only",
+)  # a tokenizer's settings that say where it was loaded from
+ALIKE = 16  # example lengths are rounded up to multiples, so that several are equal and can be batched
 
 Encoded = TypeVar("Encoded")  # the rows of a task
 
@@ -34,10 +39,10 @@ class TextArrays(ABC, Generic[Encoded]):
     """Builds the sequences of tokens that a language model takes.
 
     Args:
-        encoder: of the model's tokenizer.
+        encoder: the model's encoder.
         seq_len: tokens of a sequence.
-        long_rows: what is done with rows that are longer.
-        packs: whether sequences hold several examples; else one each.
+        long_rows: how longer rows are handled.
+        packs: whether sequences hold several examples, or one each.
     """
 
     def __init__(self, encoder: Encoder, seq_len: int, long_rows: LongRows = "drop", packs: bool = True):
@@ -45,15 +50,15 @@ class TextArrays(ABC, Generic[Encoded]):
 
     @abstractmethod
     def encode(self, rows: Sequence[Row], name: str) -> tuple[Encoded, int, int]:
-        """Token ids of the rows that are not left out, how many these are, and how many of them were cut; errors name
-        the rows with ``name``.
+        """Token ids of the rows that are not left out, their number, and how many of them were cut; errors refer to
+        the rows by ``name``.
 
         Raises:
             SourceError: a row cannot be used.
         """
 
     @abstractmethod
-    def join(self, parts: Sequence[Encoded], seed: int) -> Arrays:
+    def join(self, encoded_tasks: Sequence[Encoded], seed: int) -> Arrays:
         """The sequences of several tasks, mixed with a seed."""
 
     @abstractmethod
@@ -85,40 +90,40 @@ class TextArrays(ABC, Generic[Encoded]):
 
     def _sequences(self, tasks: Sequence[Task], seed: int) -> tuple[Arrays, dict[str, int]]:
         """The sequences of the tasks' training rows, and how many rows were dropped and cut."""
-        parts, changed = [], {"dropped": 0, "cut": 0}
+        encoded_tasks, changed = [], {"dropped": 0, "cut": 0}
         for task in tasks:
             rows = usable(task.rows("train"), task.name)
-            encoded, kept, cut = self.encode(rows, task.name)
-            if not kept:
+            encoded, encoded_count, cut = self.encode(rows, task.name)
+            if not encoded_count:
                 raise none_fits(task.name, self.seq_len)
-            parts.append(encoded)
-            changed["dropped"] += len(rows) - kept
+            encoded_tasks.append(encoded)
+            changed["dropped"] += len(rows) - encoded_count
             changed["cut"] += cut
-        return self.join(parts, seed), changed
+        return self.join(encoded_tasks, seed), changed
 
     def examples(self, task: Task, count: int, seed: int) -> list[dict[str, Tensor]]:
         rows = shuffled(usable(task.rows("train"), task.name), count, seed)
-        encoded, kept, _ = self.encode(rows, task.name)
-        if not kept:
+        encoded, encoded_count, _ = self.encode(rows, task.name)
+        if not encoded_count:
             raise none_fits(task.name, self.seq_len)
         sequences = self.separate(encoded)
-        items = [{name: torch.as_tensor(array[i]) for name, array in sequences.items()} for i in range(kept)]
+        items = [{name: torch.as_tensor(array[i]) for name, array in sequences.items()} for i in range(encoded_count)]
         return [{**self.batch_of_one(item), "weight": torch.ones(1)} for item in items]
 
 
 class DecoderArrays(TextArrays[list[Example]]):
-    """Prompt and response in one sequence, and several of them in one where it is packed."""
+    """Prompt and response in one sequence, or several examples in one if packed."""
 
     def encode(self, rows: Sequence[Row], name: str) -> tuple[list[Example], int, int]:
         examples, cut = encode(rows, self.encoder, self.seq_len, self.long_rows, name)
         return examples, len(examples), cut
 
-    def join(self, parts: Sequence[list[Example]], seed: int) -> Arrays:
-        examples = [example for part in parts for example in part]
+    def join(self, tasks_examples: Sequence[list[Example]], seed: int) -> Arrays:
+        examples = [example for task_examples in tasks_examples for example in task_examples]
         return pack(examples, self.seq_len, self._pad(), seed) if self.packs else self.separate(examples)
 
     def separate(self, encoded: list[Example]) -> Arrays:
-        return alone(encoded, self._pad())
+        return pad_each(encoded, self._pad())
 
     def batch_of_one(self, sequence: dict[str, Tensor]) -> dict[str, Tensor]:
         length = math.ceil(int(sequence["tokens"]) / ALIKE) * ALIKE
@@ -129,14 +134,14 @@ class DecoderArrays(TextArrays[list[Example]]):
 
 
 class EncoderDecoderArrays(TextArrays[Arrays]):
-    """Prompts and responses in sequences of their own."""
+    """Prompts and responses in separate sequences."""
 
     def encode(self, rows: Sequence[Row], name: str) -> tuple[Arrays, int, int]:
         arrays, cut = encode_seq2seq(rows, self.encoder, self.seq_len, self.long_rows, name)
         return arrays, len(arrays["labels"]), cut
 
-    def join(self, parts: Sequence[Arrays], seed: int) -> Arrays:
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def join(self, tasks_arrays: Sequence[Arrays], seed: int) -> Arrays:
+        return {name: np.concatenate([task_arrays[name] for task_arrays in tasks_arrays]) for name in tasks_arrays[0]}
 
     def separate(self, encoded: Arrays) -> Arrays:
         return encoded
@@ -146,17 +151,17 @@ class EncoderDecoderArrays(TextArrays[Arrays]):
 
 
 def content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """All that a tokenizer would save, by file: vocabulary, special tokens, settings, chat template. Not where it came
-    from, nor how its last call padded and truncated, which the file holds as well."""
-    found: dict[str, Any] = {}
+    """Everything that a tokenizer would save, by file: vocabulary, special tokens, settings, chat template. Without its
+    origin and the padding and truncation of its last call, which it saves as well."""
+    files: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             name = str(file.relative_to(folder))
-            found[name] = json.loads(file.read_text()) if file.suffix == ".json" else identity(file)
+            files[name] = json.loads(file.read_text()) if file.suffix == ".json" else identity(file)
     for unrelated in ("padding", "truncation"):
-        found.get("tokenizer.json", {}).pop(unrelated, None)
+        files.get("tokenizer.json", {}).pop(unrelated, None)
     unrelated_settings = (*PLACE, "max_length", "stride", "truncation_strategy")
-    settings = found.get("tokenizer_config.json", {}).items()
-    kept = {key: value for key, value in settings if value is not None and key not in unrelated_settings}
-    return {**found, "tokenizer_config.json": kept}
+    settings = files.get("tokenizer_config.json", {}).items()
+    portable = {key: value for key, value in settings if value is not None and key not in unrelated_settings}
+    return {**files, "tokenizer_config.json": portable}

@@ -1,4 +1,4 @@
-"""Text to token ids, in one place: what is trained on is what is scored and what generation starts from."""
+"""Text to token ids, in one place, so that training, scoring and generation use the same ids."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,34 +11,34 @@ from sfa.data.source import SourceError
 from sfa.data.task import Row
 from sfa.data.template import Layout, Prompter, TemplateError, controls
 
-Pair = tuple[list[int], list[int]]  # ids of a prompt, and of a response without its end
-MARKERS = ("a", "\n", ".", "0", "A:")  # texts after which a response is tokenized if its prompt does not do
+Pair = tuple[list[int], list[int]]  # ids of a prompt, and of a response without its end token
+MARKERS = ("a", "\n", ".", "0", "A:")  # texts after which a response is tokenized if that fails after its prompt
 MARK = mark_control_tokens("x", re.compile("x"))[0]  # what transformers puts before a control token's text
 
 
 class Encoder:
     """Token ids of prompts and responses in one layout.
 
-    A decoder's prompt begins with what the tokenizer puts before a text by itself (BOS, [CLS]) and never ends with what
-    it puts after one; an encoder-decoder's encoder is given both. Under ``chat`` nothing is added: the template writes
-    all control tokens. A control token's text inside a row stays text.
+    A decoder's prompt begins with the special tokens that the tokenizer adds before a text (BOS, [CLS]) and never ends
+    with those it adds after one; an encoder receives both. Under ``chat`` nothing is added: the template writes all
+    control tokens. A control token's text inside a row stays text.
 
     Args:
-        tokenizer: of the model.
-        layout: how prompts are shown.
-        seq2seq: whether the model is an encoder-decoder, whose prompt and response are two texts.
+        tokenizer: the model's tokenizer.
+        layout: how prompts are presented.
+        seq2seq: whether the model is an encoder-decoder, whose prompt and response are separate texts.
 
     Attributes:
-        shown: shows a prompt.
+        prompter: renders a prompt.
         end: ids that end a response: the end of turn under ``chat``, else the tokenizer's end of text.
 
     Raises:
-        TemplateError: of the chat template.
+        TemplateError: the chat template is missing or fails.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: Layout | None = None, seq2seq: bool = False):
         self.tokenizer, self.seq2seq, self.layout = tokenizer, seq2seq, layout or Layout()
-        self.shown = Prompter(self.layout, tokenizer)
+        self.prompter = Prompter(self.layout, tokenizer)
         self._chat = self.layout.template == "chat"
         self._literal = re.compile("|".join(map(re.escape, controls(tokenizer))) or r"(?!)")
         known = [tokenizer.convert_tokens_to_ids(text) for text in controls(tokenizer)]
@@ -47,77 +47,79 @@ class Encoder:
         self.end = self._end()
         self.head, self.tail = self._frame()
 
-    def rows(self, rows: Sequence[Row], name: str) -> list[Pair]:
+    def encode_rows(self, rows: Sequence[Row], name: str) -> list[Pair]:
         """The ids of each row.
 
         Raises:
             SourceError: the template fails on a row, or the tokenizer cannot continue its prompt; names ``name`` and
                 the row.
         """
-        responses = [self.shown.separator + row["response"] for row in rows]
-        return self.joined(self.show(rows, name), responses, lambda number: f"{name}: row {number}")
+        responses = [self.prompter.separator + row["response"] for row in rows]
+        return self.encode_pairs(self.render_prompts(rows, name), responses, lambda number: f"{name}: row {number}")
 
-    def show(self, rows: Sequence[Row], name: str) -> list[str]:
-        """The prompts of rows as the layout shows them.
+    def render_prompts(self, rows: Sequence[Row], name: str) -> list[str]:
+        """The prompts of rows, rendered in the layout.
 
         Raises:
             SourceError: the template fails on a row; names ``name`` and the row.
         """
-        shown = []
+        prompts = []
         for number, row in enumerate(rows):
             try:
-                shown.append(self.shown(self.literal(row["prompt"])))
+                prompts.append(self.prompter(self.literal(row["prompt"])))
             except TemplateError as error:
                 raise SourceError(f"{name}: row {number}: {error}") from error
-        return shown
+        return prompts
 
     def literal(self, text: str) -> str:
-        """``text`` with a mark around every control token's text in it, so that a chat template's control tokens can be
-        told from those that the text only mentions."""
+        """``text`` with a mark around every control token's text in it, which distinguishes a chat template's control
+        tokens from those that the text only mentions."""
         return str(mark_control_tokens(text, self._literal)) if self._chat else text
 
-    def prompts(self, shown: Sequence[str]) -> list[list[int]]:
-        """Ids of shown prompts: what generation starts from, or what an encoder is given."""
-        return [self._whole(start, ids) for start, ids in self._bodies(shown)]
+    def encode_prompts(self, rendered: Sequence[str]) -> list[list[int]]:
+        """Ids of rendered prompts: the input of generation or of an encoder."""
+        return [self._whole(start, ids) for start, ids in self._bodies(rendered)]
 
-    def joined(self, shown: Sequence[str], continuations: Sequence[str], place: Callable[[int], str]) -> list[Pair]:
-        """Ids of shown prompts, and of what follows each, with its separator. The whole text is tokenized once; where
-        a prompt's ids are not its beginning, because a token would cross the boundary, the continuation's ids are those
-        after another text that spell the same.
+    def encode_pairs(
+        self, rendered: Sequence[str], continuations: Sequence[str], place: Callable[[int], str]
+    ) -> list[Pair]:
+        """Ids of rendered prompts, and of their continuations including the separator. The whole text is tokenized
+        once; where it does not start with the prompt's ids, because a token would cross the boundary, the
+        continuation's ids are taken after another text, such that they decode to the same text.
 
         Raises:
-            SourceError: there are none; ``place`` names the position.
+            SourceError: there are no such ids; ``place`` names the position.
         """
         following = [self.literal(text) for text in continuations]
-        unique = {text: i for i, text in enumerate(dict.fromkeys(shown))}
+        unique = {text: i for i, text in enumerate(dict.fromkeys(rendered))}
         bodies = self._bodies(list(unique))
-        starts = [bodies[unique[text]] for text in shown]
+        starts = [bodies[unique[text]] for text in rendered]
         prompts = [self._whole(start, ids) for start, ids in bodies]
-        given = [prompts[unique[text]] for text in shown]
+        prompt_ids = [prompts[unique[text]] for text in rendered]
         if self.seq2seq:
-            return list(zip(given, self._tokenize(following), strict=True))
-        texts = [self._without_bos(text)[1] + more for text, more in zip(shown, following, strict=True)]
+            return list(zip(prompt_ids, self._tokenize(following), strict=True))
+        texts = [self._without_bos(text)[1] + more for text, more in zip(rendered, following, strict=True)]
         whole = self._tokenize(texts)
-        found: list[list[int] | None] = [
+        continuation_ids: list[list[int] | None] = [
             ids[len(body) :] if ids[: len(body)] == body else None for ids, (_, body) in zip(whole, starts, strict=True)
         ]
-        crossed = [i for i, ids in enumerate(found) if ids is None]
+        crossed = [i for i, ids in enumerate(continuation_ids) if ids is None]
         after = self._after_markers([(starts[i][1], whole[i], following[i], continuations[i]) for i in crossed])
         for i, ids in zip(crossed, after, strict=True):
             if ids is None:
-                what = f"a prompt that ends {shown[i][-20:]!r} with {continuations[i][:20]!r}"
+                what = f"a prompt that ends {rendered[i][-20:]!r} with {continuations[i][:20]!r}"
                 raise SourceError(f"{place(i)}: the tokenizer cannot continue {what}; try another model.template")
-            found[i] = ids
-        return [(prompt, ids) for prompt, ids in zip(given, found, strict=True) if ids is not None]
+            continuation_ids[i] = ids
+        return [(prompt, ids) for prompt, ids in zip(prompt_ids, continuation_ids, strict=True) if ids is not None]
 
     def _after_markers(self, rows: Sequence[tuple[list[int], list[int], str, str]]) -> list[list[int] | None]:
-        """Of each row (ids of the prompt, of the whole, continuation with and without marks) the ids of the
-        continuation after the first marker after which they spell, with the prompt, the right text: exactly, or, since
-        some decoders lose spaces, but for spaces."""
-        found: list[list[int] | None] = [None] * len(rows)
+        """For each row (ids of the prompt, ids of the whole text, continuation with and without marks) the ids of the
+        continuation after the first marker for which prompt and continuation decode to the right text: exactly, or,
+        since some decoders lose spaces, up to spaces."""
+        continuation_ids: list[list[int] | None] = [None] * len(rows)
         for spaces in (True, False):
             for marker in MARKERS:
-                waiting = [i for i, ids in enumerate(found) if ids is None]
+                waiting = [i for i, ids in enumerate(continuation_ids) if ids is None]
                 before, *after = self._tokenize([marker, *(marker + rows[i][2] for i in waiting)])
                 tried = [
                     (i, ids[len(before) :])
@@ -130,18 +132,18 @@ class Encoder:
                 for (i, ids), text, whole, prompt in zip(tried, spelled, wholes, prompts, strict=True):
                     continuation = rows[i][3] if spaces else "".join(rows[i][3].split())
                     if text in (whole, prompt + continuation):
-                        found[i] = ids
-        return found
+                        continuation_ids[i] = ids
+        return continuation_ids
 
     def room(self, length: int) -> int:
-        """Tokens that the layout leaves to a prompt's own text in a prompt of ``length`` tokens."""
+        """Tokens that remain for a prompt's own text in a rendered prompt of ``length`` tokens."""
         return length - self.head - self.tail
 
     def cut(self, prompt: list[int], room: int) -> list[int]:
-        """A prompt of at most ``room`` tokens: its middle is taken out, of what is not the template's.
+        """A prompt of at most ``room`` tokens: the middle of its own text is removed, none of the template's.
 
         Raises:
-            SourceError: the template alone needs more room.
+            SourceError: the template itself needs more room.
         """
         if len(prompt) <= room:
             return prompt
@@ -151,45 +153,44 @@ class Encoder:
         first = self.head + (left + 1) // 2
         return prompt[:first] + prompt[len(prompt) - (room - first) :]
 
-    def _bodies(self, shown: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """Of each prompt, what comes before it and its own ids."""
-        starts, texts = zip(*map(self._without_bos, shown), strict=True) if shown else ((), ())
+    def _bodies(self, rendered: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """For each prompt, the ids before its text and those of its text."""
+        starts, texts = zip(*map(self._without_bos, rendered), strict=True) if rendered else ((), ())
         return list(zip(starts, self._tokenize(list(texts)), strict=True))
 
     def _whole(self, start: list[int], ids: list[int]) -> list[int]:
         whole = start + ids + (self.suffix if self.seq2seq else [])
         if whole:
             return whole
-        bos = self.tokenizer.bos_token_id  # nothing can be predicted from nothing
+        bos = self.tokenizer.bos_token_id  # a prediction needs at least one token
         return [self.tokenizer.eos_token_id if bos is None else bos]
 
     def _without_bos(self, text: str) -> tuple[list[int], str]:
-        """The ids that begin a prompt, and its text without a BOS that it already has."""
+        """The ids that begin a prompt, and its text without a leading BOS."""
         bos = self.tokenizer.bos_token
         if self._chat or not bos or not text.startswith(bos):
             return self.prefix, text
         return self.prefix or [self.tokenizer.bos_token_id], text.removeprefix(bos)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        """Ids without added special tokens. Of the control tokens that the texts hold, those count that a chat template
-        wrote."""
+        """Ids without added special tokens. Only control tokens written by a chat template are tokenized as such."""
         if not texts:
             return []
         options: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         if not self._chat:
-            found = self.tokenizer(texts, split_special_tokens=True, **options)["input_ids"]
-            return [self._as_text(ids) for ids in found]
-        found = list(self.tokenizer(texts, **options)["input_ids"])
+            ids_by_text = self.tokenizer(texts, split_special_tokens=True, **options)["input_ids"]
+            return [self._as_text(ids) for ids in ids_by_text]
+        ids_by_text = list(self.tokenizer(texts, **options)["input_ids"])
         for i, text in enumerate(texts):
             if MARK in text:
                 try:
-                    found[i] = self.tokenizer(text, sanitize_control_tokens=True, **options)["input_ids"]
-                except ValueError as error:  # a unigram model, whose pieces control tokens are
-                    raise SourceError(f"a row holds the text of a control token: {error}") from error
-        return found
+                    ids_by_text[i] = self.tokenizer(text, sanitize_control_tokens=True, **options)["input_ids"]
+                except ValueError as error:  # a unigram model, whose pieces include control tokens
+                    raise SourceError(f"a row contains the text of a control token: {error}") from error
+        return ids_by_text
 
     def _as_text(self, ids: list[int]) -> list[int]:
-        """``ids`` with the characters of a control token for the token: a unigram model finds it in plain text."""
+        """``ids`` with control tokens spelled out in characters: a unigram model finds control tokens in plain text."""
         if self._controls.isdisjoint(ids):
             return ids
         spelled: list[int] = []
@@ -197,8 +198,8 @@ class Encoder:
             if i not in self._controls:
                 spelled.append(i)
                 continue
-            parts = map(self.tokenizer.convert_tokens_to_ids, str(self.tokenizer.convert_ids_to_tokens(i)))
-            spelled += [part for part in parts if isinstance(part, int)]
+            characters = map(self.tokenizer.convert_tokens_to_ids, str(self.tokenizer.convert_ids_to_tokens(i)))
+            spelled += [character for character in characters if isinstance(character, int)]
         return spelled
 
     def _spelled(self, rows: Sequence[list[int]], spaces: bool) -> list[str]:
@@ -206,35 +207,37 @@ class Encoder:
         return list(texts) if spaces else ["".join(text.split()) for text in texts]
 
     def _end(self) -> list[int]:
-        if not self.shown.end:
+        if not self.prompter.end:
             if self.tokenizer.eos_token_id is None:
                 raise TemplateError("the tokenizer has no end-of-text token, so no response would end")
             return [int(self.tokenizer.eos_token_id)]
         for marker in MARKERS:
-            before, whole = self._tokenize([marker, marker + self.shown.end])
+            before, whole = self._tokenize([marker, marker + self.prompter.end])
             if whole[: len(before)] == before:
                 return whole[len(before) :]
-        raise TemplateError(f"the tokenizer cannot tell the end of a turn, {self.shown.end!r}, from the text before it")
+        raise TemplateError(
+            f"the tokenizer cannot separate the end of a turn, {self.prompter.end!r}, from the text before it"
+        )
 
     def _frame(self) -> tuple[int, int]:
-        """How many tokens at the start, and at the end, all prompts have in common."""
-        one, other = self.prompts([self.shown("What is it"), self.shown("7 of 8")])
-        shorter = min(len(one), len(other))
-        head = next((i for i in range(shorter) if one[i] != other[i]), shorter)
-        tail = next((i for i in range(shorter - head) if one[-1 - i] != other[-1 - i]), shorter - head)
+        """The number of tokens that all prompts share at the start and at the end."""
+        first, second = self.encode_prompts([self.prompter("What is it"), self.prompter("7 of 8")])
+        shorter = min(len(first), len(second))
+        head = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+        tail = next((i for i in range(shorter - head) if first[-1 - i] != second[-1 - i]), shorter - head)
         return head, tail
 
 
 def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text by itself.
+    """The special tokens that the tokenizer adds before and after a text.
 
     Raises:
-        TemplateError: it changes the text as well.
+        TemplateError: it also changes the text.
     """
     for text in ("a", "0", "."):
-        alone = tokenizer(text, add_special_tokens=False)["input_ids"]
+        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
         whole = tokenizer(text)["input_ids"]
-        for start in range(len(whole) - len(alone) + 1 if alone else 0):
-            if whole[start : start + len(alone)] == alone:
-                return whole[:start], whole[start + len(alone) :]
-    raise TemplateError("what the tokenizer puts around a text by itself cannot be told from the text")
+        for start in range(len(whole) - len(bare) + 1 if bare else 0):
+            if whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+    raise TemplateError("the special tokens that the tokenizer adds cannot be separated from the text")

@@ -1,4 +1,4 @@
-"""Model families: a file each. Importing a family's module registers it."""
+"""Model families, one file each. Importing a family's module registers it."""
 
 from sfa.families import decoder, encoder_decoder, image_classifier  # noqa: F401
 from sfa.families.base import ArrayBuilder, Family, WrongFamily, family_of, family_of_tasks
@@ -7,5 +7,5 @@ __all__ = ["ArrayBuilder", "Family", "WrongFamily", "family_of", "family_of_task
 
 
 def register_architectures() -> None:
-    """Registers the architectures that are this suite's own with ``transformers``."""
+    """Registers this suite's own architectures with ``transformers``."""
     import sfa.mlp  # noqa: F401

@@ -14,7 +14,7 @@ from sfa.families.settings import Model
 from sfa.model_files import read_settings, refuse_special_files
 
 MOST_LAYERS = 1000
-NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # a model brings weights and settings, never code that is run
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # code in model repositories is never run
 ADAPTERS = "adapter_model.safetensors"
 
 register_architectures()
@@ -25,15 +25,15 @@ def read_configuration(model: Model, options: dict[str, Any]) -> Any:
 
     Args:
         model: pretrained, or an architecture.
-        options: in place of a pretrained model's own, or all of an architecture's.
+        options: overrides of a pretrained model's settings, or all settings of an architecture.
 
     Raises:
-        ModelError: adapters are pickles, or there are more layers than can be built.
-        OSError: there is no such model, or the hub is off.
+        ModelError: adapters are pickles, or there are too many layers to build.
+        OSError: the model does not exist, or the hub is offline.
     """
     _refuse_sizes(model.config)
     if model.name is None:
-        assert model.architecture is not None, "the config demands one or the other"
+        assert model.architecture is not None, "the config requires one or the other"
         return AutoConfig.for_model(model.architecture, **options)
     refuse_pickled_adapters(model.name, model.revision)
     if Path(model.name).is_dir():
@@ -44,22 +44,22 @@ def read_configuration(model: Model, options: dict[str, Any]) -> Any:
 
 
 def refuse_pickled_adapters(name: Path | str, revision: str | None = None) -> None:
-    """Adapters are read from safetensors alone; peft and transformers would take a pickle where there are none.
+    """Adapters are only read from safetensors; peft and transformers would fall back to a pickle.
 
     Raises:
-        ModelError: the model in a folder, or of a hub name, has adapters that are no safetensors.
+        ModelError: the model in a folder or with a hub name has adapters, but not as safetensors.
     """
     if find_adapter_config_file(str(name), revision=revision) is None:
         return
     there = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     if cached_file(str(name), ADAPTERS, revision=revision, **there) is None:
-        raise ModelError(f"{name} has adapters and no {ADAPTERS}: other files of weights are pickles, and are not read")
+        raise ModelError(f"{name} has adapters but no {ADAPTERS}: other weight files are pickles, which are not read")
 
 
 def _refuse_sizes(settings: dict[str, Any]) -> None:
-    """Raises a ModelError for more layers than can be built: ``transformers`` makes lists as long as that at once."""
+    """Raises a ModelError for too many layers: ``transformers`` immediately creates lists of that length."""
     for key, value in settings.items():
         if isinstance(value, dict):
             _refuse_sizes(value)
         elif re.search(r"layer|depth|block", key) and isinstance(value, int) and value > MOST_LAYERS:
-            raise ModelError(f"{key} of {value} is more than can be built: at most {MOST_LAYERS}")
+            raise ModelError(f"{key}: {value} is too large to build: at most {MOST_LAYERS}")

@@ -1,4 +1,5 @@
-"""Decoders: prompt and response are one sequence, and sequences hold several examples where attention allows it."""
+"""Decoders: prompt and response form one sequence, and sequences pack several examples if attention can isolate
+them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
     from sfa.data.packing import LongRows
     from sfa.data.text_arrays import DecoderArrays
 
-BOTH_DIRECTIONS = ("bert-generation", "xlnet")  # besides those that are trained on masked text
+BOTH_DIRECTIONS = ("bert-generation", "xlnet")  # besides masked language models
 
 
 @dataclass(frozen=True)
 class Decoder(LanguageModel):
-    """Predicts each token from those before it, such as Llama or GPT-NeoX."""
+    """Predicts each token from the previous ones, such as Llama or GPT-NeoX."""
 
     name = "decoder"
     seq2seq = False
@@ -37,9 +38,9 @@ class Decoder(LanguageModel):
 
         super().refuse(configuration)
         kind = configuration.model_type
-        both = type(configuration) in MODEL_FOR_MASKED_LM_MAPPING or kind in BOTH_DIRECTIONS
-        if cls.knows(configuration) and both and not getattr(configuration, "is_decoder", False):
-            raise ValueError(f"{kind} is an encoder: it reads text in both directions, and a decoder is needed")
+        bidirectional = type(configuration) in MODEL_FOR_MASKED_LM_MAPPING or kind in BOTH_DIRECTIONS
+        if cls.knows(configuration) and bidirectional and not getattr(configuration, "is_decoder", False):
+            raise ValueError(f"{kind} is an encoder: it reads text in both directions, and a decoder is required")
 
     @classmethod
     def model_class(cls, configuration: Any) -> Any:
@@ -48,14 +49,14 @@ class Decoder(LanguageModel):
         return model_class(MODEL_FOR_CAUSAL_LM_MAPPING, configuration)
 
     def try_out(self, model: Any, tokenizer: Any) -> None:
-        from sfa.families.isolation import why_padded
+        from sfa.families.isolation import padding_reason
 
-        why_padded(model, tokenizer, _length(model))
+        padding_reason(model, tokenizer, _length(model))
 
-    def why_padded(self, model: Any, processor: Any) -> str | None:
-        from sfa.families.isolation import why_padded_on_all_ranks
+    def padding_reason(self, model: Any, processor: Any) -> str | None:
+        from sfa.families.isolation import padding_reason_on_all_ranks
 
-        return why_padded_on_all_ranks(model, processor, _length(model))
+        return padding_reason_on_all_ranks(model, processor, _length(model))
 
     def array_builder(
         self,
@@ -71,14 +72,14 @@ class Decoder(LanguageModel):
         return DecoderArrays(self.encoder(processor, layout), seq_len, long_rows, packs)
 
     def all_logits(self, model: Any, batch: dict[str, "Tensor"]) -> "Tensor":
-        """Restarting ``position_ids`` keep attention inside each example of a packed sequence."""
+        """Restarting ``position_ids`` keep attention within each example of a packed sequence."""
         packed = {"position_ids": batch["position_ids"]} if "position_ids" in batch else {}
         logits: Tensor = model(input_ids=batch["input_ids"], **packed, use_cache=False).logits
         return logits
 
 
 def _length(model: Any) -> int:
-    """Tokens of the examples that a model is tried with."""
+    """Tokens in each of the examples that a model is tested with."""
     from sfa.families.isolation import LENGTH
 
     return min(LENGTH, (position_count(model.config) or 2 * LENGTH) // 2)

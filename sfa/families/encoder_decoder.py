@@ -1,4 +1,4 @@
-"""Encoder-decoders: the encoder reads the prompt, the decoder learns the response; one example a sequence."""
+"""Encoder-decoders: the encoder reads the prompt, the decoder learns the response; one example per sequence."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderDecoder(LanguageModel):
-    """Predicts each token of a response from the whole prompt and the tokens before it, such as T5."""
+    """Predicts each token of a response from the whole prompt and the previous tokens, such as T5."""
 
     name = "encoder_decoder"
     seq2seq = True
@@ -38,10 +38,10 @@ class EncoderDecoder(LanguageModel):
     def try_out(self, model: Any, tokenizer: Any) -> None:
         import torch
 
-        pair, training = torch.tensor([[0, 1]]), model.training
+        tokens, training = torch.tensor([[0, 1]]), model.training
         try:
             with torch.no_grad():
-                model.eval()(input_ids=pair, attention_mask=torch.ones_like(pair), decoder_input_ids=pair)
+                model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens), decoder_input_ids=tokens)
         finally:
             model.train(training)
 
@@ -60,6 +60,6 @@ class EncoderDecoder(LanguageModel):
 
     def all_logits(self, model: Any, batch: dict[str, "Tensor"]) -> "Tensor":
         shifted = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-        given = {"attention_mask": batch["attention_mask"], "decoder_input_ids": shifted}
-        logits: Tensor = model(input_ids=batch["input_ids"], **given).logits
+        inputs = {"attention_mask": batch["attention_mask"], "decoder_input_ids": shifted}
+        logits: Tensor = model(input_ids=batch["input_ids"], **inputs).logits
         return logits

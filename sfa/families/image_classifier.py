@@ -33,7 +33,7 @@ class ImageClassifier(Family):
     rows = "images"
     description = "image classifier"
     changes: ClassVar = {"unreadable": "images could not be read and were left out"}
-    further_options: ClassVar = ("image_size",)  # of models that take any
+    further_options: ClassVar = ("image_size",)  # of models that accept any size
 
     @classmethod
     def takes(cls, task: Task) -> bool:
@@ -46,9 +46,9 @@ class ImageClassifier(Family):
     def config_errors(self, config: "Config") -> list[str]:
         errors = []
         if config.model.tokenizer is not None:
-            errors.append("model.tokenizer: a stream of images needs none")
+            errors.append("model.tokenizer: must not be set for a stream of images")
         if config.model.lora is not None:
-            errors.append("model.lora: is for language models")
+            errors.append("model.lora: is only supported for language models")
         if any(config.train_of(task).max_duration.endswith("tok") for task in config.tasks):
             errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
         return errors
@@ -82,7 +82,7 @@ class ImageClassifier(Family):
         if cls.knows(configuration) and (
             kind in MODEL_FOR_MULTIMODAL_LM_MAPPING or kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         ):
-            raise ValueError(f"{configuration.model_type} takes text beside images, and a model of images is needed")
+            raise ValueError(f"{configuration.model_type} takes text as well as images, and an image model is required")
 
     @classmethod
     def of_configuration(cls, configuration: Any) -> Self:
@@ -95,11 +95,11 @@ class ImageClassifier(Family):
         return model_class(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, configuration)
 
     def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
-        own = model.config if model.name is None else {}
-        return {**own, "num_labels": self.labels}
+        config = model.config if model.name is None else {}
+        return {**config, "num_labels": self.labels}
 
     def configuration_errors(self, model: "Model", configuration: Any, seq_len: int) -> list[str]:
-        if model.name is not None:  # and it comes with an image processor
+        if model.name is not None:  # it comes with an image processor
             return []
         try:
             channels, _, _ = image_size(configuration)
@@ -107,7 +107,7 @@ class ImageClassifier(Family):
             return [f"model.config: no model can be built: {error}"]
         return [] if channels in (1, 3) else [f"model.config.num_channels: must be 1 or 3, not {channels}"]
 
-    def build(self, model: "Model", tokenizer_tasks: Sequence[Task], tell: Callable[[str], None]) -> tuple[Any, Any]:
+    def build(self, model: "Model", tokenizer_tasks: Sequence[Task], report: Callable[[str], None]) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, ViTImageProcessor
 
         from sfa.families.configurations import NO_CODE, read_configuration
@@ -117,7 +117,7 @@ class ImageClassifier(Family):
             configuration = read_configuration(model, self.options(model, None))
             kind = family_of(configuration, self.rows).model_class(configuration)
             if model.name is not None:
-                built = read(kind, model.name, tell, config=configuration, revision=model.revision)
+                built = read(kind, model.name, report, config=configuration, revision=model.revision)
                 processor = AutoImageProcessor.from_pretrained(model.name, revision=model.revision, **NO_CODE)
             else:
                 channels, height, width = image_size(configuration)
@@ -128,7 +128,7 @@ class ImageClassifier(Family):
         return built, processor
 
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
-        """It was tried with its image processor when it was built."""
+        """Nothing to check: it was run with its image processor when built."""
 
     def array_builder(
         self,
@@ -153,8 +153,8 @@ class ImageClassifier(Family):
     def logits(self, model: Any, processor: Any, batch: dict[str, "Tensor"]) -> "Tensor":
         from sfa.data.pixels import normalised
 
-        found: Tensor = model(pixel_values=normalised(batch["pixel_values"], processor)).logits
-        return found
+        logits: Tensor = model(pixel_values=normalised(batch["pixel_values"], processor)).logits
+        return logits
 
     def losses(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
         from torch.nn.functional import cross_entropy
@@ -169,10 +169,10 @@ class ImageClassifier(Family):
 
 
 def image_size(configuration: Any) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a model of random weights takes.
+    """Channels, height and width of the input images of a model with random weights.
 
     Raises:
-        ValueError: its configuration does not say, since it takes any.
+        ValueError: its configuration has no image size, as it accepts any.
     """
     from sfa.data.image_arrays import channels_of
 
@@ -188,7 +188,7 @@ def _try_out(model: Any, processor: Any, labels: int) -> None:
     """Runs a classifier on an image.
 
     Raises:
-        ValueError: it cannot be used with its image processor.
+        ValueError: it does not work with its image processor.
     """
     import numpy as np
     import torch
@@ -199,16 +199,16 @@ def _try_out(model: Any, processor: Any, labels: int) -> None:
 
     channels = channels_of(model.config) or 3
     if channels not in (1, 3):
-        raise ValueError(f"it takes images of {channels} channels, where 1 and 3 are known")
+        raise ValueError(f"it takes images of {channels} channels, but only 1 and 3 are supported")
     image = np.arange(channels * 80 * 64, dtype=np.uint8).reshape(channels, 80, 64)
     training = model.training
     try:
         pixels = torch.from_numpy(Pixels(processor, channels)(image))[None]
         with torch.no_grad():
             logits = model.eval()(pixel_values=normalised(pixels, processor)).logits
-    except Exception as error:  # each architecture fails in its own way
-        raise ValueError(f"it does not take what its image processor makes: {one_line(error)}") from error
+    except Exception as error:  # each architecture raises its own errors
+        raise ValueError(f"it does not accept the output of its image processor: {one_line(error)}") from error
     finally:
         model.train(training)
     if logits.shape != (1, labels):
-        raise ValueError(f"it makes {list(logits.shape)} of an image, where [1, {labels}] is needed")
+        raise ValueError(f"it outputs {list(logits.shape)} for an image, but [1, {labels}] is required")

@@ -34,43 +34,43 @@ def build(
     seed: int,
     family: Family,
     tokenizer_tasks: Sequence[Task] = (),
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> tuple[Any, Any]:
     """The model that a stream starts from, float32 on CPU.
 
     Args:
-        model: of the config.
-        seed: of whatever is random: weights, adapters, a new head.
-        family: that the stream is for.
-        tokenizer_tasks: that a tokenizer of its own is trained on.
-        tell: is given a line where a pretrained classifier gets a new head.
+        model: the config's model section.
+        seed: seed of random weights, adapters or a new head.
+        family: the stream's family.
+        tokenizer_tasks: tasks that a new tokenizer is trained on.
+        report: called with a line if a pretrained classifier gets a new head.
 
     Returns:
         The model, with new adapters if the config asks for LoRA, and its tokenizer or image processor.
 
     Raises:
-        ModelError: a pretrained model is not there, has no safetensors, lacks tensors or has others, or needs code of
-            its own.
+        ModelError: a pretrained model does not exist, has no safetensors, lacks tensors or has unexpected ones, or
+            requires custom code.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return family.build(model, tokenizer_tasks, tell)
+        return family.build(model, tokenizer_tasks, report)
 
 
 def parameter_count(model: Model, family: Family) -> int:
-    """Number of parameters, from the configuration alone, without adapters.
+    """Number of parameters without adapters, computed from the configuration only.
 
     Raises:
-        OSError: the configuration of a pretrained model cannot be had, for example because the hub is off.
+        OSError: the configuration of a pretrained model is unavailable, for example because the hub is offline.
         ModelError: no model can be built from it.
     """
     return _outline(model.model_dump_json(exclude={"template", "lora"}), family).parameters
 
 
 def has_noise(model: Model, family: Family) -> bool:
-    """Whether a training of the model draws random numbers or takes statistics over its batch, so that its weights
-    depend on how batches are split over ranks and microbatches: dropout, batch normalisation. ``False`` if the
-    configuration of a pretrained model cannot be had.
+    """Whether training the model uses random numbers or batch statistics (dropout, batch normalisation), so that the
+    weights depend on how batches are split over ranks and microbatches. ``False`` if the configuration of a pretrained
+    model is unavailable.
 
     Raises:
         ModelError: no model can be built from it.
@@ -78,7 +78,7 @@ def has_noise(model: Model, family: Family) -> bool:
     try:
         return _outline(model.model_dump_json(exclude={"template", "lora"}), family).noise
     except OSError:
-        return False  # and there is no model to train
+        return False  # then there is no model to train
 
 
 class _Outline(NamedTuple):
@@ -88,18 +88,18 @@ class _Outline(NamedTuple):
 
 @functools.lru_cache
 def _outline(described: str, family: Family) -> _Outline:
-    """What a model's configuration tells, without its weights."""
+    """What can be derived from a model's configuration, without weights."""
     model = Model.model_validate_json(described)
     try:
         configuration = _configuration(model, family)
         kind = family_of(configuration, family.rows).model_class(configuration)
-        with torch.device("meta"):  # not before the class is imported: torch 2.7
+        with torch.device("meta"):  # only after the class is imported, because of torch 2.7
             empty = kind(configuration)
     except (OSError, ModelError):
         raise
     except Exception as error:  # each architecture checks its configuration in its own way
         raise ModelError(one_line(error)) from error
-    by_batch = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in empty.modules())
+    by_batch = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in empty.modules())
     return _Outline(sum(p.numel() for p in empty.parameters()), by_batch or _has_dropout(configuration.to_dict()))
 
 
@@ -108,32 +108,32 @@ def _configuration(model: Model, family: Family) -> Any:
 
 
 def _has_dropout(settings: dict[str, Any]) -> bool:
-    """Whether a probability of dropping something, or a jitter, is above 0 in a configuration or a part of it; those of
-    heads that classify texts are of no use here."""
+    """Whether a dropout probability or jitter is above 0 in a configuration or a nested one; those of text
+    classification heads are ignored."""
     named = [(str(name), value) for name, value in settings.items() if isinstance(value, float)]
-    own = any(
+    here = any(
         value > 0 and ("drop" in name or "jitter" in name) and not ("classifier" in name or "summary" in name)
         for name, value in named
     )
-    return own or any(_has_dropout(value) for value in settings.values() if isinstance(value, dict))
+    return here or any(_has_dropout(value) for value in settings.values() if isinstance(value, dict))
 
 
 def configuration_errors(model: Model, family: Family, seq_len: int) -> list[str]:
-    """What is wrong with a model of random weights, or with one in a folder, as far as its configuration tells.
+    """Errors in the configuration of a model with random weights or in a folder.
 
     Args:
-        model: of the config.
-        family: that the stream is for.
-        seq_len: tokens of the longest sequence it is to be trained on.
+        model: the config's model section.
+        family: the stream's family.
+        seq_len: tokens of the longest training sequence.
 
     Returns:
-        Lines of a config's error, ``key: what``.
+        Lines ``key: problem``.
     """
     key = "model.name" if model.architecture is None else "model.config"
     if model.architecture is not None and model.architecture not in CONFIG_MAPPING:
         near = difflib.get_close_matches(model.architecture, list(CONFIG_MAPPING), 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return [f"model.architecture: {model.architecture!r} is no model type of transformers{hint}"]
+        return [f"model.architecture: {model.architecture!r} is not a model type of transformers{hint}"]
     try:
         if model.name is not None:
             refuse_adapters(Path(model.name))
@@ -149,24 +149,24 @@ def configuration_errors(model: Model, family: Family, seq_len: int) -> list[str
             weight_files(Path(model.name))
         except (OSError, ValueError) as error:
             return [f"model.name: {one_line(error)}"]
-    unknown = _unknown(model.config, configuration, family.further_options)
-    found = [f"model.config.{name}: {model.architecture} knows no such key" for name in unknown]
-    return found + family.configuration_errors(model, configuration, seq_len)
+    unknown = _unknown_options(model.config, configuration, family.further_options)
+    errors = [f"model.config.{name}: {model.architecture} has no such key" for name in unknown]
+    return errors + family.configuration_errors(model, configuration, seq_len)
 
 
-def _unknown(given: dict[str, Any], configuration: Any, further: Collection[str]) -> list[str]:
-    """Those of the ``given`` options that a configuration keeps but knows nothing of, but for ``further`` ones."""
+def _unknown_options(options: dict[str, Any], configuration: Any, further: Collection[str]) -> list[str]:
+    """Those ``options`` that a configuration stores but does not define, except ``further`` ones."""
     known = {*inspect.signature(type(configuration).__init__).parameters, *further}
     known |= {*inspect.signature(PreTrainedConfig).parameters, *configuration.attribute_map}
-    return [name for name in given if name in vars(configuration) and name not in known]
+    return [name for name in options if name in vars(configuration) and name not in known]
 
 
 def check(folder: Path, seq_len: int, layout: Layout) -> None:
-    """Checks that the model in a folder can be trained as it is asked to.
+    """Checks that the model in a folder can be trained with these settings.
 
     Raises:
-        ModelError: the tokenizer has more tokens than the model or no end of text, its chat template is not there or
-            cannot show what it is to show, or a sequence is longer than the model.
+        ModelError: the tokenizer has more tokens than the model or no end of text, its chat template is missing or
+            cannot render the conversation, or sequences are longer than the model allows.
     """
     adapters = folder / "adapter_config.json"
     name = json.loads(adapters.read_text())["base_model_name_or_path"] if adapters.is_file() else folder
@@ -175,12 +175,12 @@ def check(folder: Path, seq_len: int, layout: Layout) -> None:
 
 
 def read_model(folder: Path | str) -> Any:
-    """The ``transformers`` model in a folder (or of a hub name), float32 on CPU; adapters lie on the model that they
-    were made for.
+    """The ``transformers`` model in a folder (or with a hub name), float32 on CPU; adapters are attached to their base
+    model.
 
     Raises:
-        ModelError: tensors are missing from its files or do not fit the configuration, or files are damaged.
-        OSError: there is no such model.
+        ModelError: tensors are missing or do not match the configuration, or files are damaged.
+        OSError: the model does not exist.
     """
     refuse_pickled_adapters(folder)
     if (Path(folder) / "adapter_config.json").is_file():
@@ -203,7 +203,7 @@ def _read(name: str, revision: str | None) -> Any:
 
 
 def read_processor(folder: Path | str) -> Any:
-    """The tokenizer or image processor in a model's folder. A tokenizer without a pad token pads with its end of
+    """The tokenizer or image processor in a model's folder. A tokenizer without a pad token uses its end of
     text."""
     if (Path(folder) / "preprocessor_config.json").is_file():
         return AutoImageProcessor.from_pretrained(folder, **NO_CODE)

@@ -1,4 +1,4 @@
-"""Reads a pretrained model whole: no layer of it is left as it was drawn at random."""
+"""Reads a pretrained model completely: no layer is left randomly initialized."""
 
 import contextlib
 import copy
@@ -13,32 +13,31 @@ from sfa.errors import SFAError
 from sfa.model_files import weight_files
 from sfa.tensors import locations
 
-WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # other files of weights are pickles
+WEIGHTS: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # other weight files are pickles
 
-# Buffers that older versions of transformers kept with the weights, and that follow from the configuration.
+# Buffers that older versions of transformers saved with the weights, and that follow from the configuration.
 _OLD_BUFFERS = re.compile(r"(^|\.)(inv_freq|position_ids|masked_bias|causal_mask)$|(^|\.)(attn|attention)\.bias$")
-_ADAPTERS = "it holds adapters of another model: merge them into that (peft: merge_and_unload) and save the whole"
+_ADAPTERS = "it contains adapters of another model: merge them (peft: merge_and_unload) and save the merged model"
 _SHOWN = 3
 
 
 class ModelError(SFAError):
-    """A pretrained model that cannot be had or used."""
+    """A pretrained model that cannot be loaded or used."""
 
 
-def read(kind: Any, name: str, tell: Callable[[str], None] | None = None, **options: Any) -> Any:
-    """The model in a folder or of a hub name, float32 on CPU.
+def read(kind: Any, name: str, report: Callable[[str], None] | None = None, **options: Any) -> Any:
+    """The model in a folder or with a hub name, float32 on CPU.
 
     Args:
         kind: its class in ``transformers``.
-        name: of the folder or on the hub.
-        tell: is given a line where a classifier's head is new; without it, a head may not be.
-        options: of ``from_pretrained``.
+        name: folder or hub name.
+        report: called with a line if a classifier's head is new; if ``None``, new heads are errors.
+        options: options of ``from_pretrained``.
 
     Raises:
-        ModelError: tensors of the model are not in its files, or in another shape, or the files hold others; all of
-            these are ignored by ``transformers``, and what is missing drawn at random. Or the files are damaged, or
-            not where they must be.
-        OSError: there is no such model, or no file of it.
+        ModelError: tensors are missing, have a different shape or are unexpected; ``transformers`` ignores all of
+            these and initializes missing ones randomly. Or files are damaged or misplaced.
+        OSError: the model or one of its files does not exist.
     """
     if Path(name).is_dir():
         try:
@@ -55,28 +54,30 @@ def read(kind: Any, name: str, tell: Callable[[str], None] | None = None, **opti
     missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
     mismatched = {key: (list(stored), list(wanted)) for key, stored, wanted in info["mismatched_keys"]}
     unexpected = {key for key in unexpected if not _OLD_BUFFERS.search(key)}
-    head, foreign = _allowed(model, missing | mismatched.keys(), unexpected) if tell else (set(), set())
+    head, unused = _allowed(model, missing | mismatched.keys(), unexpected) if report else (set(), set())
     wrong = [
         *_named("lack", missing - head),
-        *_named("hold, and the model does not know,", unexpected - foreign),
-        *_named("have in another shape", (f"{k} ({a}, not {b})" for k, (a, b) in mismatched.items() if k not in head)),
+        *_named("contain, but the model lacks,", unexpected - unused),
+        *_named(
+            "have in a different shape", (f"{k} ({a}, not {b})" for k, (a, b) in mismatched.items() if k not in head)
+        ),
         *map(str, [*info.get("error_msgs", ()), *dict(info.get("conversion_errors") or {}).values()]),
     ]
     if wrong:
         raise ModelError(
-            f"the model {name} cannot be used: as a {type(model).__name__}, its files {'; they '.join(wrong)}. What is "
-            "missing would be drawn at random"
+            f"the model {name} cannot be used: as a {type(model).__name__}, its files {'; they '.join(wrong)}. Missing "
+            "tensors would be initialized randomly"
         )
-    told = [f"gets a new head, drawn at random: {_some(head)}"] if head else []
-    told += [f"does not use all of its files: {_some(foreign)}"] if foreign else []
-    if tell and told:
-        tell(f"the model {name} {'; it '.join(told)}")
+    notes = [f"gets a new, randomly initialized head: {_some(head)}"] if head else []
+    notes += [f"does not use all of its files: {_some(unused)}"] if unused else []
+    if report and notes:
+        report(f"the model {name} {'; it '.join(notes)}")
     return model
 
 
 @contextlib.contextmanager
 def model_errors(name: str) -> Iterator[None]:
-    """Raises what fails inside as a :class:`ModelError`: the hub and each architecture raise in their own way."""
+    """Converts exceptions inside to a :class:`ModelError`: the hub and each architecture raise their own."""
     try:
         yield
     except ModelError:
@@ -90,30 +91,31 @@ def one_line(error: Exception) -> str:
 
 
 def refuse_adapters(folder: Path) -> None:
-    """Raises a ValueError if a folder holds adapters of another model."""
+    """Raises a ValueError if a folder contains adapters of another model."""
     if (folder / "adapter_config.json").is_file():
         raise ValueError(_ADAPTERS)
 
 
 def _allowed(model: Any, new: set[str], unexpected: set[str]) -> tuple[set[str], set[str]]:
-    """Those tensors of a classifier's head that are new, and those of another head that are left out.
+    """The new tensors of a classifier's head, and the files' tensors of another head, which are not used.
 
-    The head is what depends on the number of labels, and what lies outside the backbone. Of it, all that depends on the
-    labels is new, or none.
+    The head consists of the tensors that depend on the number of labels and those outside the backbone. Of the former,
+    either all are new or none.
     """
     labelled, prefix = _labelled(model), model.base_model_prefix + "."
-    own = set(model.state_dict())
-    backbone = {key for key in own if key.startswith(prefix)} or own - labelled
-    head = own - backbone | labelled
-    parts = {key.removeprefix(prefix).split(".")[0] for key in own - head}
-    foreign = {
+    names = set(model.state_dict())
+    backbone = {key for key in names if key.startswith(prefix)} or names - labelled
+    head = names - backbone | labelled
+    backbone_parts = {key.removeprefix(prefix).split(".")[0] for key in names - head}
+    unused = {
         key
         for key in unexpected
-        if key.removeprefix(prefix).split(".")[0] not in parts or key.endswith("mask_token")  # of a pretraining
+        if key.removeprefix(prefix).split(".")[0] not in backbone_parts
+        or key.endswith("mask_token")  # from pretraining
     }
     if new & labelled not in (set(), labelled):
-        return set(), foreign
-    return new & head, foreign
+        return set(), unused
+    return new & head, unused
 
 
 def _labelled(model: Any) -> set[str]:
@@ -121,16 +123,16 @@ def _labelled(model: Any) -> set[str]:
     config = copy.deepcopy(model.config)
     config.num_labels = model.config.num_labels + 1
     with torch.device("meta"):
-        other = type(model)(config).state_dict()
-    return {key for key, tensor in model.state_dict().items() if other[key].shape != tensor.shape}
+        resized = type(model)(config).state_dict()
+    return {key for key, tensor in model.state_dict().items() if resized[key].shape != tensor.shape}
 
 
 def _named(what: str, names: Iterable[str]) -> list[str]:
-    found = sorted(names)
-    return [f"{what} {_some(found)}"] if found else []
+    listed = sorted(names)
+    return [f"{what} {_some(listed)}"] if listed else []
 
 
 def _some(names: Iterable[str]) -> str:
-    found = sorted(names)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more
+    listed = sorted(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""The ``model`` block of a config."""
+"""The ``model`` section of a config."""
 
 import datetime
 from typing import Any
@@ -10,14 +10,14 @@ from sfa.values import PathOrHubName, Section
 
 
 class Tokenizer(Section):
-    """A byte-level BPE tokenizer trained on tasks' training rows; digits stay single."""
+    """A byte-level BPE tokenizer trained on tasks' training rows; digits are single tokens."""
 
     train_on: list[str] | None = Field(None, min_length=1, description="registered tasks; null: those of the stream")
     vocab_size: int = Field(1024, ge=300)
 
 
 class LoRA(Section):
-    """Adapters: they alone are trained, and θ_o is the adapters at the start of the task."""
+    """Adapters: only they are trained, and θ_o is the adapters at the start of the task."""
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0, description="scale of the adapters, times rank")
@@ -33,22 +33,22 @@ class Model(Section):
     architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
     config: dict[str, Any] = Field({}, description="the architecture's configuration")
     tokenizer: Tokenizer | None = None
-    template: Template = Field("plain", description="how a prompt is shown to the model")
-    system: str | None = Field(None, min_length=1, description="under chat, the system message; null: none of ours")
-    date: datetime.date = Field(DATE, description="the day that a chat template which prints one is told it is")
+    template: Template = Field("plain", description="how a prompt is presented to the model")
+    system: str | None = Field(None, min_length=1, description="under chat, the system message; null: the template's")
+    date: datetime.date = Field(DATE, description="the current date for chat templates that print one")
     lora: LoRA | None = Field(None, description="null: all weights are trained")
 
     @property
     def layout(self) -> Layout:
-        """How prompts are shown."""
+        """How prompts are presented."""
         return Layout(self.template, self.system, self.date)
 
     @model_validator(mode="after")
     def _one_source(self) -> "Model":
         if (self.name is None) == (self.architecture is None):
-            raise ValueError("give either name (pretrained) or architecture (random weights)")
+            raise ValueError("set either name (pretrained) or architecture (random weights)")
         if self.name is not None and (self.config or self.tokenizer):
-            raise ValueError("config and tokenizer belong to an architecture; a pretrained model brings its own")
+            raise ValueError("config and tokenizer belong to an architecture; a pretrained model has its own")
         if self.name is None and self.lora is not None:
             raise ValueError(
                 "lora needs a pretrained model by name; random weights under adapters would never be trained"

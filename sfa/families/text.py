@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sfa.data.tokens import Encoder
     from sfa.families.settings import LoRA, Model
 
-SENSES = ("vision", "image", "video", "audio", "speech")  # in the name of a part that is no text
+SENSES = ("vision", "image", "video", "audio", "speech")  # in the name of a component for other input than text
 LONG_ROWS = {
     "drop": "are left out and counted",
     "cut": "lose the middle of their prompt and are counted, or are left out if their response is too long",
@@ -29,8 +29,8 @@ class LanguageModel(Family):
 
     Attributes:
         seq2seq: whether prompt and response are two sequences.
-        shift: how many positions the logits lie before the labels that they predict.
-        adapter_task: what ``peft`` calls the family.
+        shift: by how many positions logits precede the labels that they predict.
+        adapter_task: the family's task type in ``peft``.
     """
 
     rows = "text"
@@ -57,7 +57,7 @@ class LanguageModel(Family):
 
     def config_errors(self, config: "Config") -> list[str]:
         if config.model.architecture is not None and config.model.tokenizer is None:
-            return ["model.tokenizer: is required beside an architecture with random weights"]
+            return ["model.tokenizer: is required for an architecture with random weights"]
         return []
 
     def base_spec(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class LanguageModel(Family):
     def refuse(cls, configuration: Any) -> None:
         if _is_multimodal(configuration):
             kind = configuration.model_type
-            raise ValueError(f"{kind} takes images or sound beside text, and a text-only checkpoint is needed")
+            raise ValueError(f"{kind} takes images or sound as well as text, and a text-only checkpoint is required")
 
     def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
         if model.name is not None:
@@ -104,7 +104,7 @@ class LanguageModel(Family):
             errors.append(f"{key}.vocab_size: {configuration.vocab_size} is less than the tokenizer's {vocab_size}")
         return [*errors, *_too_long(configuration, seq_len)]
 
-    def build(self, model: "Model", tokenizer_tasks: Sequence[Task], tell: Callable[[str], None]) -> tuple[Any, Any]:
+    def build(self, model: "Model", tokenizer_tasks: Sequence[Task], report: Callable[[str], None]) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
         from sfa.families.configurations import NO_CODE, read_configuration
@@ -113,7 +113,7 @@ class LanguageModel(Family):
 
         tokenizer: Any = None
         if model.name is None:
-            assert model.tokenizer is not None, "the config demands one beside an architecture"
+            assert model.tokenizer is not None, "the config requires one with an architecture"
             tokenizer = train_tokenizer(model.tokenizer.vocab_size, tokenizer_tasks)
         with model_errors(model.name or str(model.architecture)):
             configuration = read_configuration(model, self.options(model, len(tokenizer) if tokenizer else None))
@@ -126,12 +126,12 @@ class LanguageModel(Family):
                 tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision, **NO_CODE)
                 built = read(kind, model.name, revision=model.revision)
                 built = family.with_adapters(built, model.lora, model.revision) if model.lora else built
-            tokenizer("text")  # raises where one of its settings cannot be used
+            tokenizer("text")  # raises if one of its settings is invalid
             family.try_out(built, tokenizer)
         return built, tokenizer
 
     def with_adapters(self, model: Any, lora: "LoRA", revision: str | None = None) -> Any:
-        """``model`` with new adapters, which name the revision that it is of."""
+        """``model`` with new adapters, which record the model's revision."""
         from peft import LoraConfig, get_peft_model
 
         options: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
@@ -143,7 +143,7 @@ class LanguageModel(Family):
         """Runs a model on a few tokens.
 
         Raises:
-            ValueError: it takes something else than text, or sees what it is to predict.
+            ValueError: its input is not text, or it sees the tokens to predict.
         """
 
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
@@ -151,7 +151,7 @@ class LanguageModel(Family):
 
         if len(processor) > configuration.vocab_size:
             raise ModelError(
-                f"the tokenizer has {len(processor)} tokens and the model embeddings for {configuration.vocab_size}"
+                f"the tokenizer has {len(processor)} tokens, but the model only {configuration.vocab_size} embeddings"
             )
         if processor.eos_token_id is None:
             raise ModelError("the tokenizer has no end-of-text token, so no response would end")
@@ -163,7 +163,7 @@ class LanguageModel(Family):
             raise ModelError(errors[0])
 
     def encoder(self, tokenizer: Any, layout: Layout) -> "Encoder":
-        """Of prompts and responses to token ids.
+        """The encoder of prompts and responses to token ids.
 
         Raises:
             TemplateError: the layout cannot be used with the tokenizer.
@@ -173,8 +173,8 @@ class LanguageModel(Family):
         return Encoder(tokenizer, layout, self.seq2seq)
 
     def logits(self, model: Any, processor: Any, batch: dict[str, "Tensor"]) -> "Tensor":
-        """In training, logits are computed of the learned tokens alone: a prompt's would be as many as the vocabulary,
-        for no loss."""
+        """In training, logits are only computed for learned tokens: a prompt's would cost the same and enter no
+        loss."""
         from sfa.families.token_loss import learned, only
 
         head = model.get_output_embeddings() if model.training else None
@@ -199,10 +199,10 @@ class LanguageModel(Family):
 
 
 def position_count(configuration: Any) -> int | None:
-    """How many positions a language model has; ``None`` if it has no table of them."""
+    """The number of positions of a language model; ``None`` if it has no table of them."""
     names = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len")
-    found = (getattr(configuration.get_text_config(decoder=True), name, None) for name in names)
-    return next((int(count) for count in found if isinstance(count, int) and count > 0), None)
+    counts = (getattr(configuration.get_text_config(decoder=True), name, None) for name in names)
+    return next((int(count) for count in counts if isinstance(count, int) and count > 0), None)
 
 
 def is_encoder_decoder(configuration: Any) -> bool:
@@ -230,7 +230,7 @@ def _is_multimodal(configuration: Any) -> bool:
         return True
     if kind in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING:
         return kind not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-    if kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:  # some have a part for the names of classes
+    if kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:  # some have a text component for class names
         return False
-    parts = getattr(kind, "sub_configs", None) or {}
-    return any(sense in part for part in parts for sense in SENSES)
+    sub_configs = getattr(kind, "sub_configs", None) or {}
+    return any(sense in name for name in sub_configs for sense in SENSES)

@@ -1,4 +1,4 @@
-"""A tokenizer of a stream's own, for models of random weights."""
+"""Trains a stream's tokenizer, for models with random weights."""
 
 from collections.abc import Sequence
 

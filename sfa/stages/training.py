@@ -57,7 +57,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     machine.reset_peak()
     bare = models.read_model(parent / "model")
     family = family_of(bare.config)
-    padded = family.why_padded(bare, processor)
+    padded = family.padding_reason(bare, processor)
     data = context.array_builder(stage, processor, bare.config, packs=padded is None)
     seed, cache = stage.seed, context.save_folder / "data"
     arrays, changed = data.training(stage.tasks, seed, cache)
