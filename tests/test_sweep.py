@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from scripts import bars, executor, sweep, tradeoff
+from scripts import executor, sweep
 from scripts.interval import half_width
+from scripts.paper import bars, tradeoff
 from scripts.paper.sweeps import read
 from scripts.series import line, points_of
 from sfa.config import ConfigError

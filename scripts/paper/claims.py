@@ -15,7 +15,7 @@ from scripts.interval import half_width
 from sfa.records import Results
 from sfa.runs import read_results, read_sweep, run_folder, sweep_file
 
-SWEEPS = Path(__file__).parent.parent / "yamls" / "sweeps"
+SWEEPS = Path(__file__).parent.parent.parent / "yamls" / "sweeps"
 Point = tuple[float, float]  # scores on the first and the second task
 
 
