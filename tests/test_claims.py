@@ -55,7 +55,7 @@ def test_the_distance_below_a_curve(point: tuple[float, float], expected: float)
     assert margin(point, curve) == pytest.approx(expected, abs=1e-9)
 
 
-def made(folder: Path) -> Runs:
+def write_runs(folder: Path) -> Runs:
     """Two seeds of Math → Law whose numbers are known: SFA keeps more of Math the smaller p is."""
     settings = {
         "sequential": (0.1, 0.9, 10.0),
@@ -110,11 +110,11 @@ def made(folder: Path) -> Runs:
 
 
 def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
-    runs = made(tmp_path)
+    runs = write_runs(tmp_path)
     assert claims.forgets(runs)[0].values == pytest.approx([0.05, 0.06])
-    kept, gained = claims.keeps(runs)
-    assert kept.values == pytest.approx([0.65 / 0.75 - 0.6, 0.66 / 0.75 - 0.6])
-    assert gained.values == pytest.approx([0.44 / 0.6 - 0.8, 0.45 / 0.59 - 0.8])
+    retained, learned = claims.keeps(runs)
+    assert retained.values == pytest.approx([0.65 / 0.75 - 0.6, 0.66 / 0.75 - 0.6])
+    assert learned.values == pytest.approx([0.44 / 0.6 - 0.8, 0.45 / 0.59 - 0.8])
     rise, fall = claims.is_monotone(runs)
     assert "p=0.25 to 0.1" in rise.what and rise.values == pytest.approx([0.05, 0.05])
     assert "p=0.5 to 0.25" in fall.what and fall.values == pytest.approx([0.01, 0.01])

@@ -102,7 +102,7 @@ def test_export_says_what_is_gone_and_replaces_only_a_model(tmp_path: Path, caps
     assert "stages/00000000000000f0, a stage of" in told(capsys, export.main([str(run), str(tmp_path / "out")]))
     (tmp_path / "runs" / "stages" / "00000000000000f0").mkdir(parents=True)
     (tmp_path / "runs" / "stages" / "00000000000000f0" / "manifest.json").write_text('{"made": {}, "files": {}}')
-    assert "is there and is no model" in told(capsys, export.main([str(run), str(tmp_path)]))
+    assert "exists and is not a model" in told(capsys, export.main([str(run), str(tmp_path)]))
     assert run.is_dir()
 
 

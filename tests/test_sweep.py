@@ -53,7 +53,7 @@ def test_orders_of_the_tasks_are_repeats_like_seeds(tmp_path: Path) -> None:
         ("sequential", 3, (0, 1)), ("l2", 3, (0, 1)), ("sequential", 3, (1, 0)), ("l2", 3, (1, 0))]  # fmt: skip
     assert [task.name for task in runs[2].config.tasks] == ["odd", "even"]
     assert runs[2].config.name == "mnist-sequential-10-3" and len({run.config.name for run in runs}) == 8
-    # The base is shared by the orders, and nothing else: one base a seed, and of each order 2 tasks, l2's another.
+    # The base is shared by the orders, and nothing else: one base per seed, and for each order 2 tasks and another for l2.
     assert len(stages(runs)) == 2 * (1 + 2 * 3)
     with pytest.raises(ConfigError, match="order: must hold each of"):
         read(tmp_path / "small.yaml", ["orders=[[0, 0]]"])
@@ -120,19 +120,19 @@ def test_a_stage_that_fails_stops_only_what_needs_it(tmp_path: Path, capsys: pyt
         (broken / name).write_bytes(b"no digits")
     file, out = written(tmp_path, text % broken), tmp_path / "runs"
     assert sweep.main([str(file), f"save_folder={out}"]) == 1
-    found = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (out / "mnist-sequential-17" / "results.json").is_file()
-    assert found.err.count("a stage that it needs failed") == 1 and "exit code 1, log" in found.err
-    log = Path(found.err.split("log ")[1].splitlines()[0])
+    assert captured.err.count("a stage that it needs failed") == 1 and "exit code 1, log" in captured.err
+    log = Path(captured.err.split("log ")[1].splitlines()[0])
     assert "is no whole IDX file" in log.read_text()
 
 
 def test_table_1_needs_eight_trainings(capsys: pytest.CaptureFixture[str]) -> None:
     """A loop over its rows would take 25."""
     assert sweep.main([str(MNIST.parent / "sweeps" / "table1.yaml"), "dry_run=true"]) == 0
-    shown = capsys.readouterr().out
-    assert "trainings: 8; a loop over the runs would take 25" in shown
-    assert "14 runs, 16 stages, 0 done, 16 to do" in shown
+    printed = capsys.readouterr().out
+    assert "trainings: 8; a loop over the runs would take 25" in printed
+    assert "14 runs, 16 stages, 0 done, 16 to do" in printed
 
 
 def weights(out: Path, name: str) -> dict[str, torch.Tensor]:
@@ -165,8 +165,8 @@ def test_on_ray_a_killed_worker_s_stage_goes_on_and_a_failed_one_stops_only_what
     threading.Thread(target=kill, daemon=True).start()
     assert sweep.main([str(written(tmp_path, good + broken)), *longer, f"save_folder={out}", "--ray", "local"]) == 1
     assert len(killed) == 1
-    one, two = weights(tmp_path / "undisturbed", "mnist-sequential-17"), weights(out, "mnist-sequential-17")
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    expected, actual = weights(tmp_path / "undisturbed", "mnist-sequential-17"), weights(out, "mnist-sequential-17")
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
     failures = capsys.readouterr().err
     assert failures.count("a stage that it needs failed") == 1 and "exit code 1, log" in failures
 
@@ -177,16 +177,16 @@ def test_two_sweeps_at_once_make_every_stage_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.sweep", str(file), f"save_folder={out}", "train.max_duration=60ba"]
     both = [
         subprocess.Popen([*command, "--name", name], cwd=MNIST.parent.parent, stdout=subprocess.PIPE, text=True)
-        for name in ("one", "two")
+        for name in ("first", "second")
     ]
-    told = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     assert len(list(out.glob("stages/*/manifest.json"))) == 4
-    assert all("4 of them to make" in text for text in told)
+    assert all("4 of them to make" in text for text in outputs)
     logs = [file.read_text() for file in (out / "logs").glob("*.log")]
     assert sorted(text.count("  60/60  ") for text in logs if "60/60" in text) == [1, 1, 1]
-    one, two = (json.loads((out / f"{name}.json").read_text())["runs"] for name in ("one", "two"))
-    assert one == two and all((out / run["name"] / "results.json").is_file() for run in one)
+    first, second = (json.loads((out / f"{name}.json").read_text())["runs"] for name in ("first", "second"))
+    assert first == second and all((out / run["name"] / "results.json").is_file() for run in first)
 
 
 def test_stages_on_several_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
