@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from scripts import claims as command
-from scripts.claims import CLAIMS, Quantity, Runs, decide, margin
 from scripts.interval import half_width
 from scripts.paper import claims
+from scripts.paper.claims import CLAIMS, Quantity, Runs, decide, margin
 from scripts.paper.sweeps import read, read_file
 
 SWEEPS = claims.SWEEPS
@@ -153,7 +153,7 @@ def test_the_identities_hold_and_mnist_is_replayed(
     """Claim 10 on two steps of a run of each method, claim 12 whole."""
     text = "runs: [{method: sfa, sfa.every: 1ba, sfa.beta: [0.1, 0.9]}, {method: l2}, {method: ewc, ewc.strength: 1}]"
     (tmp_path / "mnist.yaml").write_text(f"config: {SWEEPS.parent / 'mnist.yaml'}\n{text}\n")
-    monkeypatch.setattr(claims, "SWEEPS", tmp_path)
+    monkeypatch.setattr(command, "SWEEPS", tmp_path)
     small = ["train.max_duration=2ba", "eval.limit=20", f"save_folder={tmp_path}"]
     assert command.main([*small, "--only", "10", "12", "--seeds", "3", "4", "--out", str(tmp_path / "claims.md")]) == 0
     table = re.sub(" +", " ", (tmp_path / "claims.md").read_text())  # the columns are padded

@@ -53,7 +53,7 @@ def test_orders_of_the_tasks_are_repeats_like_seeds(tmp_path: Path) -> None:
         ("sequential", 3, (0, 1)), ("l2", 3, (0, 1)), ("sequential", 3, (1, 0)), ("l2", 3, (1, 0))]  # fmt: skip
     assert [task.name for task in runs[2].config.tasks] == ["odd", "even"]
     assert runs[2].config.name == "mnist-sequential-10-3" and len({run.config.name for run in runs}) == 8
-    # The base is shared by the orders, and nothing else: one base per seed, and for each order 2 tasks and another for l2.
+    # The orders share only the base: one base per seed, and for each order 2 tasks and another for l2.
     assert len(stages(runs)) == 2 * (1 + 2 * 3)
     with pytest.raises(ConfigError, match="order: must hold each of"):
         read(tmp_path / "small.yaml", ["orders=[[0, 0]]"])
