@@ -17,11 +17,11 @@ import train
 from scripts import executor, sweep
 from scripts.interval import half_width
 from scripts.paper import bars, tradeoff
-from scripts.paper.sweeps import read
+from scripts.paper.sweeps import PaperSweep, read
 from scripts.series import line, points_of
 from sfa.config import ConfigError
 from sfa.config.schema import Config
-from sfa.sweeps import ROW_KEYS, expand, stages
+from sfa.sweeps import expand, stages
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 SMALL = {"train.max_duration": "4ba", "eval.limit": 20}
@@ -201,7 +201,7 @@ def test_stages_on_several_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch
 
 def test_a_run_may_set_the_block_of_its_method(tmp_path: Path) -> None:
     """Whichever way a key is written; no key of the sweep's own hides one of the config."""
-    assert not {*ROW_KEYS} & {*Config.model_fields}
+    assert not {*PaperSweep.row_keys} & {*Config.model_fields}
     text = (
         "runs:\n- {method: l2, l2: {strength: 0.5}}\n- {method: l2, l2: {strength: [0.7, 0.9], anchor_device: cpu}}\n"
     )
