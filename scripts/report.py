@@ -87,7 +87,7 @@ class SweepSection(TypedDict):
     plane: Plane
     curves: list[Curves]
     runs: list[dict[str, str]]
-    made: list[dict[str, str]]
+    environments: list[dict[str, str]]
 
 
 def page(indexes: Sequence[Path]) -> str:
@@ -144,7 +144,7 @@ def _sweep(index: Path) -> SweepSection | None:
         "plane": _plane(labelled),
         "curves": [_curves(name, folder) for name, (_, folder) in sorted(first.items())],
         "runs": [_run(name, run, folder) for name, (run, folder) in sorted(first.items())],
-        "made": [json.loads(text) for text in sorted(environments)],
+        "environments": [json.loads(text) for text in sorted(environments)],
     }
 
 

@@ -22,8 +22,8 @@ FORMULAS = [
     "average = 1/n · Σⱼ aₙⱼ, higher is better; average loss = −1/n · Σⱼ aₙⱼ, the mean loss, lower is better",
     "forgetting = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (max over i < n of aᵢⱼ, less aₙⱼ), lower is better",
     "backward transfer = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − aⱼⱼ), higher is better",
-    "seconds: of training, over the stages of the run's own path; peak MiB: the largest of theirs; stored examples: of "
-    "past tasks; L2 from anchor: of the last stage, from the model before it.",
+    "seconds: training time over the stages that the run depends on; peak MiB: the largest of these stages; stored "
+    "examples: of past tasks; L2 from anchor: the distance of the last stage's model from the one before it.",
 ]
 
 

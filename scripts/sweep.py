@@ -78,7 +78,7 @@ def sweep(
             from scripts import ray_executor
 
             failed = ray_executor.make_all(jobs, ray, ranks, progress)
-    complete = [run for run in runs if not any(part.fingerprint in failed for part in in_order(plan(run.config)))]
+    complete = [run for run in runs if not any(stage.fingerprint in failed for stage in in_order(plan(run.config)))]
     log = folder / "logs" / f"{name}.log"
     code = run_in_process(_finish, [run.arguments for run in complete], log)
     if code:
@@ -104,7 +104,7 @@ def _missing(runs: Sequence[SweepRun], folder: Path) -> list[Job]:
     jobs: dict[str, Job] = {}
     for stage, run in stages(runs):
         if not is_made(stage_folder(folder, stage.fingerprint)):
-            needs = frozenset(part.fingerprint for part in stage.needs) & jobs.keys()
+            needs = frozenset(dependency.fingerprint for dependency in stage.needs) & jobs.keys()
             jobs[stage.fingerprint] = Job(stage, run, needs, folder / "logs" / f"{stage.fingerprint}.log")
     return list(jobs.values())
 

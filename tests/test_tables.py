@@ -89,7 +89,7 @@ def test_our_numbers_are_next_to_the_papers(tmp_path: Path, capsys: pytest.Captu
         if (row["after"], row["evaluation"]) == ("base", "odd_accuracy")
     ]
     assert lines["original"][4].startswith(f"{sum(base) / 2:.3f}")
-    assert lines["never run"] == ["0.7", "", "", "0.1", "", "", "", "", ""] + [""] * len(tables.BESIDE)
+    assert lines["never run"] == ["0.7", "", "", "0.1", "", "", "", "", ""] + [""] * len(tables.DIGITS)
     extra = dict(zip(lines[""][9:], lines["plain"][9:], strict=True))
     assert (
         list(extra) == list(tables.DIGITS)

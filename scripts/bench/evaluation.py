@@ -49,7 +49,7 @@ def run(setup: Setup) -> list[Row]:
 
     Raises:
         Missing: the rows or the pretrained model were not found.
-        RuntimeError: the scores of the two differ, or the command failed.
+        RuntimeError: their scores differ, or the command failed.
     """
     if setup.small:
         return [_measure(Case("random Llama", _random_model(setup, 16), 3, 2), setup)]

@@ -56,11 +56,11 @@ def _stages(folder: Path, length: int, steps: int) -> tuple[list[float], list[fl
     config = configs.load(_stream(folder, length, steps), [f"save_folder={folder / 'runs'}"], available)
     context = Context.of(config, evaluator(config), Console(quiet=True))
     seconds, memory, process = [], [], psutil.Process()
-    for part in in_order(plan(config))[1:]:
-        if part.parent is not None and part.parent.parent is None:
-            stage.make(part.parent, context)
+    for planned in in_order(plan(config))[1:]:
+        if planned.parent is not None and planned.parent.parent is None:
+            stage.make(planned.parent, context)
         start = time.perf_counter()
-        stage.make(part, context)
+        stage.make(planned, context)
         seconds.append(time.perf_counter() - start)
         gc.collect()
         usage = process.memory_info()

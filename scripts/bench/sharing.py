@@ -30,9 +30,9 @@ def run(setup: Setup) -> list[Row]:
     file = Path("yamls/sweeps/table1.yaml")
     data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
     runs = read(file, data, available)
-    shared = [part for part, _ in stages(runs)]
-    loop = [part for row in runs for part in in_order(plan(row.config))]
-    trainings = [float(sum(isinstance(part, Training) for part in parts)) for parts in (shared, loop)]
+    shared = [planned for planned, _ in stages(runs)]
+    loop = [planned for row in runs for planned in in_order(plan(row.config))]
+    trainings = [float(sum(isinstance(planned, Training) for planned in stage_list)) for stage_list in (shared, loop)]
     if trainings != [8, 25]:
         raise AssertionError(f"Table 1's sweep takes {trainings[0]} trainings and a loop {trainings[1]}, not 8 and 25")
     rows = [Row(LINE, "counted in the plan", "a loop over its rows", trainings[:1], trainings[1:], 8 / 25, unit="")]
@@ -59,20 +59,20 @@ def _train_both(file: Path, data: list[str], setup: Setup) -> Row:
     if setup.small:
         shared, separate = shared[:4], separate[:4]
     start = time.perf_counter()
-    for part, run in stages(shared):
-        stage.make(part, _context(run))
+    for planned, run in stages(shared):
+        stage.make(planned, _context(run))
     middle = time.perf_counter()
     for run in separate:  # the loop shares the prepared data too, since only training is compared
         run.config.save_folder.mkdir()
         (run.config.save_folder / "data").symlink_to(shared[0].config.save_folder / "data")
     for run in separate:
-        for part in in_order(plan(run.config)):
-            stage.make(part, _context(run))
+        for planned in in_order(plan(run.config)):
+            stage.make(planned, _context(run))
     seconds = [middle - start, time.perf_counter() - middle]
     for ours, other in zip(shared, separate, strict=True):
-        for part in plan(ours.config):
-            _assert_same(part, _context(ours), _context(other))
-    case = f"{len(shared)} rows made with a tiny model: the same weights bit for bit, and the time"
+        for planned in plan(ours.config):
+            _assert_same(planned, _context(ours), _context(other))
+    case = f"{len(shared)} rows trained with a tiny model: bitwise the same weights, and the time"
     note = "the sweep's time includes the preparation of the data, which the loop reuses"
     return Row(LINE, case, "a loop over its rows", seconds[:1], seconds[1:], note=note)
 
@@ -81,9 +81,11 @@ def _context(run: SweepRun) -> Context:
     return Context.of(run.config, evaluator(run.config), Console(quiet=True))
 
 
-def _assert_same(part: Stage, ours: Context, other: Context) -> None:
-    our_files, other_files = (locations(context.model(part)) for context in (ours, other))
+def _assert_same(planned: Stage, ours: Context, other: Context) -> None:
+    our_files, other_files = (locations(context.model(planned)) for context in (ours, other))
     for name, file in our_files.items():
         with safe_open(file, framework="pt") as a, safe_open(other_files[name], framework="pt") as b:
             if not a.get_tensor(name).equal(b.get_tensor(name)):
-                raise AssertionError(f"{name} of {part.label} ({part.method}) differs between the sweep and the loop")
+                raise AssertionError(
+                    f"{name} of {planned.label} ({planned.method}) differs between the sweep and the loop"
+                )

@@ -39,7 +39,7 @@ def run(setup: Setup) -> list[Row]:
 
 
 def series(folder: str, parallelism: str, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of the second stage of the quickstart, from its parent on disk to its own folder, method by method."""
+    """Seconds of the second stage of the quickstart, from reading its parent to writing its folder, by method."""
     shared = [
         f"save_folder={folder}",
         f"parallelism={parallelism}",
@@ -55,8 +55,8 @@ def _work(shared: list[str], method: str) -> Callable[[], Any]:
     config = configs.load(Path("yamls/quickstart.yaml"), [*shared, f"method={method}"], available)
     context = Context.of(config, evaluator(config), Console(quiet=True))
     *before, last = in_order(plan(config))
-    for part in before:
-        stage.make(part, context)
+    for planned in before:
+        stage.make(planned, context)
 
     def make() -> None:
         stage.make(last, context)
