@@ -1,4 +1,4 @@
-"""The benchmarks: what a row says, that they run at a small size, and what is written of it. No time is tested."""
+"""The benchmarks: the ratios of a row, runs at a small size, and the files they write. No time is tested."""
 
 import json
 from pathlib import Path
@@ -25,14 +25,14 @@ def test_a_ratio_is_that_of_one_round() -> None:
     assert Row("line", "case", "it", [1.0], [1.0]).holds is None
 
 
-def test_works_take_turns_and_every_other_round_goes_backwards() -> None:
+def test_works_alternate_and_every_other_round_is_reversed() -> None:
     calls: list[str] = []
     taken = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warm_up=1)
     assert calls == ["b", "a", "a", "b", "b", "a", "a", "b"]
     assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 3, "b": 3}
 
 
-def test_commands_take_turns_and_a_failure_is_reported(tmp_path: Path) -> None:
+def test_commands_alternate_and_a_failure_is_reported(tmp_path: Path) -> None:
     log = tmp_path / "log"
     commands = {name: ["sh", "-c", f"echo {name} >> {log}"] for name in "ab"}
     try:
@@ -52,7 +52,7 @@ def test_a_shape_has_the_parameters_that_its_name_says(shape: str, low: float, h
 
 
 def test_model_flops_are_those_of_the_products() -> None:
-    """Of a forward pass counted by torch, times three; attention is there as well."""
+    """Three times those of a forward pass, as counted by torch; attention is included."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = shapes.build("1M", max_position_embeddings=flops.SEQ_LEN, attn_implementation="eager")
@@ -61,7 +61,7 @@ def test_model_flops_are_those_of_the_products() -> None:
     assert flops._operations(model, 1) == pytest.approx(3 * counter.get_total_flops(), rel=0.01)
 
 
-def test_lines_run_and_are_kept_beside_others(tmp_path: Path) -> None:
+def test_lines_run_and_are_added_to_others(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     assert bench.main(["--small", "--only", "merging", "flops", "--out", str(out)]) == 0
     assert bench.main(["--small", "--only", "fisher", "--out", str(out)]) == 0
@@ -82,8 +82,8 @@ def test_a_checkpoint_holds_no_byte_of_the_anchor(tmp_path: Path) -> None:
     assert checkpoint["ours"] == [0.0]
 
 
-def test_a_merge_takes_one_piece_of_memory_beside_the_weights() -> None:
-    """The heap does not grow bucket by bucket either: it once did, by the whole model."""
+def test_a_merge_takes_one_bucket_of_memory_beyond_the_weights() -> None:
+    """Nor does the heap grow bucket by bucket, which once added up to the whole model."""
     shards = trained_shards(shapes.build("10M"))
     anchor = Anchor(shards)
     anchor.measure_and_merge(shards, 0.5)

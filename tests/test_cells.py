@@ -1,4 +1,4 @@
-"""Tables whose cells hold what a person wrote: no cell becomes markup, a formula or another column."""
+"""Tables of arbitrary text: no cell becomes markup, a formula or another column."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ def test_markdown_keeps_columns_and_text() -> None:
         assert "<b>" not in line and "two lines" in line
 
 
-def test_latex_escapes_every_sign_that_means_something() -> None:
+def test_latex_escapes_every_special_character() -> None:
     text = cells.latex([["", *HOSTILE]])
     assert r"50 \% \& \#1 \$ \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \_" in text
     assert text.count(" & ") == len(HOSTILE)

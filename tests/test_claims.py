@@ -1,4 +1,4 @@
-"""The claims: intervals, distances from a curve and verdicts against numbers worked out by hand, and a small replay."""
+"""The claims: intervals, distances from a curve and verdicts against hand-calculated numbers, and a small replay."""
 
 import itertools
 import json
@@ -44,7 +44,7 @@ def test_verdicts_follow_the_interval() -> None:
     ],
 )
 def test_the_distance_below_a_curve(point: tuple[float, float], expected: float) -> None:
-    """From (1, 0) over (0.75, 0.75) to (0, 0.75), by hand and by trying a thousand points of it."""
+    """From (1, 0) over (0.75, 0.75) to (0, 0.75), by hand and by trying a thousand of its points."""
     curve = [(1.0, 0.0), (0.75, 0.75), (0.0, 0.75)]
     dense = [
         min(a[0] + t * (b[0] - a[0]) - point[0], a[1] + t * (b[1] - a[1]) - point[1])
@@ -56,7 +56,7 @@ def test_the_distance_below_a_curve(point: tuple[float, float], expected: float)
 
 
 def write_runs(folder: Path) -> Runs:
-    """Two seeds of Math → Law whose numbers are known: SFA keeps more of Math the smaller p is."""
+    """Two seeds of Math → Law with known numbers: SFA retains more of Math the smaller p is."""
     settings = {
         "sequential": (0.1, 0.9, 10.0),
         "sfa p=1": (0.2, 0.85, 5.0),
@@ -133,7 +133,7 @@ def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
 
 
 def test_every_claim_finds_its_runs_in_its_sweep() -> None:
-    """The labels that the claims ask for are those that the sweeps' files expand to."""
+    """The sweeps' files expand to the labels that the claims use."""
     names = {claim.sweep for claim in CLAIMS.values() if claim.sweep is not None}
     labels = {
         name: {run.label for run in read(SWEEPS / f"{name}.yaml", ["seeds=[1]", "dry_run=true"])} for name in names
@@ -150,7 +150,7 @@ def test_every_claim_finds_its_runs_in_its_sweep() -> None:
 def test_the_identities_hold_and_mnist_is_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Claim 10 on two steps of a run of each method, claim 12 whole."""
+    """Claim 10 on two steps of a run of each method, and all of claim 12."""
     text = "runs: [{method: sfa, sfa.every: 1ba, sfa.beta: [0.1, 0.9]}, {method: l2}, {method: ewc, ewc.strength: 1}]"
     (tmp_path / "mnist.yaml").write_text(f"config: {SWEEPS.parent / 'mnist.yaml'}\n{text}\n")
     monkeypatch.setattr(command, "SWEEPS", tmp_path)

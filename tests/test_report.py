@@ -75,7 +75,7 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-def test_the_report_reads_well_in_a_browser_and_asks_nothing_of_the_network(swept: Path, browser: Any) -> None:
+def test_the_report_works_in_a_browser_without_the_network(swept: Path, browser: Any) -> None:
     page = swept / "report.html"
     assert report.main([str(swept / "small.json"), "--out", str(page)]) == 0
     browser.set_window_size(1400, 900)

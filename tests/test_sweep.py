@@ -149,7 +149,11 @@ def test_on_ray_a_killed_worker_s_stage_goes_on_and_a_failed_one_stops_only_what
     good = "runs:\n- method: sequential\n"
     broken = f"- {{method: sequential, train.lr: 1.0e-3, 'tasks.0.source': {tmp_path / 'empty'}}}\n"
     longer = ["train.max_duration=800ba", "train.save_interval=100ba"]
-    undisturbed = [f"save_folder={tmp_path / 'undisturbed'}", "--jobs", "2"]  # that is one thread, as in a Ray worker
+    undisturbed = [
+        f"save_folder={tmp_path / 'undisturbed'}",
+        "--jobs",
+        "2",
+    ]  # one thread each, as in a Ray worker
     assert sweep.main([str(written(tmp_path, good)), *longer, *undisturbed]) == 0
     out, killed = tmp_path / "ray", []
 
@@ -171,8 +175,8 @@ def test_on_ray_a_killed_worker_s_stage_goes_on_and_a_failed_one_stops_only_what
     assert failures.count("a stage that it needs failed") == 1 and "exit code 1, log" in failures
 
 
-def test_two_sweeps_at_once_make_every_stage_once(tmp_path: Path) -> None:
-    """Both plan all stages, because none is there yet; who comes second to a stage waits and takes it."""
+def test_concurrent_sweeps_train_every_stage_once(tmp_path: Path) -> None:
+    """Both plan all stages, since none exists yet; the second to reach a stage waits for it and reuses it."""
     file, out = written(tmp_path, "runs:\n- method: [sequential, l2]\n"), tmp_path / "runs"
     command = [sys.executable, "-m", "scripts.sweep", str(file), f"save_folder={out}", "train.max_duration=60ba"]
     both = [
@@ -194,13 +198,13 @@ def test_stages_on_several_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert executor.composer(1, at_once=3) == []
     assert executor.composer(2, at_once=3)[:2] == ["env", "OMP_NUM_THREADS=2"]
-    assert executor.composer(2)[1:] == ["-n", "2"]  # each rank takes its share by itself
+    assert executor.composer(2)[1:] == ["-n", "2"]  # each rank limits its own threads
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert executor.composer(2, at_once=3)[1:] == ["-n", "2"]
 
 
 def test_a_run_may_set_the_block_of_its_method(tmp_path: Path) -> None:
-    """Whichever way a key is written; no key of the sweep's own hides one of the config."""
+    """In either notation; no key of a sweep shadows one of the config."""
     assert not {*PaperSweep.row_keys} & {*Config.model_fields}
     text = (
         "runs:\n- {method: l2, l2: {strength: 0.5}}\n- {method: l2, l2: {strength: [0.7, 0.9], anchor_device: cpu}}\n"
@@ -232,7 +236,7 @@ def test_an_overridden_seed_is_an_error(tmp_path: Path) -> None:
         read(written(tmp_path, "runs: [{method: l2}]\n"), ["seed=5"])
 
 
-def test_runs_whose_labels_differ_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_whose_labels_differ_have_separate_folders(tmp_path: Path) -> None:
     text = "runs:\n- {method: ties, ties.scale: [1, -1]}\n- {method: l1, loggers.file.filename: [é, è, e]}\n"
     names = [run.config.name for run in read(written(tmp_path, text))]
     assert len(set(names)) == 5 and names[0] == "mnist-ties-scale-1-17"
@@ -242,10 +246,10 @@ def test_runs_whose_labels_differ_have_folders_of_their_own(tmp_path: Path) -> N
     assert len({run.config.name for run in runs}) == 2
 
 
-def test_stages_at_once_share_fisher_information(tmp_path: Path) -> None:
-    """Two strengths of EWC take it at the same weights, at the same time."""
+def test_concurrent_stages_share_fisher_information(tmp_path: Path) -> None:
+    """Several strengths of EWC compute it at the same weights, at the same time."""
     text = "runs:\n- {method: ewc, ewc.strength: [1, 2, 3, 4]}\n"
-    given = [str(written(tmp_path, text)), f"save_folder={tmp_path / 'runs'}", "ewc.examples=200", "--jobs", "4"]
-    assert sweep.main(given) == 0
+    arguments = [str(written(tmp_path, text)), f"save_folder={tmp_path / 'runs'}", "ewc.examples=200", "--jobs", "4"]
+    assert sweep.main(arguments) == 0
     assert len(list((tmp_path / "runs").glob("stages/*/fisher-*"))) == 1
     assert len(list((tmp_path / "runs").glob("stages/*/manifest.json"))) == 1 + 1 + 4

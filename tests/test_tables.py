@@ -42,7 +42,7 @@ def test_every_table_of_the_paper_is_a_sweep(path: Path) -> None:
 
 
 def test_some_numbers_of_the_paper() -> None:
-    """Read off its pages again."""
+    """Read from its pages independently."""
     by_name = {path.stem: {row.name: row.paper for row in tables.load(path).rows} for path in SWEEPS}
     table1 = by_name["table1"]
     assert table1["Math → Law (p=0.25)"] == {
@@ -112,7 +112,7 @@ def test_our_numbers_are_next_to_the_papers(tmp_path: Path, capsys: pytest.Captu
         assert sign.strip() in re.sub(" +", " ", capsys.readouterr().out)  # the columns are padded
 
 
-def test_orders_count_pairs_that_the_paper_tells_apart() -> None:
+def test_orders_count_pairs_that_differ_in_the_paper() -> None:
     rows = [
         tables.Row(str(i), {"a": p}, {"a": [o]} if o is not None else {})
         for i, (p, o) in enumerate([(0.1, 1.0), (0.2, 3.0), (0.2, 5.0), (0.3, 2.0), (0.9, None)])
