@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts import compare, curves, export, report, series
+from scripts import compare, export, report, series
 from scripts.paper import claims, figures
 from scripts.paper.sweeps import Figure
-from sfa import store
+from sfa import curves, store
 from sfa.families import models
 from sfa.families.decoder import Decoder
 from sfa.families.settings import Model
