@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import train
-from scripts import compare, curves, summary
-from sfa import runs
+from scripts import compare, summary
+from sfa import curves, runs
 from sfa.errors import UsageError
 from sfa.stages.callbacks import Recorder
 from sfa.stages.results import is_loss
