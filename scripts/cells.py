@@ -1,4 +1,4 @@
-"""Cells of text as a table for a terminal, in Markdown, LaTeX or CSV, in which no cell is anything but its text."""
+"""Tables of text cells for a terminal, in Markdown, LaTeX or CSV, with everything in a cell escaped."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-Lines = Sequence[Sequence[str]]  # the first is the head
+Lines = Sequence[Sequence[str]]  # the first is the header
 
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
@@ -17,7 +17,7 @@ LATEX = {
 
 
 def plain(lines: Lines) -> str:
-    """The first column is left-aligned, as in LaTeX, and the numbers of the others lie below each other."""
+    """For a terminal: the first column is left-aligned, the others are right-aligned, as in LaTeX."""
     table: str = tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=_alignment(lines))
     return table
 
@@ -35,15 +35,15 @@ def latex(lines: Lines) -> str:
 
 
 def comma_separated(lines: Lines) -> str:
-    """CSV. A spreadsheet would take a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, so it has an
-    apostrophe before it, unless it is a number."""
+    """CSV. Cells that begin with ``=``, ``+``, ``-`` or ``@`` and are not numbers get an apostrophe, so that a
+    spreadsheet does not evaluate them as formulas."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([_csv_cell(cell) for cell in line] for line in lines)
     return stream.getvalue()
 
 
 def code(text: str) -> str:
-    """``text`` as Markdown's inline code, between more backticks than it holds."""
+    """``text`` as Markdown inline code, fenced with more backticks than it contains."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts import cells, files
-from scripts.interval import spread
+from scripts.interval import format_mean_interval
 from sfa.config import flat
 from sfa.curves import draw
 from sfa.records import ConfigRecord, FinalScore, Results
@@ -23,16 +23,15 @@ from sfa.runs import read_manifest_of, read_results
 from sfa.stages.results import average_name, named_metrics
 from sfa.terminal import command, start
 
-PLACES = ("name", "save_folder", "data_folder")  # of a config, what says only where things are
+LOCATION_KEYS = ("name", "save_folder", "data_folder")  # config keys that only say where files are
 
 
 def compare(runs: Sequence[Results]) -> list[list[str]]:
-    """Lines of cells, the first the head: one column a run, with its final score on every evaluation, how much of the
-    first task was kept, and the metrics. Runs that differ only in their seed share a column: mean ± half a 95 %
-    interval over the seeds."""
+    """Rows of cells, header first: one column per run with its final scores, the retained share of the first task, and
+    the metrics. Runs that differ only in their seed share a column: mean ± half a 95 % interval."""
     columns: dict[str, list[Results]] = {}
     for run in runs:
-        columns.setdefault(_but_the_seed(run["config"]), []).append(run)
+        columns.setdefault(_config_without_seed(run["config"]), []).append(run)
     figures = [[_figures(run) for run in group] for group in columns.values()]
     keys = dict.fromkeys(key for group in figures for figure in group for key in figure)
     head = ["", *(_title([run["name"] for run in group]) for group in columns.values())]
@@ -40,7 +39,7 @@ def compare(runs: Sequence[Results]) -> list[list[str]]:
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> Table:
-    """The lines for a terminal."""
+    """The rows as a table for the terminal."""
     table = Table(title="after the whole stream", title_justify="left", header_style="bold")
     for i, name in enumerate(lines[0]):
         table.add_column(Text(name), justify="right" if i else "left", overflow="fold")
@@ -50,16 +49,16 @@ def as_table(lines: Sequence[Sequence[str]]) -> Table:
 
 
 def markdown(folders: Sequence[Path], runs: Sequence[Results], command: str) -> str:
-    """The comparison and the score of every run after every stage, with what they were made with."""
-    made = {
+    """The comparison and every run's scores after every stage, with the seeds, hardware, versions and dates."""
+    environments = {
         json.dumps(read_manifest_of(folder, stage["fingerprint"])["made"], sort_keys=True): None
         for folder, run in zip(folders, runs, strict=True)
         for stage in run["stages"]
     }
-    about = "; ".join(f"{m['hardware']}, torch {m['torch']}, {m['date']}" for m in map(json.loads, made))
-    parts = [
+    environment = "; ".join(f"{m['hardware']}, torch {m['torch']}, {m['date']}" for m in map(json.loads, environments))
+    sections = [
         cells.code(command),
-        f"Seeds {sorted({run['seed'] for run in runs})}; {about}.",
+        f"Seeds {sorted({run['seed'] for run in runs})}; {environment}.",
         cells.markdown(compare(runs)),
     ]
     for run in runs:
@@ -68,25 +67,25 @@ def markdown(folders: Sequence[Path], runs: Sequence[Results], command: str) -> 
         lines = [["after", *names]]
         for after in dict.fromkeys(row["after"] for row in run["evaluations"]):
             lines.append([after, *(_score(values[after, name]) for name in names)])
-        parts += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), cells.markdown(lines)]
-    return "\n\n".join(parts) + "\n"
+        sections += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), cells.markdown(lines)]
+    return "\n\n".join(sections) + "\n"
 
 
 def _overrides(run: Results, first: Results) -> list[str]:
-    """The method, the seed, and in what else the config differs from that of the first run."""
-    ours, theirs = flat(run["config"]), flat(first["config"])
-    differs = [key for key, value in ours.items() if theirs.get(key, value) != value]
-    return [f"{key}={ours[key]}" for key in dict.fromkeys(["method", "seed", *differs]) if key not in PLACES]
+    """The method, the seed, and every other key in which the config differs from the first run's."""
+    config, reference = flat(run["config"]), flat(first["config"])
+    differs = [key for key, value in config.items() if reference.get(key, value) != value]
+    return [f"{key}={config[key]}" for key in dict.fromkeys(["method", "seed", *differs]) if key not in LOCATION_KEYS]
 
 
 def _score(row: FinalScore) -> str:
-    spread = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
+    stderr = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
     majority = f" (majority {row['majority']:.3f})" if "majority" in row else ""
-    return f"{row['value']:.3f}{spread}{majority}"
+    return f"{row['value']:.3f}{stderr}{majority}"
 
 
 def _figures(run: Results) -> dict[str, list[float]]:
-    """What a run came to, each a list of one number, or of one for every stage."""
+    """A run's results by name: lists of one number, or of one number per stage."""
     stages = run["stages"]
     first, last = stages[0]["task"], stages[-1]["task"]
     values = {(row["after"], row["evaluation"]): row["value"] for row in run["evaluations"]}
@@ -102,16 +101,16 @@ def _figures(run: Results) -> dict[str, list[float]]:
 
 
 def _cell(seeds: list[list[float]]) -> str:
-    """Mean, and half a 95 % interval if there are several seeds, of each number."""
+    """Each number's mean, with half a 95 % interval if there are several seeds."""
     cells = []
     for numbers in zip(*seeds, strict=True):
         digits = 3 if max(map(abs, numbers)) < 20 else 1
-        cells.append(spread(numbers, digits))
+        cells.append(format_mean_interval(numbers, digits))
     return ", ".join(cells)
 
 
-def _but_the_seed(config: ConfigRecord) -> str:
-    return json.dumps({k: value for k, value in config.items() if k not in ("seed", *PLACES)}, sort_keys=True)
+def _config_without_seed(config: ConfigRecord) -> str:
+    return json.dumps({k: value for k, value in config.items() if k not in ("seed", *LOCATION_KEYS)}, sort_keys=True)
 
 
 def _title(names: list[str]) -> str:
@@ -125,15 +124,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("runs", nargs="+", type=files.path, help="folders of runs, with their results.json")
     parser.add_argument("--picture", type=files.picture, help="also draw the curves of the first seed's runs")
     parser.add_argument("--markdown", type=files.path, help="also write all scores to this file")
-    given = parser.parse_args(arguments)
-    found = [read_results(run) for run in given.runs]
-    Console().print(as_table(compare(found)))
-    if given.picture:
-        alone = [run for run, content in zip(given.runs, found, strict=True) if content["seed"] == found[0]["seed"]]
-        print(draw(alone, given.picture))
-    if given.markdown:
-        made_by = f"python -m scripts.compare {shlex.join(arguments)}"
-        print(files.write(given.markdown, markdown(given.runs, found, made_by)))
+    args = parser.parse_args(arguments)
+    results = [read_results(run) for run in args.runs]
+    Console().print(as_table(compare(results)))
+    if args.picture:
+        first_seed = [
+            run for run, content in zip(args.runs, results, strict=True) if content["seed"] == results[0]["seed"]
+        ]
+        print(draw(first_seed, args.picture))
+    if args.markdown:
+        command_line = f"python -m scripts.compare {shlex.join(arguments)}"
+        print(files.write(args.markdown, markdown(args.runs, results, command_line)))
     return 0
 
 

@@ -1,5 +1,5 @@
-"""Draws every task's score over the whole stream, one panel a run, merges marked (the paper's Figures 2 and 11), or
-one evaluation of several runs together (Figure 12).
+"""Draws every task's score over the stream, one panel per run with its merges marked (the paper's Figures 2 and 11), or
+one evaluation of several runs in one panel (Figure 12).
 
 python -m scripts.curves runs/quickstart-sequential runs/quickstart-sfa --out curves.png
 python -m scripts.curves runs/t5-instructions runs/t5-instructions-multitask --together simpl_loss --out simpl.png
@@ -18,9 +18,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=files.path, help="folders of runs, with their results.json")
     parser.add_argument("--out", type=files.picture, default=Path("curves.png"))
-    parser.add_argument("--together", metavar="EVALUATION", help="this evaluation of all runs in one panel")
-    given = parser.parse_args(arguments)
-    print(draw_together(given.runs, given.together, given.out) if given.together else draw(given.runs, given.out))
+    parser.add_argument("--together", metavar="EVALUATION", help="draw this evaluation of all runs in one panel")
+    args = parser.parse_args(arguments)
+    print(draw_together(args.runs, args.together, args.out) if args.together else draw(args.runs, args.out))
     return 0
 
 

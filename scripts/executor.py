@@ -1,4 +1,4 @@
-"""Makes the stages of a sweep on this machine: each in a process of its own, several at once if asked to."""
+"""Trains the stages of a sweep on this machine, each in its own process, several at a time with ``--jobs``."""
 
 import functools
 import multiprocessing
@@ -20,12 +20,12 @@ from sfa.stages.plan import Stage
 from sfa.sweeps import SweepRun
 from sfa.terminal import prepare_streams
 
-POLL = 2.0  # seconds between looks at what another process is making
+POLL = 2.0  # seconds between checks of stages that another process is training
 
 
 @dataclass(frozen=True)
 class Job:
-    """A stage that is to be made, with the settings of ``run``; ``needs`` are jobs, by fingerprint."""
+    """A stage to be trained with the settings of ``run``; ``needs`` are fingerprints of jobs that come first."""
 
     stage: Stage
     run: SweepRun
@@ -34,7 +34,7 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """What ``train.py`` is given; quoted, because a fingerprint of digits alone would be a number."""
+        """Arguments of ``train.py``; the fingerprint is quoted, since one of digits only would be read as a number."""
         return [*self.run.arguments, f"only='{self.stage.fingerprint}'"]
 
     @property
@@ -47,7 +47,7 @@ class Job:
 
 
 class Watcher(Protocol):
-    """Is told of every job that starts, and that ends, with the reason if it failed."""
+    """Is notified when a job starts and when it ends, with the reason if it failed."""
 
     def started(self, job: Job) -> None: ...
 
@@ -55,20 +55,20 @@ class Watcher(Protocol):
 
 
 def make_all(jobs: Sequence[Job], at_once: int, launcher: Sequence[str], watcher: Watcher) -> dict[str, str]:
-    """Makes all jobs, after those that they need. A failure stops only those that need the failed one. What another
-    process is making is left to it while there is something else to do.
+    """Runs all jobs in order of their dependencies. If one fails, only those that depend on it are skipped. A stage
+    that another process is training is left to it.
 
     Args:
         jobs: in any order.
-        at_once: stages at a time; each has its share of the cores, and of the GPUs if there are any.
-        launcher: words of the command that starts each stage; empty: it is a process of this machine.
-        watcher: is told how it goes.
+        at_once: number of parallel stages; they share the cores and GPUs equally.
+        launcher: words of the command that starts each stage; empty: none.
+        watcher: is notified of progress.
 
     Returns:
-        Of each job that failed, by fingerprint, why.
+        The reason of each failure, by fingerprint.
 
     Raises:
-        KeyboardInterrupt: after the running stages saved a checkpoint.
+        KeyboardInterrupt: after the running stages have saved a checkpoint.
     """
     waiting = {job.stage.fingerprint: job for job in jobs}
     running: dict[int, tuple[Job, BaseProcess]] = {}
@@ -112,26 +112,26 @@ def make_all(jobs: Sequence[Job], at_once: int, launcher: Sequence[str], watcher
     return failed
 
 
-def alone(work: Callable[[Any], int], given: Any, log: Path) -> int:
-    """Exit code of ``work(given)`` in a process of its own, with all it prints in ``log``."""
-    process = _start(work, given, log, 0, 1)
+def run_in_process(work: Callable[[Any], int], argument: Any, log: Path) -> int:
+    """Runs ``work(argument)`` in its own process, with its output in ``log``, and returns the exit code."""
+    process = _start(work, argument, log, 0, 1)
     process.join()
     return int(process.exitcode or 0)
 
 
-def _start(work: Callable[[Any], int], given: Any, log: Path, slot: int, at_once: int) -> BaseProcess:
-    """The process is a fork of one that has imported everything and done nothing: it starts in no time, and the memory
-    that it measures is its own."""
+def _start(work: Callable[[Any], int], argument: Any, log: Path, slot: int, at_once: int) -> BaseProcess:
+    """Forks from a server process that has imported everything and done nothing else, so that it starts at once and its
+    peak memory is its own."""
     context = multiprocessing.get_context("forkserver")
-    used = [module for kind in all_kinds() for module in kind.modules]
-    context.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.stages.run"])
+    modules = [module for kind in all_kinds() for module in kind.modules]
+    context.set_forkserver_preload(["train", "eval.evaluator", *modules, "sfa.stages.run"])
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_logged, args=(work, given, str(log), slot, at_once))
+    process = context.Process(target=_logged, args=(work, argument, str(log), slot, at_once))
     process.start()
     return process
 
 
-def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once: int) -> None:
+def _logged(work: Callable[[Any], int], argument: Any, log: str, slot: int, at_once: int) -> None:
     with open(log, "a") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
@@ -144,12 +144,12 @@ def _logged(work: Callable[[Any], int], given: Any, log: str, slot: int, at_once
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot * gpus + i) for i in range(gpus))
         torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
-    sys.exit(work(given))
+    sys.exit(work(argument))
 
 
 def composer(ranks: int, at_once: int = 1) -> list[str]:
-    """The command that starts ``train.py`` on several ranks of this machine, of ``at_once`` such stages that share its
-    cores; empty for one rank. ``OMP_NUM_THREADS`` says otherwise."""
+    """The command that starts ``train.py`` on several ranks of this machine; empty for one rank. ``at_once`` such
+    stages share the cores, unless ``OMP_NUM_THREADS`` is set."""
     if ranks == 1:
         return []
     threads = []
@@ -159,7 +159,7 @@ def composer(ranks: int, at_once: int = 1) -> list[str]:
 
 
 def run_stage(arguments: list[str], launcher: Sequence[str]) -> int:
-    """Exit code of ``train.py``, under ``launcher`` or, if that is empty, in this process."""
+    """Runs ``train.py`` under ``launcher``, or in this process if that is empty, and returns the exit code."""
     if launcher:
         return run_with_parent([*launcher, "train.py", *arguments])
     import train

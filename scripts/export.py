@@ -1,4 +1,4 @@
-"""Copies the model that a run ended with to a folder of its own, for another config's ``model.name``.
+"""Copies a run's final model to a folder, to be used as another config's ``model.name``.
 
 python -m scripts.export runs/glyphs-pretrain models/glyphs-vit
 """
@@ -14,16 +14,16 @@ from sfa.terminal import command, start
 
 
 def export(run: Path, out: Path) -> None:
-    """Writes the last stage's model of ``run`` to ``out``, whole or not at all, in place of what is there.
+    """Copies the last stage's model of ``run`` to ``out`` atomically, replacing a model that is there.
 
     Raises:
-        UsageError: ``run`` is no finished run, its last stage is gone, or ``out`` holds something else than a model.
-        DamagedStage: its files are not those that were written.
+        UsageError: ``run`` is not a finished run, its last stage was deleted, or ``out`` is not empty and not a model.
+        DamagedStage: the checksums of its files do not match.
     """
     last = read_results(run)["stages"][-1]["fingerprint"]
     stage = stage_folder(run.parent, last)
     if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} is there and is no model: name another folder")
+        raise UsageError(f"{out} exists and is not a model: choose another folder")
     read_manifest_of(run, last)
     verify(stage)
     temporary = out.with_name(f".{out.name}")
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=files.path, help="folder of a run, with its results.json")
     parser.add_argument("out", type=files.path)
-    given = parser.parse_args(arguments)
-    export(given.run, given.out)
+    args = parser.parse_args(arguments)
+    export(args.run, args.out)
     return 0
 
 

@@ -1,9 +1,9 @@
-"""The paper's figures from what sweeps came to: of each sweep's file those that it names, where there are results.
+"""Draws the paper's figures that the given sweep files declare, from the runs that have results.
 
 python -m scripts.figures yamls/sweeps/*.yaml --out runs/figures
 python -m scripts.figures yamls/sweeps/table1.yaml save_folder=/data/runs --out figures
 
-Each is written as PNG and PDF. Overrides are those that the sweep was run with.
+Each is written as PNG and PDF. Give the same overrides as when the sweep was run.
 """
 
 import argparse
@@ -17,18 +17,18 @@ from sfa.terminal import command, start
 
 @command("python -m scripts.figures")
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 there was nothing to draw, 2 wrong file."""
+    """Exit code: 0 done, 1 no results to draw, 2 wrong file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="SWEEP.yaml | KEY=VALUE", help="sweeps, and overrides")
     parser.add_argument("--out", type=files.path, default=Path("runs/figures"), help="folder")
-    given = parser.parse_args(arguments)
-    sweeps = [Path(file) for file in given.files if Path(file).parent.name == "sweeps"]
-    overrides = [word for word in given.files if Path(word) not in sweeps]
+    args = parser.parse_args(arguments)
+    sweeps = [Path(file) for file in args.files if Path(file).parent.name == "sweeps"]
+    overrides = [word for word in args.files if Path(word) not in sweeps]
     if not sweeps:
-        parser.error(f"{' '.join(given.files)}: name a sweep's file, like yamls/sweeps/table1.yaml")
-    drawn = [picture for file in sweeps for picture in draw_all(file, overrides, given.out)]
+        parser.error(f"{' '.join(args.files)}: name a sweep's file, like yamls/sweeps/table1.yaml")
+    drawn = [picture for file in sweeps for picture in draw_all(file, overrides, args.out)]
     if not drawn:
-        print("nothing to draw: none of these sweeps has been run", file=sys.stderr)
+        print("nothing to draw: none of these sweeps has results", file=sys.stderr)
     return 0 if drawn else 1
 
 

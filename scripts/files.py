@@ -7,10 +7,10 @@ from sfa.values import REMOTE, at_home
 
 
 def path(text: str) -> Path:
-    """A path of a command line, with ``~`` as the home folder, also where the shell left it.
+    """A path of a command line, with ``~`` expanded to the home folder even if the shell did not.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty, not local, or of a user that is not there.
+        argparse.ArgumentTypeError: it is empty, not local, or names an unknown user.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("must be a path, not an empty name")
@@ -23,10 +23,10 @@ def path(text: str) -> Path:
 
 
 def picture(text: str) -> Path:
-    """The path of a picture that is to be drawn.
+    """The path of a picture to be written.
 
     Raises:
-        argparse.ArgumentTypeError: as of a path, or the kind of picture is not known.
+        argparse.ArgumentTypeError: it is not a valid path, or its file type is not supported.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
@@ -37,7 +37,7 @@ def picture(text: str) -> Path:
 
 
 def write(out: Path, text: str) -> Path:
-    """Writes ``text`` to ``out``, in a folder that is made if it is not there."""
+    """Writes ``text`` to ``out``, creating its folder if needed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     return out

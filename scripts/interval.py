@@ -14,7 +14,7 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float:
     return float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """``mean ± half width``, or the mean alone where all values are the same; ``nan`` where a run diverged."""
+def format_mean_interval(values: Sequence[float], digits: int) -> str:
+    """``mean ± half width``, or only the mean if all values are equal; ``nan`` if a run diverged."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     return f"{mean} ± {half_width(values):.{digits}f}" if len(set(values)) > 1 else mean

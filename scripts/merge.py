@@ -6,8 +6,9 @@ python -m scripts.merge task_arithmetic A B --base BASE --weights 0.5 0.5 --out 
 python -m scripts.merge ties A B --base BASE --density 0.2 --scale 1 --out MERGED
 python -m scripts.merge fisher A B --fishers FA FB --out MERGED                 folders shaped like the models
 
-The models must differ in weights alone: other settings, vocabularies or image sizes end in an error that names them.
-Of adapters, the factors are averaged. Memory: the largest tensor of each model, float32, beside what torch takes.
+The models may differ only in their weights; different settings, vocabularies or image sizes are an error that names
+them. Of adapters, the factors are averaged. Memory: the largest tensor of each model in float32, in addition to torch's
+own.
 """
 
 import argparse
@@ -33,7 +34,7 @@ Made by `{command}`.
 {table}
 {notes}"""
 MERGES = {kind.merge_name: kind for kind in METHODS.values() if kind.merge_name}
-OF_STREAMS = {"labels", "examples"}  # fields that say how a stage's Fisher information is taken, which is given here
+STREAM_FIELDS = {"labels", "examples"}  # fields about computing Fisher information in a stream; here it is an input
 
 
 @command("python -m scripts.merge")
@@ -43,9 +44,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("method", choices=sorted(MERGES))
     parser.add_argument("models", nargs="+", type=files.path)
     parser.add_argument("--out", type=files.path, required=True)
-    parser.add_argument("--base", type=files.path, help=f"that all were trained from, for {_users('base')}")
-    parser.add_argument("--fishers", nargs="+", type=files.path, help=f"for {_users('fishers')}, one folder a model")
-    parser.add_argument("--seed", type=int, help=f"of what is drawn, for {_users('seed')}; 0 unless given")
+    parser.add_argument("--base", type=files.path, help=f"model that all were trained from, for {_users('base')}")
+    parser.add_argument("--fishers", nargs="+", type=files.path, help=f"for {_users('fishers')}, one folder per model")
+    parser.add_argument("--seed", type=int, help=f"of random choices, for {_users('seed')}; default: 0")
     for name, field in _options().items():
         kind: dict[str, Any] = {"type": float}
         if field.annotation is bool:
@@ -53,77 +54,80 @@ def main(arguments: list[str]) -> int:
         elif get_origin(field.annotation) is not None:
             kind = {"type": float, "nargs": "+"}
         parser.add_argument(f"--{name}", help=f"for {_users(name)}: {field.description}", **kind)
-    given = parser.parse_args(arguments)
-    wrong = _misuse(given)
-    if wrong:
-        parser.error(wrong)
-    settings = {name: getattr(given, name) for name in _options() if getattr(given, name) is not None}
+    args = parser.parse_args(arguments)
+    problem = _usage_error(args)
+    if problem:
+        parser.error(problem)
+    settings = {name: getattr(args, name) for name in _options() if getattr(args, name) is not None}
     try:
-        method = MERGES[given.method](**settings)
+        method = MERGES[args.method](**settings)
     except ValidationError as error:
         raise UsageError("\n".join(_wrong_values(error))) from error
-    notes = method.merge(Sources(given.models, given.base, given.fishers or (), given.seed or 0), given.out)
-    rows = [[str(model), share] for model, share in zip(given.models, _shares(method, given), strict=True)]
-    rows += [[str(given.base), "base"]] if given.base else []
-    written = shlex.join(["python", "-m", "scripts.merge", *arguments])
-    told = "".join(f"\n{note}\n" for note in notes)
+    notes = method.merge(Sources(args.models, args.base, args.fishers or (), args.seed or 0), args.out)
+    rows = [[str(model), share] for model, share in zip(args.models, _weights_for_card(method, args), strict=True)]
+    rows += [[str(args.base), "base"]] if args.base else []
+    command_line = shlex.join(["python", "-m", "scripts.merge", *arguments])
+    paragraphs = "".join(f"\n{note}\n" for note in notes)
     table = markdown([["model", "weight"], *rows])
-    card = CARD.format(title=f"{given.method} of models", command=written, table=table, notes=told)
-    files.write(given.out / "README.md", card)
-    print("\n".join([*notes, str(given.out)]))
+    card = CARD.format(title=f"{args.method} of models", command=command_line, table=table, notes=paragraphs)
+    files.write(args.out / "README.md", card)
+    print("\n".join([*notes, str(args.out)]))
     return 0
 
 
 def _wrong_values(error: ValidationError) -> list[str]:
-    found = [(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors()]
-    return [f"--{option}: {text.replace('Input should be', 'must be')}, not {value}" for option, text, value in found]
+    errors = [(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors()]
+    return [f"--{option}: {text.replace('Input should be', 'must be')}, not {value}" for option, text, value in errors]
 
 
 def _options() -> dict[str, Any]:
-    """The fields of all merges, by name; those of the same name mean the same."""
+    """The fields of all merges, by name; fields of the same name have the same meaning."""
     return {
-        name: field for kind in MERGES.values() for name, field in kind.model_fields.items() if name not in OF_STREAMS
+        name: field
+        for kind in MERGES.values()
+        for name, field in kind.model_fields.items()
+        if name not in STREAM_FIELDS
     }
 
 
 def _users(option: str) -> str:
-    """The merges that take an option."""
+    """The merges that accept an option."""
     takes = {
         "base": lambda kind: kind.merges_from,
         "fishers": lambda kind: kind().fisher_settings() is not None,
         "seed": lambda kind: kind.draws,
     }
-    uses = takes.get(option, lambda kind: option in kind.model_fields)
-    return " and ".join(name for name, kind in sorted(MERGES.items()) if uses(kind))
+    is_used_by = takes.get(option, lambda kind: option in kind.model_fields)
+    return " and ".join(name for name, kind in sorted(MERGES.items()) if is_used_by(kind))
 
 
-def _shares(method: Method, given: argparse.Namespace) -> list[str]:
-    """What a model weighs, as the card says it."""
-    count = len(given.models)
-    weights = given.weights or [1 / count] * count
+def _weights_for_card(method: Method, args: argparse.Namespace) -> list[str]:
+    """Each model's weight as the model card states it."""
+    count = len(args.models)
+    weights = args.weights or [1 / count] * count
     beta = getattr(method, "beta", None)
     return [f"{weight:g}" for weight in ([beta, 1 - beta] if beta is not None else weights)]
 
 
-def _misuse(given: argparse.Namespace) -> str | None:
-    """What is wrong with the command itself."""
-    kind = MERGES[given.method]
+def _usage_error(args: argparse.Namespace) -> str | None:
+    """The first mistake in how the command is used, if any."""
+    kind = MERGES[args.method]
     for option in ("base", "fishers", "seed", *_options()):
-        if getattr(given, option) is not None and given.method not in _users(option).split(" and "):
-            return f"--{option} is for {_users(option)}"
-    if kind.merges_from and given.base is None:
-        return f"{given.method} needs --base"
-    if kind.merge_count is not None and len(given.models) != kind.merge_count:
-        return f"{given.method} takes {kind.merge_count} models"
-    if kind().fisher_settings() is not None and len(given.fishers or []) != len(given.models):
-        return f"{given.method} needs as many --fishers as models"
-    if given.weights is not None and len(given.weights) != len(given.models):
-        return f"{len(given.models)} models need as many --weights, not {len(given.weights)}"
-    folders = [*given.models, *([given.base] if given.base else [])]
-    for folder in (*folders, *(given.fishers or [])):
+        if getattr(args, option) is not None and args.method not in _users(option).split(" and "):
+            return f"--{option} is only for {_users(option)}"
+    if kind.merges_from and args.base is None:
+        return f"{args.method} requires --base"
+    if kind.merge_count is not None and len(args.models) != kind.merge_count:
+        return f"{args.method} takes {kind.merge_count} models"
+    if kind().fisher_settings() is not None and len(args.fishers or []) != len(args.models):
+        return f"{args.method} needs as many --fishers as models"
+    if args.weights is not None and len(args.weights) != len(args.models):
+        return f"{len(args.models)} models need as many --weights, not {len(args.weights)}"
+    folders = [*args.models, *([args.base] if args.base else [])]
+    for folder in (*folders, *(args.fishers or [])):
         if not list(folder.glob("*.safetensors*")):
             return f"{folder} holds no safetensors files"
-    for folder in given.models:
+    for folder in args.models:
         if sum(folder.resolve() == other.resolve() for other in folders) > 1:
             return f"{folder} is given twice"
     return None

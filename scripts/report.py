@@ -1,8 +1,8 @@
-"""One HTML page of sweeps' results that needs nothing else: tables, trade-off planes, curves, configs and commands.
+"""One self-contained HTML page of sweeps' results: tables, trade-off planes, curves, configs and commands.
 
 python -m scripts.report runs/two_domains.json runs/glyphs.json --out runs/report.html
 
-The files list the runs of a sweep each; runs without results are left out.
+Each file lists the runs of a sweep; runs without results are omitted.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from plotly.offline import get_plotlyjs
 
 from scripts import files
 from scripts.interval import half_width
-from scripts.series import base_scores, is_alone, label, look, order_of, scores, varied
+from scripts.series import base_scores, label, look, order_of, scores, trains_on_part, varied
 from scripts.summary import FORMULAS, head, rows
 from sfa import curves
 from sfa.config import flat
@@ -47,7 +47,7 @@ class Style(TypedDict):
 
 
 class PlanePoint(TypedDict):
-    """A label in the trade-off plane; ``scores`` are by task a mean and half its 95 % interval."""
+    """A label in the trade-off plane; ``scores`` are each task's mean and half its 95 % interval."""
 
     label: str
     method: str
@@ -60,7 +60,7 @@ class PlanePoint(TypedDict):
 
 
 class Plane(TypedDict):
-    """Scores on every two tasks against each other; ``base`` are those of the model before the stream."""
+    """Scores on any two tasks against each other; ``base`` are those of the model before the stream."""
 
     tasks: list[str]
     points: list[PlanePoint]
@@ -77,7 +77,7 @@ class Curves(TypedDict):
 
 
 class SweepSection(TypedDict):
-    """What the page shows of a sweep."""
+    """A sweep's section of the page."""
 
     name: str
     seeds: list[int]
@@ -87,16 +87,16 @@ class SweepSection(TypedDict):
     plane: Plane
     curves: list[Curves]
     runs: list[dict[str, str]]
-    made: list[dict[str, str]]
+    environments: list[dict[str, str]]
 
 
 def page(indexes: Sequence[Path]) -> str:
-    """The report on the sweeps whose files are given.
+    """The report on the sweeps listed by ``indexes``.
 
     Raises:
         UsageError: a file lists no runs, or none of them has results.
     """
-    sweeps = [found for index in indexes if (found := _sweep(index)) is not None]
+    sweeps = [section for index in indexes if (section := _sweep(index)) is not None]
     if not sweeps:
         raise UsageError(f"no run of {', '.join(map(str, indexes))} has results: run the sweep first")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -111,12 +111,12 @@ def page(indexes: Sequence[Path]) -> str:
 
 
 def _script(content: Any) -> str:
-    """JSON that may stand in a script element."""
+    """JSON that is safe inside a script element."""
     return json.dumps(_finite(content), allow_nan=False).replace("<", "\\u003c")
 
 
 def _finite(content: Any) -> Any:
-    """``content`` with ``None`` for numbers that are not finite, which JSON cannot hold and a chart leaves out."""
+    """``content`` with ``None`` for numbers that are not finite, which JSON cannot represent and charts omit."""
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -125,26 +125,26 @@ def _finite(content: Any) -> Any:
 
 
 def _sweep(index: Path) -> SweepSection | None:
-    """What the page shows of a sweep."""
-    listed = read_sweep(index)
-    found = [(run, run_folder(index.parent, run["name"])) for run in listed["runs"]]
-    found = [(run, folder) for run, folder in found if has_results(folder)]
-    if not found:
+    """A sweep's section of the page; ``None`` if no run has results."""
+    sweep = read_sweep(index)
+    finished = [(run, run_folder(index.parent, run["name"])) for run in sweep["runs"]]
+    finished = [(run, folder) for run, folder in finished if has_results(folder)]
+    if not finished:
         return None
-    every = [read_results(folder) for _, folder in found]
-    labelled = [(run["label"], run["point"], results) for (run, _), results in zip(found, every, strict=True)]
-    first = {run["label"]: (run, folder) for run, folder in reversed(found)}
-    made = {json.dumps(_made(folder), sort_keys=True) for _, folder in found}
+    results = [read_results(folder) for _, folder in finished]
+    labelled = [(run["label"], run["point"], result) for (run, _), result in zip(finished, results, strict=True)]
+    first = {run["label"]: (run, folder) for run, folder in reversed(finished)}
+    environments = {json.dumps(_environment(folder), sort_keys=True) for _, folder in finished}
     return {
-        "name": listed["sweep"],
-        "seeds": sorted({own["seed"] for own in every}),
-        "streams": list(dict.fromkeys(" → ".join(_tasks(own)) for own in every)),
-        "head": head([(name, own) for name, _, own in labelled]),
-        "rows": rows([(name, own) for name, _, own in labelled]),
+        "name": sweep["sweep"],
+        "seeds": sorted({result["seed"] for result in results}),
+        "streams": list(dict.fromkeys(" → ".join(_tasks(result)) for result in results)),
+        "head": head([(name, result) for name, _, result in labelled]),
+        "rows": rows([(name, result) for name, _, result in labelled]),
         "plane": _plane(labelled),
         "curves": [_curves(name, folder) for name, (_, folder) in sorted(first.items())],
         "runs": [_run(name, run, folder) for name, (run, folder) in sorted(first.items())],
-        "made": [json.loads(text) for text in sorted(made)],
+        "environments": [json.loads(text) for text in sorted(environments)],
     }
 
 
@@ -152,15 +152,15 @@ def _tasks(results: Results) -> list[str]:
     return [str(task["name"]) for task in results["config"]["tasks"]]
 
 
-def _made(folder: Path) -> dict[str, str]:
-    """With what a run's last stage was made."""
+def _environment(folder: Path) -> dict[str, str]:
+    """Hardware, torch version and date of a run's last stage."""
     stage = read_results(folder)["stages"][-1]["fingerprint"]
-    made = read_manifest_of(folder, stage)["made"]
-    return {"hardware": made["hardware"], "torch": made["torch"], "date": made["date"]}
+    environment = read_manifest_of(folder, stage)["made"]
+    return {"hardware": environment["hardware"], "torch": environment["torch"], "date": environment["date"]}
 
 
 def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
-    """A point a label, with its score on every task; methods' points in order, so that lines can join them."""
+    """One point per label with its score on every task, sorted along each method's line."""
     grouped: dict[str, tuple[Overrides, list[Results]]] = {}
     for name, point, results in labelled:
         grouped.setdefault(name, (point, []))[1].append(results)
@@ -177,8 +177,8 @@ def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
         points.append(
             {
                 "label": name,
-                "method": label(str(point["method"])) + (", one domain alone" if is_alone(point) else ""),
-                "joined": keys.get(key, 0) > 1 and not is_alone(point) and style["dash"] != "none",
+                "method": label(str(point["method"])) + (", one domain alone" if trains_on_part(point) else ""),
+                "joined": keys.get(key, 0) > 1 and not trains_on_part(point) and style["dash"] != "none",
                 "order": order_of(point.get(key)),
                 "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
                 "runs": len(runs),
@@ -190,14 +190,14 @@ def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
     return {"tasks": tasks, "points": sorted(points, key=lambda p: (p["method"], p["order"])), "base": base}
 
 
-def _by_task(run: Results, found: dict[str, float]) -> dict[str, float]:
-    """Of every task the mean over those of its evaluations that were scored."""
+def _by_task(run: Results, by_evaluation: dict[str, float]) -> dict[str, float]:
+    """Each task's mean over those of its evaluations that were scored."""
     means = {}
     for task in run["config"]["tasks"]:
         names = {*task["evals"], *Task.declares(task["name"])}
-        own = [value for name, value in found.items() if name in names]
-        if own:
-            means[str(task["name"])] = sum(own) / len(own)
+        values = [value for name, value in by_evaluation.items() if name in names]
+        if values:
+            means[str(task["name"])] = sum(values) / len(values)
     return means
 
 
@@ -220,22 +220,22 @@ def _curves(name: str, folder: Path) -> Curves:
 
 def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
     config = read_results(folder)["config"]
-    told = {key: value for key, value in flat(config).items() if value is not None}
+    settings = {key: value for key, value in flat(config).items() if value is not None}
     return {
         "label": name,
         "command": f"composer train.py {shlex.join(run['arguments'])}" if "arguments" in run else "",
-        "config": yaml.safe_dump(told, sort_keys=False, allow_unicode=True),
+        "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
     }
 
 
 @command("python -m scripts.report")
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 2 there is nothing to report on."""
+    """Exit code: 0 done, 2 no results to report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="+", type=files.path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
     parser.add_argument("--out", type=files.path, default=Path("runs/report.html"))
-    given = parser.parse_args(arguments)
-    print(files.write(given.out, page(given.sweeps)))
+    args = parser.parse_args(arguments)
+    print(files.write(args.out, page(args.sweeps)))
     return 0
 
 

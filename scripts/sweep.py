@@ -1,10 +1,10 @@
-"""Runs a sweep: every stage that its runs need, once, each in a process of its own, then the runs' results.
+"""Runs a sweep: trains every stage that its runs need once, each in its own process, then writes the runs' results.
 
 python -m scripts.sweep yamls/sweeps/methods.yaml --out results/methods.md
 python -m scripts.sweep yamls/sweeps/methods.yaml seeds=[17] eval.limit=50 --jobs 2
 python -m scripts.sweep yamls/quickstart.yaml --over method sfa --over sfa.p 1 0.5 0.25 0.1 --seeds 17 18 19
 
-A stage that fails does not stop the others; its log is named at the end. Starting again runs what is missing.
+A stage that fails does not stop the others; its log is named at the end. Run it again to train what is missing.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from rich.progress import (
 from eval import available
 from scripts import executor, files
 from scripts.cells import code
-from scripts.executor import Job, alone
+from scripts.executor import Job, run_in_process
 from scripts.paper.sweeps import read
 from scripts.summary import finished, table
 from sfa.config.reading import read_value
@@ -54,19 +54,19 @@ def sweep(
     ray: str | None = None,
     launcher: Sequence[str] = (),
 ) -> list[str]:
-    """Makes all stages of ``runs`` and writes the runs' results, and ``<save_folder>/<name>.json``, which lists them.
+    """Trains all stages of ``runs``, writes their results, and lists the runs in ``<save_folder>/<name>.json``.
 
     Args:
         name: of the sweep.
-        runs: of it.
-        console: that progress is printed on.
-        at_once: stages at a time, on this machine.
-        ranks: processes of a stage.
-        ray: address of a Ray cluster to make the stages on, or ``local``.
-        launcher: words of a command that starts each stage, like ``srun``; instead of ``ranks``.
+        runs: of the sweep.
+        console: where progress is printed.
+        at_once: number of parallel stages on this machine.
+        ranks: processes per stage.
+        ray: address of a Ray cluster to train on, or ``local``.
+        launcher: words of the command that starts each stage, such as ``srun``, instead of ``ranks``.
 
     Returns:
-        A line for each stage that failed.
+        One line per failed stage.
     """
     folder = runs[0].config.save_folder
     jobs = _missing(runs, folder)
@@ -78,9 +78,11 @@ def sweep(
             from scripts import ray_executor
 
             failed = ray_executor.make_all(jobs, ray, ranks, progress)
-    whole = [run for run in runs if not any(part.fingerprint in failed for part in topological_order(plan(run.config)))]
+    complete = [
+        run for run in runs if not any(stage.fingerprint in failed for stage in topological_order(plan(run.config)))
+    ]
     log = folder / "logs" / f"{name}.log"
-    code = alone(_finish, [run.arguments for run in whole], log)
+    code = run_in_process(_finish, [run.arguments for run in complete], log)
     if code:
         failed[name] = f"the results: exit code {code}, log {log}"
     write_sweep(folder, {"sweep": name, "runs": [_listed(run) for run in runs]})
@@ -88,7 +90,7 @@ def sweep(
 
 
 def _listed(run: SweepRun) -> SweptRun:
-    """A run as a sweep's file lists it."""
+    """A run's entry in the sweep's file."""
     return {
         "label": run.label,
         "point": run.point,
@@ -104,14 +106,13 @@ def _missing(runs: Sequence[SweepRun], folder: Path) -> list[Job]:
     jobs: dict[str, Job] = {}
     for stage, run in stages(runs):
         if not is_made(stage_folder(folder, stage.fingerprint)):
-            needs = frozenset(part.fingerprint for part in stage.needs) & jobs.keys()
+            needs = frozenset(dependency.fingerprint for dependency in stage.needs) & jobs.keys()
             jobs[stage.fingerprint] = Job(stage, run, needs, folder / "logs" / f"{stage.fingerprint}.log")
     return list(jobs.values())
 
 
 class _Progress(Progress):
-    """How many stages are done, running and waiting, which run, and the time left: live lines in a terminal, a line a
-    stage that ends elsewhere."""
+    """Stages done, running and waiting, with the time left: live in a terminal, else one line per finished stage."""
 
     def __init__(self, console: Console, total: int):
         columns = (
@@ -134,17 +135,17 @@ class _Progress(Progress):
 
     def started(self, job: Job) -> None:
         self.running[job.stage.fingerprint] = job
-        self._tell()
+        self._update_counts()
 
     def ended(self, job: Job, failure: str | None) -> None:
         self.ready += 1
         self.running.pop(job.stage.fingerprint, None)
         self.advance(self.bar)
-        self._tell()
+        self._update_counts()
         if failure is not None or not self.console.is_terminal:
             self.console.print(f"{self.ready}/{self.total}  {job.title}" + (f": {failure}" if failure else ""))
 
-    def _tell(self) -> None:
+    def _update_counts(self) -> None:
         running = len(self.running)
         self.update(self.bar, running=running, waiting=self.total - self.ready - running)
 
@@ -161,10 +162,10 @@ def _finish(runs: list[Sequence[str]]) -> int:
 
 
 def _value(text: str, key: str) -> Any:
-    """A value of the command line, as YAML has it: what it is called in labels.
+    """A value from the command line, parsed as YAML, as labels show it.
 
     Raises:
-        UsageError: it is no YAML, or a number that reads otherwise than it looks.
+        UsageError: it is not YAML, or a number in an ambiguous notation.
     """
     read_value(text, key)
     return yaml.safe_load(text)
@@ -175,34 +176,36 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 a stage failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=files.path, help="a sweep, or a config with --over")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of all runs")
-    parser.add_argument("--over", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help="a grid axis")
-    parser.add_argument("--seeds", nargs="+", type=int, help="beside --over; 17 if not given")
-    parser.add_argument("--orders", nargs="+", metavar="[0,2,1]", help="of tasks, beside --over")
-    parser.add_argument("--jobs", type=int, default=1, help="stages at once; they share the cores and the GPUs")
-    parser.add_argument("--ranks", type=int, default=1, help="processes of each stage, by the composer launcher")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config overrides for all runs")
+    parser.add_argument(
+        "--over", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help="a key and its values"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, help="with --over; default: 17")
+    parser.add_argument("--orders", nargs="+", metavar="[0,2,1]", help="orders of tasks, with --over")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel stages; they share the cores and GPUs")
+    parser.add_argument("--ranks", type=int, default=1, help="processes per stage, under the composer launcher")
     parser.add_argument("--launcher", default="", help="command that starts a stage's train.py, instead of --ranks")
-    parser.add_argument("--ray", metavar="ADDRESS", help="make the stages on a Ray cluster; local starts one here")
-    parser.add_argument("--name", help="of the sweep; the file's if it is not given")
+    parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster; local starts one here")
+    parser.add_argument("--name", help="of the sweep; default: the file's name")
     parser.add_argument("--out", type=files.path, help="also write the table to this Markdown file")
-    given = parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for option in ("jobs", "ranks"):
-        if getattr(given, option) < 1:
-            parser.error(f"--{option} must be 1 or more, not {getattr(given, option)}")
-    if given.over:
-        axes = {key: [_value(value, key) for value in values] for key, *values in given.over}
-        orders = [_value(order, "--orders") for order in given.orders or []] or [None]
+        if getattr(args, option) < 1:
+            parser.error(f"--{option} must be 1 or more, not {getattr(args, option)}")
+    if args.over:
+        axes = {key: [_value(value, key) for value in values] for key, *values in args.over}
+        orders = [_value(order, "--orders") for order in args.orders or []] or [None]
         for order in orders:
             if order is not None and not (isinstance(order, list) and all(type(place) is int for place in order)):
                 parser.error(f"--orders takes places of tasks, like [0,2,1], not {str(order)[:40]}")
-        runs = expand(given.file, [axes], given.seeds or [17], given.overrides, available, orders)
+        runs = expand(args.file, [axes], args.seeds or [17], args.overrides, available, orders)
     else:
         for option in ("seeds", "orders"):
-            if getattr(given, option):
+            if getattr(args, option):
                 parser.error(f"--{option} needs --over; for a sweep's file, write {option}=[…]")
-        runs = read(given.file, given.overrides, available)
-    name = given.file.stem if given.name is None else given.name
+        runs = read(args.file, args.overrides, available)
+    name = args.file.stem if args.name is None else args.name
     try:
         TypeAdapter(FileName).validate_python(name)
     except ValidationError:
@@ -210,18 +213,18 @@ def main(arguments: list[str]) -> int:
     if runs[0].config.dry_run:
         print(describe_sweep(name, runs))
         return 0
-    launcher = shlex.split(given.launcher)
+    launcher = shlex.split(args.launcher)
     with interruptible():
-        failed = sweep(name, runs, console, given.jobs, given.ranks, given.ray, launcher)
-    found = finished(runs)
-    if found:
-        text = table(found)
+        failed = sweep(name, runs, console, args.jobs, args.ranks, args.ray, launcher)
+    results = finished(runs)
+    if results:
+        text = table(results)
         print(f"\n{text}")
-        if given.out:
-            command = f"python -m scripts.sweep {shlex.join(arguments)}"
+        if args.out:
+            command_line = f"python -m scripts.sweep {shlex.join(arguments)}"
             seeds = sorted({run.config.seed for run in runs})
-            about = f"{code(command)}\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
-            files.write(given.out, f"{about}\n\n{text}\n")
+            about = f"{code(command_line)}\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
+            files.write(args.out, f"{about}\n\n{text}\n")
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

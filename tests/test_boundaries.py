@@ -72,7 +72,7 @@ def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> N
         lambda: compare.markdown([folder], [found], ""),
         lambda: curves.curves(folder),
         lambda: export.export(folder, tmp_path / "out"),
-        lambda: report._made(folder),
+        lambda: report._environment(folder),
     ]
     for read in readers:
         with pytest.raises(

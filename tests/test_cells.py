@@ -1,4 +1,4 @@
-"""Tables whose cells hold what a person wrote: no cell becomes markup, a formula or another column."""
+"""Tables of arbitrary text: no cell becomes markup, a formula or another column."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ def test_markdown_keeps_columns_and_text() -> None:
         assert "<b>" not in line and "two lines" in line
 
 
-def test_latex_escapes_every_sign_that_means_something() -> None:
+def test_latex_escapes_every_special_character() -> None:
     text = cells.latex([["", *HOSTILE]])
     assert r"50 \% \& \#1 \$ \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \_" in text
     assert text.count(" & ") == len(HOSTILE)
@@ -35,13 +35,13 @@ def test_csv_holds_no_formula() -> None:
 
 @pytest.mark.parametrize("text", ["plain", "a `b` c", "``"])
 def test_code_ends_where_it_should(text: str) -> None:
-    shown = cells.code(text)
-    fence = shown[: len(shown) - len(shown.lstrip("`"))]
-    assert shown.endswith(fence) and fence not in text and text in shown
+    fenced = cells.code(text)
+    fence = fenced[: len(fenced) - len(fenced.lstrip("`"))]
+    assert fenced.endswith(fence) and fence not in text and text in fenced
 
 
 def test_a_terminal_shows_names_as_they_are() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(as_table([["", "run[/x]"], ["[names]", "[bold]1[/bold]"]]))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "run[/x]" in shown and "[names]" in shown and "[bold]1[/bold]" in shown
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "run[/x]" in printed and "[names]" in printed and "[bold]1[/bold]" in printed

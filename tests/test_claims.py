@@ -1,4 +1,4 @@
-"""The claims: intervals, distances from a curve and verdicts against numbers worked out by hand, and a small replay."""
+"""The claims: intervals, distances from a curve and verdicts against hand-calculated numbers, and a small replay."""
 
 import itertools
 import json
@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from scripts import claims as command
-from scripts.claims import CLAIMS, Quantity, Runs, decide, margin
 from scripts.interval import half_width
 from scripts.paper import claims
+from scripts.paper.claims import CLAIMS, Quantity, Runs, decide, margin
 from scripts.paper.sweeps import read, read_file
 
 SWEEPS = claims.SWEEPS
@@ -44,7 +44,7 @@ def test_verdicts_follow_the_interval() -> None:
     ],
 )
 def test_the_distance_below_a_curve(point: tuple[float, float], expected: float) -> None:
-    """From (1, 0) over (0.75, 0.75) to (0, 0.75), by hand and by trying a thousand points of it."""
+    """From (1, 0) over (0.75, 0.75) to (0, 0.75), by hand and by trying a thousand of its points."""
     curve = [(1.0, 0.0), (0.75, 0.75), (0.0, 0.75)]
     dense = [
         min(a[0] + t * (b[0] - a[0]) - point[0], a[1] + t * (b[1] - a[1]) - point[1])
@@ -55,8 +55,8 @@ def test_the_distance_below_a_curve(point: tuple[float, float], expected: float)
     assert margin(point, curve) == pytest.approx(expected, abs=1e-9)
 
 
-def made(folder: Path) -> Runs:
-    """Two seeds of Math → Law whose numbers are known: SFA keeps more of Math the smaller p is."""
+def write_runs(folder: Path) -> Runs:
+    """Two seeds of Math → Law with known numbers: SFA retains more of Math the smaller p is."""
     settings = {
         "sequential": (0.1, 0.9, 10.0),
         "sfa p=1": (0.2, 0.85, 5.0),
@@ -110,11 +110,11 @@ def made(folder: Path) -> Runs:
 
 
 def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
-    runs = made(tmp_path)
+    runs = write_runs(tmp_path)
     assert claims.forgets(runs)[0].values == pytest.approx([0.05, 0.06])
-    kept, gained = claims.keeps(runs)
-    assert kept.values == pytest.approx([0.65 / 0.75 - 0.6, 0.66 / 0.75 - 0.6])
-    assert gained.values == pytest.approx([0.44 / 0.6 - 0.8, 0.45 / 0.59 - 0.8])
+    retained, learned = claims.keeps(runs)
+    assert retained.values == pytest.approx([0.65 / 0.75 - 0.6, 0.66 / 0.75 - 0.6])
+    assert learned.values == pytest.approx([0.44 / 0.6 - 0.8, 0.45 / 0.59 - 0.8])
     rise, fall = claims.is_monotone(runs)
     assert "p=0.25 to 0.1" in rise.what and rise.values == pytest.approx([0.05, 0.05])
     assert "p=0.5 to 0.25" in fall.what and fall.values == pytest.approx([0.01, 0.01])
@@ -133,7 +133,7 @@ def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
 
 
 def test_every_claim_finds_its_runs_in_its_sweep() -> None:
-    """The labels that the claims ask for are those that the sweeps' files expand to."""
+    """The sweeps' files expand to the labels that the claims use."""
     names = {claim.sweep for claim in CLAIMS.values() if claim.sweep is not None}
     labels = {
         name: {run.label for run in read(SWEEPS / f"{name}.yaml", ["seeds=[1]", "dry_run=true"])} for name in names
@@ -150,10 +150,10 @@ def test_every_claim_finds_its_runs_in_its_sweep() -> None:
 def test_the_identities_hold_and_mnist_is_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Claim 10 on two steps of a run of each method, claim 12 whole."""
+    """Claim 10 on two steps of a run of each method, and all of claim 12."""
     text = "runs: [{method: sfa, sfa.every: 1ba, sfa.beta: [0.1, 0.9]}, {method: l2}, {method: ewc, ewc.strength: 1}]"
     (tmp_path / "mnist.yaml").write_text(f"config: {SWEEPS.parent / 'mnist.yaml'}\n{text}\n")
-    monkeypatch.setattr(claims, "SWEEPS", tmp_path)
+    monkeypatch.setattr(command, "SWEEPS", tmp_path)
     small = ["train.max_duration=2ba", "eval.limit=20", f"save_folder={tmp_path}"]
     assert command.main([*small, "--only", "10", "12", "--seeds", "3", "4", "--out", str(tmp_path / "claims.md")]) == 0
     table = re.sub(" +", " ", (tmp_path / "claims.md").read_text())  # the columns are padded

@@ -1,4 +1,4 @@
-"""Commands on what is not there, or not whole: a line that says so. And what else may lie on a terminal."""
+"""Commands on missing or incomplete files report it in one line, and print nothing unexpected to a terminal."""
 
 import json
 import os
@@ -23,7 +23,7 @@ LINE = "would be read as the number"
 
 
 def kept_run(folder: Path, **changes: Any) -> Path:
-    """A finished run of a single stage, as far as the scripts read it."""
+    """A finished run of a single stage, with what the scripts read."""
     run = folder / "runs" / "one"
     run.mkdir(parents=True, exist_ok=True)
     stage = {
@@ -45,8 +45,8 @@ def kept_run(folder: Path, **changes: Any) -> Path:
     return run
 
 
-def told(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    """What a command that failed with ``code`` said, on one line of stderr."""
+def error_line(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """The single line on stderr of a command that failed with ``code``."""
     printed = capsys.readouterr()
     assert code in (1, 2) and not printed.out and "Traceback" not in printed.err
     (line,) = printed.err.splitlines()
@@ -78,8 +78,8 @@ def test_scripts_say_what_a_run_lacks(damage: str, tmp_path: Path, capsys: pytes
         kept_run(tmp_path, evaluations=[{"after": "base"}])
         expected = f"{results}: evaluations.0 lacks evaluation, metric, value"
     for command in (compare.main, curves.main):
-        assert expected in told(capsys, command([str(run)]))
-    assert expected in told(capsys, export.main([str(run), str(tmp_path / "out")]))
+        assert expected in error_line(capsys, command([str(run)]))
+    assert expected in error_line(capsys, export.main([str(run), str(tmp_path / "out")]))
     assert not (tmp_path / "out").exists()
 
 
@@ -92,22 +92,22 @@ def test_a_report_says_what_a_sweep_lacks(
     index = tmp_path / "s.json"
     if content is not None:
         index.write_text(content)
-    assert str(index) in told(capsys, report.main([str(index), "--out", str(tmp_path / "report.html")]))
-    assert str(tmp_path) in told(capsys, report.main([str(tmp_path), "--out", str(tmp_path / "report.html")]))
+    assert str(index) in error_line(capsys, report.main([str(index), "--out", str(tmp_path / "report.html")]))
+    assert str(tmp_path) in error_line(capsys, report.main([str(tmp_path), "--out", str(tmp_path / "report.html")]))
     assert not (tmp_path / "report.html").exists()
 
 
 def test_export_says_what_is_gone_and_replaces_only_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = kept_run(tmp_path)
-    assert "stages/00000000000000f0, a stage of" in told(capsys, export.main([str(run), str(tmp_path / "out")]))
+    assert "stages/00000000000000f0, a stage of" in error_line(capsys, export.main([str(run), str(tmp_path / "out")]))
     (tmp_path / "runs" / "stages" / "00000000000000f0").mkdir(parents=True)
     (tmp_path / "runs" / "stages" / "00000000000000f0" / "manifest.json").write_text('{"made": {}, "files": {}}')
-    assert "is there and is no model" in told(capsys, export.main([str(run), str(tmp_path)]))
+    assert "exists and is not a model" in error_line(capsys, export.main([str(run), str(tmp_path)]))
     assert run.is_dir()
 
 
 def usage(capsys: pytest.CaptureFixture[str], command: Any, *arguments: str) -> str:
-    """The last line of a command that argparse ends."""
+    """The last line printed by a command that argparse ends."""
     with pytest.raises(SystemExit) as ended:
         command([*arguments])
     assert ended.value.code == 2
@@ -136,11 +136,11 @@ def test_scripts_say_what_is_no_sweep_or_no_model(tmp_path: Path, capsys: pytest
     )
     of_loss = ["--tasks", "arithmetic_loss"]
     assert "is neither" in usage(capsys, evaluate.main, str(tmp_path / "none"), *of_loss)
-    assert f"the model {tmp_path} cannot be used: " in told(capsys, evaluate.main([str(tmp_path), *of_loss]))
+    assert f"the model {tmp_path} cannot be used: " in error_line(capsys, evaluate.main([str(tmp_path), *of_loss]))
 
 
 def test_commands_end_quietly_whatever_their_output_is(tmp_path: Path) -> None:
-    """Signs that the terminal lacks are escaped, and neither a reader that leaves nor a closed stdout is an error."""
+    """Characters that the terminal lacks are escaped, and neither a closed pipe nor a closed stdout is an error."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     dry = f"{sys.executable} train.py {QUICKSTART} method=sfa dry_run=true save_folder={tmp_path}"
     shown = "print('\\u03b2\\u2192\\xb1' * 99999, file=sys.%s)"
@@ -171,7 +171,7 @@ def test_the_launcher_passes_the_exit_code_on(tmp_path: Path) -> None:
 
 
 def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """lm-eval's progress bars, and folders with signs that a terminal's markup or a shell would take for theirs."""
+    """No progress bars of lm-eval; folders whose names contain markup or shell characters are printed as they are."""
     folder = tmp_path / "a b [bold] é"
     given = [
         f"save_folder='{folder}'",

@@ -319,7 +319,7 @@ def test_a_result_is_not_written_over_or_into_what_is_there(out: str, tmp_path: 
             2,
             "for dare and fisher and task_arithmetic and ties",
         ),
-        (["soup", "one", "two", "--base", "three"], 2, "--base is for dare and task_arithmetic and ties"),
+        (["soup", "one", "two", "--base", "three"], 2, "--base is only for dare and task_arithmetic and ties"),
         (["soup", "one", "none"], 2, "none holds no safetensors files"),
         (["soup", "one", "torn"], 1, "torn/model.safetensors"),
         (["task_arithmetic", "one", "--base", "one"], 2, "one is given twice"),
@@ -331,7 +331,7 @@ def test_a_result_is_not_written_over_or_into_what_is_there(out: str, tmp_path: 
         (["fisher", "one", "two", "--fishers", "one", "two", "--weights", "1", "-1"], 1, "what is not negative"),
         (["fisher", "one", "two", "--fishers", "one", "minus"], 1, "minus contains a negative value"),
         (["fisher", "one", "two", "--fishers", "one"], 2, "fisher needs as many --fishers as models"),
-        (["soup", "one", "two", "--normalize"], 2, "--normalize is for fisher"),
+        (["soup", "one", "two", "--normalize"], 2, "--normalize is only for fisher"),
     ],
 )
 def test_scripts_merge_ends_with_one_line(

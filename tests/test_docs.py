@@ -1,4 +1,4 @@
-"""What README and docs/ say of the code is so: methods, tasks, keys, commands and files that they name exist."""
+"""README and docs/ match the code: the methods, tasks, keys, commands and files that they name exist."""
 
 import re
 from pathlib import Path
@@ -38,8 +38,8 @@ def test_every_task_and_evaluation_is_named() -> None:
 
 def test_every_config_is_listed() -> None:
     listed = set(re.findall(r"`(\w+)`", TEXT["configs.md"].partition("## All keys")[0]))
-    parts = {"small", "small_t5", "glyphs_pretrain"}  # of others
-    assert {path.stem for path in (ROOT / "yamls").glob("*.yaml")} - parts <= listed
+    auxiliary = {"small", "small_t5", "glyphs_pretrain"}
+    assert {path.stem for path in (ROOT / "yamls").glob("*.yaml")} - auxiliary <= listed
 
 
 @pytest.mark.parametrize("page", TEXT)
@@ -55,10 +55,10 @@ def test_commands_and_files_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "guide.md"])
 def test_whole_configs_are_valid(page: str, tmp_path: Path) -> None:
-    whole = [text for text in blocks(page, "yaml") if "name" in yaml.safe_load(text)]
-    assert whole
+    configs = [text for text in blocks(page, "yaml") if "name" in yaml.safe_load(text)]
+    assert configs
     (tmp_path / "train.csv").write_text("text,label\na,b\n")
-    for text in whole:
+    for text in configs:
         file = tmp_path / "config.yaml"
         file.write_text(text.replace("data/next", str(tmp_path)))
         assert load(file, [], available).method == "sfa"
@@ -66,8 +66,8 @@ def test_whole_configs_are_valid(page: str, tmp_path: Path) -> None:
 
 def test_method_blocks_are_valid(tmp_path: Path) -> None:
     base = {"name": "x", "model": {"name": "EleutherAI/pythia-160m"}, "tasks": ["arithmetic", "licences"]}
-    found = [yaml.safe_load(text) for text in blocks("methods.md", "yaml")]
-    for number, block in enumerate(found):
+    examples = [yaml.safe_load(text) for text in blocks("methods.md", "yaml")]
+    for number, block in enumerate(examples):
         (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump({**base, **block}))
         assert load(tmp_path / f"{number}.yaml", [], available).method == block["method"]
-    assert len(found) >= 8
+    assert len(examples) >= 8

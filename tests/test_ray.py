@@ -1,4 +1,4 @@
-"""Who can reach a Ray that is started for a sweep."""
+"""Who can reach a Ray cluster started for a sweep."""
 
 import os
 from dataclasses import replace
@@ -16,7 +16,7 @@ MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 
 
 def test_a_local_ray_listens_on_the_loopback_interface_to_those_who_know_its_token(tmp_path: Path) -> None:
-    """While a job runs on it. gRPC methods are called as anyone could."""
+    """While a job runs on it. gRPC methods are called as any process could."""
     (stage, run), *_ = stages(expand(MNIST, [{"method": "sequential"}], [17]))
     job = Job(stage, replace(run, arguments=("--help",)), frozenset(), tmp_path / "log")
     before = listening()
@@ -24,7 +24,7 @@ def test_a_local_ray_listens_on_the_loopback_interface_to_those_who_know_its_tok
     answers: list[str] = []
 
     def ask(token: str | None) -> str:
-        import ray  # not before its environment is set
+        import ray  # only after its environment is set
 
         with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
             call = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")

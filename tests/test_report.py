@@ -75,7 +75,7 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-def test_the_report_reads_well_in_a_browser_and_asks_nothing_of_the_network(swept: Path, browser: Any) -> None:
+def test_the_report_works_in_a_browser_without_the_network(swept: Path, browser: Any) -> None:
     page = swept / "report.html"
     assert report.main([str(swept / "small.json"), "--out", str(page)]) == 0
     browser.set_window_size(1400, 900)
@@ -84,8 +84,8 @@ def test_the_report_reads_well_in_a_browser_and_asks_nothing_of_the_network(swep
     plane = "document.querySelector('.plane')"
     names = browser.execute_script(f"return {plane}.data.map(trace => trace.name)")
     assert {"sequential", "multitask", "SFA", "WiSE-FT"} <= set(names)
-    shown = browser.execute_script(f"return {plane}.data.find(trace => trace.name === 'SFA').text")
-    assert any("p=0.5" in text and "even" in text and "±" in text for text in shown)
+    texts = browser.execute_script(f"return {plane}.data.find(trace => trace.name === 'SFA').text")
+    assert any("p=0.5" in text and "even" in text and "±" in text for text in texts)
 
     def visible() -> list[Any]:
         return list(browser.execute_script(f"return {plane}._fullData.map(trace => trace.visible)"))
@@ -110,6 +110,6 @@ def test_the_report_reads_well_in_a_browser_and_asks_nothing_of_the_network(swep
         plot = browser.execute_script(f"return {plane}.getBoundingClientRect().width")
         assert 0.7 * width < plot <= width
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+    requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in requests if m["method"] == "Network.requestWillBeSent"]
     assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []

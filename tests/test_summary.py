@@ -48,7 +48,7 @@ def test_scores_list_the_highest_first_and_what_diverged_last() -> None:
     assert summary.head(labelled)[1] == "average"
 
 
-def test_the_best_of_models_trained_alone_has_the_lowest_loss() -> None:
+def test_the_best_single_task_model_has_the_lowest_loss() -> None:
     results = [
         ({"method": "sequential", f"tasks.{i}.evaluate_only": True}, [run([loss, 1.0], [1.0, 1.0])])
         for i, loss in enumerate([2.0, 1.5])
@@ -56,8 +56,10 @@ def test_the_best_of_models_trained_alone_has_the_lowest_loss() -> None:
     assert bounds(results, {"A": ["a_loss"]}) == (3.0, 1.5)
 
 
-def test_a_task_that_is_never_trained_counts_in_the_average_alone() -> None:
+def test_a_task_that_is_never_trained_counts_only_in_the_average() -> None:
     rows = [[0.1, 0.2, 0.3], [0.9, 0.2, 0.2], [0.5, 0.1, 0.8]]
-    found = summarize([[("score", value) for value in row] for row in rows], [True, False, True])
-    assert found is not None and found["average"] == pytest.approx((0.5 + 0.1 + 0.8) / 3)
-    assert found["forgetting"] == pytest.approx(0.9 - 0.5) and found["backward_transfer"] == pytest.approx(0.5 - 0.9)
+    metrics = summarize([[("score", value) for value in row] for row in rows], [True, False, True])
+    assert metrics is not None and metrics["average"] == pytest.approx((0.5 + 0.1 + 0.8) / 3)
+    assert metrics["forgetting"] == pytest.approx(0.9 - 0.5) and metrics["backward_transfer"] == pytest.approx(
+        0.5 - 0.9
+    )

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from scripts import bars, executor, sweep, tradeoff
+from scripts import executor, sweep
 from scripts.interval import half_width
-from scripts.paper.sweeps import read
+from scripts.paper import bars, tradeoff
+from scripts.paper.sweeps import PaperSweep, read
 from scripts.series import line, points_of
 from sfa.config import ConfigError
 from sfa.config.schema import Config
-from sfa.sweeps import ROW_KEYS, expand, stages
+from sfa.sweeps import expand, stages
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 SMALL = {"train.max_duration": "4ba", "eval.limit": 20}
@@ -52,7 +53,7 @@ def test_orders_of_the_tasks_are_repeats_like_seeds(tmp_path: Path) -> None:
         ("sequential", 3, (0, 1)), ("l2", 3, (0, 1)), ("sequential", 3, (1, 0)), ("l2", 3, (1, 0))]  # fmt: skip
     assert [task.name for task in runs[2].config.tasks] == ["odd", "even"]
     assert runs[2].config.name == "mnist-sequential-10-3" and len({run.config.name for run in runs}) == 8
-    # The base is shared by the orders, and nothing else: one base a seed, and of each order 2 tasks, l2's another.
+    # The orders share only the base: one base per seed, and for each order 2 tasks and another for l2.
     assert len(stages(runs)) == 2 * (1 + 2 * 3)
     with pytest.raises(ConfigError, match="order: must contain each of"):
         read(tmp_path / "small.yaml", ["orders=[[0, 0]]"])
@@ -119,19 +120,19 @@ def test_a_stage_that_fails_stops_only_what_needs_it(tmp_path: Path, capsys: pyt
         (broken / name).write_bytes(b"no digits")
     file, out = written(tmp_path, text % broken), tmp_path / "runs"
     assert sweep.main([str(file), f"save_folder={out}"]) == 1
-    found = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (out / "mnist-sequential-17" / "results.json").is_file()
-    assert found.err.count("a stage that it needs failed") == 1 and "exit code 1, log" in found.err
-    log = Path(found.err.split("log ")[1].splitlines()[0])
+    assert captured.err.count("a stage that it needs failed") == 1 and "exit code 1, log" in captured.err
+    log = Path(captured.err.split("log ")[1].splitlines()[0])
     assert "is not a complete IDX file" in log.read_text()
 
 
 def test_table_1_needs_eight_trainings(capsys: pytest.CaptureFixture[str]) -> None:
     """A loop over its rows would take 25."""
     assert sweep.main([str(MNIST.parent / "sweeps" / "table1.yaml"), "dry_run=true"]) == 0
-    shown = capsys.readouterr().out
-    assert "trainings: 8; a loop over the runs would take 25" in shown
-    assert "14 runs, 16 stages, 0 done, 16 to do" in shown
+    printed = capsys.readouterr().out
+    assert "trainings: 8; a loop over the runs would take 25" in printed
+    assert "14 runs, 16 stages, 0 done, 16 to do" in printed
 
 
 def weights(out: Path, name: str) -> dict[str, torch.Tensor]:
@@ -148,7 +149,11 @@ def test_on_ray_a_killed_worker_s_stage_goes_on_and_a_failed_one_stops_only_what
     good = "runs:\n- method: sequential\n"
     broken = f"- {{method: sequential, train.lr: 1.0e-3, 'tasks.0.source': {tmp_path / 'empty'}}}\n"
     longer = ["train.max_duration=800ba", "train.save_interval=100ba"]
-    undisturbed = [f"save_folder={tmp_path / 'undisturbed'}", "--jobs", "2"]  # that is one thread, as in a Ray worker
+    undisturbed = [
+        f"save_folder={tmp_path / 'undisturbed'}",
+        "--jobs",
+        "2",
+    ]  # one thread each, as in a Ray worker
     assert sweep.main([str(written(tmp_path, good)), *longer, *undisturbed]) == 0
     out, killed = tmp_path / "ray", []
 
@@ -164,28 +169,28 @@ def test_on_ray_a_killed_worker_s_stage_goes_on_and_a_failed_one_stops_only_what
     threading.Thread(target=kill, daemon=True).start()
     assert sweep.main([str(written(tmp_path, good + broken)), *longer, f"save_folder={out}", "--ray", "local"]) == 1
     assert len(killed) == 1
-    one, two = weights(tmp_path / "undisturbed", "mnist-sequential-17"), weights(out, "mnist-sequential-17")
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    expected, actual = weights(tmp_path / "undisturbed", "mnist-sequential-17"), weights(out, "mnist-sequential-17")
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
     failures = capsys.readouterr().err
     assert failures.count("a stage that it needs failed") == 1 and "exit code 1, log" in failures
 
 
-def test_two_sweeps_at_once_make_every_stage_once(tmp_path: Path) -> None:
-    """Both plan all stages, because none is there yet; who comes second to a stage waits and takes it."""
+def test_concurrent_sweeps_train_every_stage_once(tmp_path: Path) -> None:
+    """Both plan all stages, since none exists yet; the second to reach a stage waits for it and reuses it."""
     file, out = written(tmp_path, "runs:\n- method: [sequential, l2]\n"), tmp_path / "runs"
     command = [sys.executable, "-m", "scripts.sweep", str(file), f"save_folder={out}", "train.max_duration=60ba"]
     both = [
         subprocess.Popen([*command, "--name", name], cwd=MNIST.parent.parent, stdout=subprocess.PIPE, text=True)
-        for name in ("one", "two")
+        for name in ("first", "second")
     ]
-    told = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     assert len(list(out.glob("stages/*/manifest.json"))) == 4
-    assert all("4 of them to make" in text for text in told)
+    assert all("4 of them to make" in text for text in outputs)
     logs = [file.read_text() for file in (out / "logs").glob("*.log")]
     assert sorted(text.count("  60/60  ") for text in logs if "60/60" in text) == [1, 1, 1]
-    one, two = (json.loads((out / f"{name}.json").read_text())["runs"] for name in ("one", "two"))
-    assert one == two and all((out / run["name"] / "results.json").is_file() for run in one)
+    first, second = (json.loads((out / f"{name}.json").read_text())["runs"] for name in ("first", "second"))
+    assert first == second and all((out / run["name"] / "results.json").is_file() for run in first)
 
 
 def test_stages_on_several_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,14 +198,14 @@ def test_stages_on_several_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert executor.composer(1, at_once=3) == []
     assert executor.composer(2, at_once=3)[:2] == ["env", "OMP_NUM_THREADS=2"]
-    assert executor.composer(2)[1:] == ["-n", "2"]  # each rank takes its share by itself
+    assert executor.composer(2)[1:] == ["-n", "2"]  # each rank limits its own threads
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert executor.composer(2, at_once=3)[1:] == ["-n", "2"]
 
 
 def test_a_run_may_set_the_block_of_its_method(tmp_path: Path) -> None:
-    """Whichever way a key is written; no key of the sweep's own hides one of the config."""
-    assert not {*ROW_KEYS} & {*Config.model_fields}
+    """In either notation; no key of a sweep shadows one of the config."""
+    assert not {*PaperSweep.row_keys} & {*Config.model_fields}
     text = (
         "runs:\n- {method: l2, l2: {strength: 0.5}}\n- {method: l2, l2: {strength: [0.7, 0.9], anchor_device: cpu}}\n"
     )
@@ -231,7 +236,7 @@ def test_an_overridden_seed_is_an_error(tmp_path: Path) -> None:
         read(written(tmp_path, "runs: [{method: l2}]\n"), ["seed=5"])
 
 
-def test_runs_whose_labels_differ_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_whose_labels_differ_have_separate_folders(tmp_path: Path) -> None:
     text = "runs:\n- {method: ties, ties.scale: [1, -1]}\n- {method: l1, loggers.file.filename: [é, è, e]}\n"
     names = [run.config.name for run in read(written(tmp_path, text))]
     assert len(set(names)) == 5 and names[0] == "mnist-ties-scale-1-17"
@@ -241,10 +246,10 @@ def test_runs_whose_labels_differ_have_folders_of_their_own(tmp_path: Path) -> N
     assert len({run.config.name for run in runs}) == 2
 
 
-def test_stages_at_once_share_fisher_information(tmp_path: Path) -> None:
-    """Two strengths of EWC take it at the same weights, at the same time."""
+def test_concurrent_stages_share_fisher_information(tmp_path: Path) -> None:
+    """Several strengths of EWC compute it at the same weights, at the same time."""
     text = "runs:\n- {method: ewc, ewc.strength: [1, 2, 3, 4]}\n"
-    given = [str(written(tmp_path, text)), f"save_folder={tmp_path / 'runs'}", "ewc.examples=200", "--jobs", "4"]
-    assert sweep.main(given) == 0
+    arguments = [str(written(tmp_path, text)), f"save_folder={tmp_path / 'runs'}", "ewc.examples=200", "--jobs", "4"]
+    assert sweep.main(arguments) == 0
     assert len(list((tmp_path / "runs").glob("stages/*/fisher-*"))) == 1
     assert len(list((tmp_path / "runs").glob("stages/*/manifest.json"))) == 1 + 1 + 4

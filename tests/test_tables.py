@@ -1,4 +1,4 @@
-"""The paper's tables: every number of theirs is in the project, and ours stand beside them."""
+"""The paper's tables: each of its numbers is in the project, and ours are next to them."""
 
 import csv
 import io
@@ -42,32 +42,32 @@ def test_every_table_of_the_paper_is_a_sweep(path: Path) -> None:
 
 
 def test_some_numbers_of_the_paper() -> None:
-    """Read off its pages again."""
+    """Read from its pages independently."""
     by_name = {path.stem: {row.name: row.paper for row in tables.load(path).rows} for path in SWEEPS}
-    one = by_name["table1"]
-    assert one["Math → Law (p=0.25)"] == {
+    table1 = by_name["table1"]
+    assert table1["Math → Law (p=0.25)"] == {
         "casehold": 0.67,
         "tos": 0.87,
         "overruling": 0.49,
         "gsm8k": 0.31,
         tables.L2: 24.16,
     }
-    assert one["rehearsal 10 %"][tables.L2] == 82.21 and one["original"]["tos"] == 0.85
+    assert table1["rehearsal 10 %"][tables.L2] == 82.21 and table1["original"]["tos"] == 0.85
     assert by_name["table3"]["TIES"]["gsm8k"] == 0.014 and by_name["table4"]["rehearsal 5 %"]["gsm8k"] == 0.41
     assert by_name["table6"]["Code → Math (p=0.25)"] == {"humaneval": 0.22, "gsm8k": 0.36}
     assert by_name["table7"]["Math → Code → Law (p=0.25)"]["humaneval"] == 0.0012
 
 
-def test_our_numbers_stand_beside_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_our_numbers_are_next_to_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "sweeps"
     folder.mkdir()
     text = TABLE.format(config=YAMLS / "mnist.yaml")
     (folder / "mine.yaml").write_text("".join(line for line in text.splitlines(keepends=True) if "never" not in line))
-    given = [str(folder / "mine.yaml"), f"save_folder={tmp_path / 'runs'}"]
-    assert sweep.main([*given, "--jobs", "2"]) == 0
+    arguments = [str(folder / "mine.yaml"), f"save_folder={tmp_path / 'runs'}"]
+    assert sweep.main([*arguments, "--jobs", "2"]) == 0
     (folder / "mine.yaml").write_text(text)
     capsys.readouterr()
-    assert command.main([*given, "--format", "csv"]) == 0
+    assert command.main([*arguments, "--format", "csv"]) == 0
     lines = {line[0]: line[1:] for line in csv.reader(io.StringIO(capsys.readouterr().out))}
     runs = [json.loads((tmp_path / "runs" / f"mnist-sequential-{s}" / "results.json").read_text()) for s in (3, 4)]
     final = [
@@ -89,30 +89,30 @@ def test_our_numbers_stand_beside_the_papers(tmp_path: Path, capsys: pytest.Capt
         if (row["after"], row["evaluation"]) == ("base", "odd_accuracy")
     ]
     assert lines["original"][4].startswith(f"{sum(base) / 2:.3f}")
-    assert lines["never run"] == ["0.7", "", "", "0.1", "", "", "", "", ""] + [""] * len(tables.BESIDE)
-    beside = dict(zip(lines[""][9:], lines["plain"][9:], strict=True))
+    assert lines["never run"] == ["0.7", "", "", "0.1", "", "", "", "", ""] + [""] * len(tables.DIGITS)
+    extra = dict(zip(lines[""][9:], lines["plain"][9:], strict=True))
     assert (
-        list(beside) == list(tables.BESIDE)
-        and beside["stored examples"] == "0"
-        and float(beside["peak MiB"].split()[0]) > 100
+        list(extra) == list(tables.DIGITS)
+        and extra["stored examples"] == "0"
+        and float(extra["peak MiB"].split()[0]) > 100
     )
     average = sum(run["metrics"]["average"] for run in runs) / 2
-    assert beside["average"].startswith(f"{average:.3f} ± ")
+    assert extra["average"].startswith(f"{average:.3f} ± ")
     stages = tmp_path / "runs" / "stages"
     merged = json.loads((tmp_path / "runs" / "mnist-task_arithmetic-weights-0.7-0.3-3" / "results.json").read_text())
-    one, two = (
+    first, last = (
         load_file(stages / run["stages"][i]["fingerprint"] / "model" / "model.safetensors")
         for run, i in ((merged, -1), (runs[0], 0))
     )
-    moved = float(sum(((one[name] - two[name]).double() ** 2).sum() for name in one)) ** 0.5
-    own = tables.load(folder / "mine.yaml", given[1:]).rows[3]
-    assert own.name == "half % of it" and own.ours[tables.L2][0] == pytest.approx(moved, rel=1e-6)
+    moved = float(sum(((first[name] - last[name]).double() ** 2).sum() for name in first)) ** 0.5
+    row = tables.load(folder / "mine.yaml", arguments[1:]).rows[3]
+    assert row.name == "half % of it" and row.ours[tables.L2][0] == pytest.approx(moved, rel=1e-6)
     for form, sign in (("latex", r"half \% of it & "), ("markdown", "| half % of it |"), ("text", "A table\n")):
-        assert command.main([*given, "--format", form]) == 0
+        assert command.main([*arguments, "--format", form]) == 0
         assert sign.strip() in re.sub(" +", " ", capsys.readouterr().out)  # the columns are padded
 
 
-def test_orders_count_pairs_that_the_paper_tells_apart() -> None:
+def test_orders_count_pairs_that_differ_in_the_paper() -> None:
     rows = [
         tables.Row(str(i), {"a": p}, {"a": [o]} if o is not None else {})
         for i, (p, o) in enumerate([(0.1, 1.0), (0.2, 3.0), (0.2, 5.0), (0.3, 2.0), (0.9, None)])

@@ -1,4 +1,4 @@
-"""Every config of the suite dry-runs, with the hub switched off, at full size and made small."""
+"""Every config of the suite dry-runs, offline, at full size and scaled down."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_a_dry_run_says_what_a_run_needs(name: str, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out
     unit = "images" if "split:" in text or "other_glyphs" in text else "tokens"
     assert all(word in printed for word in ("step", unit, "parameters", "memory", "disk", "evaluations: "))
-    if "models/" not in text:  # those models are made by this project's own make targets
+    if "models/" not in text:  # those models are built by make targets
         assert "unknown" not in printed
     if "method: sfa" in text:
         assert "merges at" in printed or "merges every" in printed
@@ -37,7 +37,7 @@ def test_a_header_says_how_to_start_and_on_what(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_the_numbers_of_the_paper_and_the_way_to_each_row_stand_in_the_header(name: str) -> None:
+def test_the_header_has_the_papers_numbers_and_the_overrides_of_each_row(name: str) -> None:
     header = (YAMLS / name).read_text().partition("\nname:")[0]
     assert re.search(r"Table \d", header) and "Hardware: " in header and f"yamls/{name}" in header
     rows = re.findall(r"^#   ((?:[\w.]+=\S+ )+) ", header, re.MULTILINE)
@@ -47,7 +47,7 @@ def test_the_numbers_of_the_paper_and_the_way_to_each_row_stand_in_the_header(na
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_small_yaml_makes_any_language_config_one_for_two_cores(name: str) -> None:
+def test_small_yaml_scales_any_language_config_down_to_two_cores(name: str) -> None:
     config = load(YAMLS / name, [str(YAMLS / "small.yaml"), "dry_run=true"], available)
     assert config.model.name == "models/smollm2-135m" and config.parallelism == "none"
     assert {config.train_of(task).max_duration for task in config.tasks} == {"20ba"}
@@ -72,7 +72,7 @@ def test_an_override_reaches_into_the_stream(tmp_path: Path) -> None:
     assert config.train_of(config.tasks[1]).max_duration == "7ba"
 
 
-def test_a_model_in_a_folder_is_told_by_its_content(tmp_path: Path) -> None:
+def test_a_model_in_a_folder_is_identified_by_its_content(tmp_path: Path) -> None:
     LlamaConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"one")
     override = [f"model.name={tmp_path / 'model'}"]

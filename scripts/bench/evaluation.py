@@ -1,4 +1,4 @@
-"""lm-eval on a model in the middle of its training, against its command line on the same model in a folder."""
+"""lm-eval on a model during its training, against its command line on the same model in a folder."""
 
 import json
 import shutil
@@ -32,8 +32,8 @@ BOUND = 0.7
 class Case:
     """What is scored: the model in ``folder`` on ``rows`` of each evaluation, ``batch_size`` at once.
 
-    ``rounds`` count; the ``warm_up`` before do not: none where an earlier case has brought the libraries into memory,
-    and ours the model."""
+    ``rounds`` count; the ``warm_up`` rounds before them do not, and are not needed after a case that has loaded the
+    libraries."""
 
     name: str
     folder: Path
@@ -44,17 +44,17 @@ class Case:
 
 
 def run(setup: Setup) -> list[Row]:
-    """Time of the four evaluations of law and math. Ours is what an evaluation adds to a training, the first one, which
-    reads the rows, excepted; lm-eval's is that of its command, which has to start, read the model and build the tasks.
+    """Time of the four evaluations of law and math. Ours is the time an evaluation adds to a training, except for the
+    first, which reads the rows; lm-eval's is that of its command, which must start, read the model and build the tasks.
 
     Raises:
-        Missing: the rows or the pretrained model are not there.
-        RuntimeError: the scores of the two differ, or the command failed.
+        Missing: the rows or the pretrained model were not found.
+        RuntimeError: their scores differ, or the command failed.
     """
     if setup.small:
         return [_measure(Case("random Llama", _random_model(setup, 16), 3, 2), setup)]
     if not PRETRAINED.is_dir():
-        raise Missing(f"{PRETRAINED} is not there: make {PRETRAINED}")
+        raise Missing(f"{PRETRAINED} does not exist: make {PRETRAINED}")
     return [
         _measure(Case("random Llama", _random_model(setup, 128), 50, 34), setup),
         _measure(Case("SmolLM2-135M", PRETRAINED, 12, 12, warm_up=0, rounds=2), setup),
@@ -69,7 +69,7 @@ def _measure(case: Case, setup: Setup) -> Row:
     try:
         scores = {score["evaluation"]: score["value"] for score in evaluations(model, tokenizer)}
     except SourceError as error:
-        raise Missing(f"{error}; a data folder with gsm8k, casehold, claudette_tos and overruling does") from error
+        raise Missing(f"{error}; use a data folder with gsm8k, casehold, claudette_tos and overruling") from error
     _write_tasks(evaluations, tasks)
     command = [
         str(Path(sys.executable).parent / "lm_eval"),
@@ -86,23 +86,23 @@ def _measure(case: Case, setup: Setup) -> Row:
         ours.append(time.perf_counter() - started)
 
     rounds = setup.rounds(case.rounds)
-    other = commands_in_turn({"lm_eval": command}, rounds, before, case.warm_up)["lm_eval"].seconds
-    if (theirs := _their_scores(out, case.rows)) != scores:
-        raise RuntimeError(f"the scores of {case.name} differ: {scores} here, {theirs} by the lm_eval command")
+    theirs = commands_in_turn({"lm_eval": command}, rounds, before, case.warm_up)["lm_eval"].seconds
+    if (their_scores := _their_scores(out, case.rows)) != scores:
+        raise RuntimeError(f"the scores of {case.name} differ: {scores} here, {their_scores} by the lm_eval command")
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     return Row(
         line="lm-eval during training: time added by the four law/math evals",
         case=f"{case.name}, {parameters:.1f}M parameters, {case.rows} rows each, batches of {case.batch_size}",
         against="the lm-eval command line on the saved model, same rows",
         ours=ours[-rounds:],
-        other=other,
+        other=theirs,
         bound=BOUND,
         note=f"both score {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}",
     )
 
 
 def _write_tasks(evaluations: Evaluations, folder: Path) -> None:
-    """Task files for the command line with the very rows, prompts, choices and answers that ``evaluations`` uses."""
+    """Writes task files for the command line with the same rows, prompts, choices and answers as ``evaluations``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, kind in evaluations.kinds.items():
@@ -120,29 +120,29 @@ def _write_tasks(evaluations: Evaluations, folder: Path) -> None:
 
 
 def _their_scores(out: Path, rows: int) -> dict[str, float]:
-    """What the command has written below ``out``, by evaluation.
+    """The scores that the command has written to ``out``, by evaluation.
 
     Raises:
-        RuntimeError: it has scored other than ``rows`` rows.
+        RuntimeError: it has not scored ``rows`` rows.
     """
     (file,) = out.rglob("results_*.json")
-    found: dict[str, Any] = json.loads(file.read_text())
-    if any(scored["effective"] != rows for scored in found["n-samples"].values()):
-        raise RuntimeError(f"not {rows} rows of each evaluation, but {found['n-samples']}")
+    results: dict[str, Any] = json.loads(file.read_text())
+    if any(scored["effective"] != rows for scored in results["n-samples"].values()):
+        raise RuntimeError(f"{rows} rows of each evaluation were expected, not {results['n-samples']}")
     metrics = ("acc,", "exact_match,")
     return {
         name: next(float(value) for metric, value in values.items() if metric.startswith(metrics))
-        for name, values in found["results"].items()
+        for name, values in results["results"].items()
     }
 
 
 def _random_model(setup: Setup, hidden: int) -> Path:
-    """A model of which nearly nothing is computed, so that only what comes with an evaluation takes time."""
+    """A model so small that an evaluation's time is almost all overhead."""
     folder = setup.scratch / "random"
     try:
         tokenizer = train_tokenizer(4096, [registered("law", data_folder=setup.data_folder)])
     except SourceError as error:
-        raise Missing(f"{error}; a data folder with casehold, claudette_tos and overruling does") from error
+        raise Missing(f"{error}; use a data folder with casehold, claudette_tos and overruling") from error
     end = int(tokenizer.eos_token_id)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,4 +1,4 @@
-"""The Fisher information of n examples, against one backward pass an example in a Python loop."""
+"""The Fisher information of n examples, against one backward pass per example in a Python loop."""
 
 from pathlib import Path
 
@@ -29,20 +29,20 @@ def run(setup: Setup) -> list[Row]:
             config = configs.load(Path("yamls", f"{name}.yaml"), folder, available)
         except configs.ConfigError as error:
             raise Missing(str(error)) from error
-        model, examples = _prepared(config, 6 if setup.small else count, setup.device)
-        _same(diagonal(model, examples, "empirical"), _loop(model, examples))
+        model, examples = _prepare(config, 6 if setup.small else count, setup.device)
+        _assert_same(diagonal(model, examples, "empirical"), _loop(model, examples))
         works = {
             "ours": lambda model=model, examples=examples: diagonal(model, examples, "empirical"),
             "loop": lambda model=model, examples=examples: _loop(model, examples),
         }
         taken = in_turn(works, setup.rounds(rounds))
-        against = "one backward pass an example in a Python loop"
-        told = f"{case}, {len(examples)} examples, fp32, {setup.device}"
-        rows.append(Row(LINE, told, against, taken["ours"], taken["loop"], 3.0, "at least"))
+        against = "one backward pass per example in a Python loop"
+        description = f"{case}, {len(examples)} examples, fp32, {setup.device}"
+        rows.append(Row(LINE, description, against, taken["ours"], taken["loop"], 3.0, "at least"))
     return rows
 
 
-def _prepared(config: Config, count: int, device: str) -> tuple[StageModel, list[dict[str, Tensor]]]:
+def _prepare(config: Config, count: int, device: str) -> tuple[StageModel, list[dict[str, Tensor]]]:
     model, processor = models.build(config.model, config.seed, config.family(), config.tokenizer_tasks())
     task = config.tasks[0]
     settings = config.train_of(task)
@@ -65,13 +65,13 @@ def _loop(model: StageModel, examples: list[dict[str, Tensor]]) -> dict[str, Ten
 
 
 def _unpadded(example: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A loop has no use for examples that are alike in length."""
+    """Removes the padding, which a loop does not need."""
     if "input_ids" not in example:
         return example
     length = int((example["labels"][0] >= 0).nonzero().max()) + 1
     return {key: tensor[:, :length] if tensor.ndim > 1 else tensor for key, tensor in example.items()}
 
 
-def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5 * float(tensor.max()) + 1e-10)
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-3, atol=1e-5 * float(tensor.max()) + 1e-10)

@@ -14,12 +14,12 @@ from sfa.stages.training import release
 
 LINE = "model FLOPs used on one GPU"
 SEQ_LEN, STEPS = 1024, 4
-CASES = {"Pythia-2.8B": ("adamw", 8), "Llama-2-7B": ("sgd", 4)}  # optimizer, sequences at once: what 80 GB hold
+CASES = {"Pythia-2.8B": ("adamw", 8), "Llama-2-7B": ("sgd", 4)}  # optimizer, sequences per step that fit in 80 GB
 
 
 def run(setup: Setup) -> list[Row]:
     if setup.device != "cuda" and not setup.small:
-        raise Missing("it is measured on a GPU: make bench DEVICE=cuda")
+        raise Missing("requires a GPU: make bench DEVICE=cuda")
     rows = []
     for shape, (kind, batch) in {"1M": ("adamw", 2)}.items() if setup.small else CASES.items():
         model = shapes.build(shape, setup.device)
@@ -35,17 +35,17 @@ def run(setup: Setup) -> list[Row]:
 
         works = {"ours": _training(model, kind, batch, setup.device), "card": products}
         taken = in_turn(works, setup.rounds(3))
-        done = [2.0 * size**3 * repeats / seconds for seconds in taken["card"]]
-        used = [operations / seconds / rate for seconds, rate in zip(taken["ours"], done, strict=True)]
+        card_rates = [2.0 * size**3 * repeats / seconds for seconds in taken["card"]]
+        shares = [operations / seconds / rate for seconds, rate in zip(taken["ours"], card_rates, strict=True)]
         case = f"{shape}, {batch} x {SEQ_LEN} tokens, {kind}, bf16, recomputed activations not counted"
         against = f"dense bf16 products of {size} x {size}"
-        rows.append(Row(LINE, case, against, [1 / share for share in used], [1.0] * len(used), 0.5, "at least", ""))
+        rows.append(Row(LINE, case, against, [1 / share for share in shares], [1.0] * len(shares), 0.5, "at least", ""))
     return rows
 
 
 def _operations(model: Any, sequences: int) -> float:
-    """6 a parameter and token for the products with weights, embeddings left out, and 12·d·L a layer and token for
-    attention, forward and backward."""
+    """Forward and backward: 6 operations per token and parameter other than embeddings, and 12·d·L per token and layer
+    for attention."""
     config = model.config
     weights = sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel()
     if config.tie_word_embeddings:
@@ -57,7 +57,7 @@ def _operations(model: Any, sequences: int) -> float:
 def _training(model: Any, kind: str, batch: int, device: str) -> Any:
     tokens = torch.randint(0, model.config.vocab_size, (SEQ_LEN,))
     positions, weight = torch.arange(SEQ_LEN), torch.ones(())
-    one = {"input_ids": tokens, "labels": tokens, "position_ids": positions, "weight": weight / SEQ_LEN}
+    example = {"input_ids": tokens, "labels": tokens, "position_ids": positions, "weight": weight / SEQ_LEN}
     if kind == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
     else:
@@ -67,7 +67,7 @@ def _training(model: Any, kind: str, batch: int, device: str) -> Any:
     def train() -> None:
         trainer = Trainer(
             model=stage_model,
-            train_dataloader=DataLoader([one] * STEPS * batch, batch_size=batch, collate_fn=collate),  # type: ignore[arg-type]
+            train_dataloader=DataLoader([example] * STEPS * batch, batch_size=batch, collate_fn=collate),  # type: ignore[arg-type]
             max_duration=f"{STEPS}ba",
             optimizers=optimizer,
             precision="amp_bf16" if device == "cuda" else "fp32",

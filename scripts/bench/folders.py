@@ -19,9 +19,9 @@ LINE = "merges of two models from folder to folder"
 ROUNDS = {"135M": 2, "1B": 1}
 WEIGHTS, DENSITY = (0.6, 0.3), 0.2
 
-# mergekit's own defaults but for the tokenizer, which random models do not have. Of its other options, --lazy-unpickle
-# is for pickles, and safetensors are mapped anyway; --async-write writes the one shard in another thread and then waits
-# for it; smaller shards would make another output than ours.
+# mergekit's defaults, except for the tokenizer, which random models do not have. Of its other options, --lazy-unpickle
+# is for pickles; --async-write writes the single shard in another thread and waits for it; smaller shards would
+# make the output differ from ours.
 OPTIONS = ("--no-copy-tokenizer", "--quiet")
 
 
@@ -30,15 +30,15 @@ def run(setup: Setup) -> list[Row]:
 
     Raises:
         Missing: a command is not installed.
-        RuntimeError: a command failed, or the merged models differ where they may not.
+        RuntimeError: a command failed, or the merged models differ unexpectedly.
     """
     tool = Path(sys.executable).with_name("mergekit-yaml")
     if not tool.is_file():
-        raise Missing("mergekit-yaml is not beside this Python: make setup")
+        raise Missing("mergekit-yaml is not installed with this Python: make setup")
     rows = []
     for size, rounds in ({"1M": 2} if setup.small else ROUNDS).items():
         root = setup.scratch / f"folders-{size}"
-        models = [root / name for name in ("base", "one", "two")]
+        models = [root / name for name in ("base", "first", "second")]
         for number, folder in enumerate(models):
             _write_model(folder, LlamaConfig(**LLAMA[size], tie_word_embeddings=True), number, models[0])
         for method in ("linear", "task_arithmetic", "ties"):
@@ -56,7 +56,7 @@ def _compare(method: str, size: str, models: list[Path], root: Path, tool: str, 
         "mergekit-yaml": [tool, str(recipe), str(out["mergekit-yaml"]), *OPTIONS],
     }
     taken = commands_in_turn(commands, rounds, lambda name: shutil.rmtree(out[name], ignore_errors=True), warm_up=0)
-    share = _share_that_differs(*out.values())
+    share = _share_of_differences(*out.values())
     if method != "ties" and share:
         raise RuntimeError(f"{method} of {size}: {share:.2%} of the merged weights differ by more than 1e-6")
     note = ""
@@ -66,7 +66,10 @@ def _compare(method: str, size: str, models: list[Path], root: Path, tool: str, 
         )
     for folder in out.values():
         shutil.rmtree(folder)
-    values: dict[str, Callable[[Commands], list[float]]] = {"s": lambda own: own.seconds, "B": lambda own: own.peak}
+    values: dict[str, Callable[[Commands], list[float]]] = {
+        "s": lambda taken: taken.seconds,
+        "B": lambda taken: taken.peak,
+    }
     return [
         Row(
             LINE,
@@ -92,11 +95,11 @@ def _ours(method: str, base: str, *models: str) -> list[str]:
 
 
 def _recipe(method: str, base: Path, *models: Path) -> dict[str, Any]:
-    """mergekit's YAML for what :func:`_ours` asks for."""
-    own: Mapping[str, Any] = {"density": DENSITY} if method == "ties" else {}
+    """mergekit's YAML for the same merge as :func:`_ours`."""
+    parameters: Mapping[str, Any] = {"density": DENSITY} if method == "ties" else {}
     weights = (1.0, 1.0) if method == "linear" else WEIGHTS
     merged = [
-        {"model": str(model), "parameters": {"weight": weight, **own}}
+        {"model": str(model), "parameters": {"weight": weight, **parameters}}
         for model, weight in zip(models, weights, strict=True)
     ]
     recipe = {"merge_method": method, "models": merged, "dtype": "float32", "out_dtype": "float32"}
@@ -104,11 +107,11 @@ def _recipe(method: str, base: Path, *models: Path) -> dict[str, Any]:
 
 
 def _write_model(folder: Path, config: LlamaConfig, number: int, base: Path) -> None:
-    """A folder of random float32 weights: the base if ``number`` is 0, else one that is moved from it."""
+    """Writes a model of random float32 weights: the base if ``number`` is 0, else the base plus noise."""
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
     with torch.device("meta"):
-        parameters = dict(LlamaForCausalLM(config).named_parameters())  # tied ones once
+        parameters = dict(LlamaForCausalLM(config).named_parameters())  # tied ones only once
     generator = torch.Generator().manual_seed(number)
     started = locations(base) if number else {}
 
@@ -116,23 +119,23 @@ def _write_model(folder: Path, config: LlamaConfig, number: int, base: Path) -> 
         noise = torch.randn(parameters[name].shape, generator=generator)
         yield read(started[name], name).add(noise, alpha=0.001) if number else noise.mul_(0.02)
 
-    write(folder / "model.safetensors", {name: tuple(one.shape) for name, one in parameters.items()}, weights)
+    write(folder / "model.safetensors", {name: tuple(p.shape) for name, p in parameters.items()}, weights)
 
 
-def _share_that_differs(ours: Path, other: Path) -> float:
-    """Of entries, by more than 1e-6 of the largest of their tensor.
+def _share_of_differences(ours: Path, other: Path) -> float:
+    """The share of entries that differ by more than 1e-6 of the largest in their tensor.
 
     Raises:
-        RuntimeError: the models have other tensors, or one is not finite.
+        RuntimeError: the models have different tensors, or one is not finite.
     """
-    mine, its = locations(ours), locations(other)
-    if mine.keys() != its.keys():
-        raise RuntimeError(f"only one of the merged models has {sorted(mine.keys() ^ its.keys())[:3]}")
+    our_files, other_files = locations(ours), locations(other)
+    if our_files.keys() != other_files.keys():
+        raise RuntimeError(f"only one of the merged models has {sorted(our_files.keys() ^ other_files.keys())[:3]}")
     count = total = 0
-    for name, file in mine.items():
-        one, two = read(file, name), read(its[name], name)
-        if not one.isfinite().all():
+    for name, file in our_files.items():
+        a, b = read(file, name), read(other_files[name], name)
+        if not a.isfinite().all():
             raise RuntimeError(f"{name} is not finite in {ours}")
-        count += int(((one - two).abs() > 1e-6 * two.abs().max()).sum())
-        total += one.numel()
+        count += int(((a - b).abs() > 1e-6 * b.abs().max()).sum())
+        total += a.numel()
     return count / total

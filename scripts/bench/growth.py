@@ -38,16 +38,16 @@ def run(setup: Setup) -> list[Row]:
 
 
 def _over_the_stream(setup: Setup) -> list[Row]:
-    """The last stages of a stream over its first ones: seconds, and what the process has to itself."""
+    """The last stages of a stream relative to its first: seconds, and unshared memory of the process."""
     rows = []
     for length in (4,) if setup.small else (5, 20, 50):
         seconds, memory = _stages(setup.scratch / f"stream{length}", length, 4 if setup.small else 10)
-        part = max(1, (length - 1) // 4)  # the first stage has no anchor and warms up
-        case = f"SFA, a stream of {length}: the last {part} stages"
-        for what, found, unit in (("seconds", seconds, "s"), ("memory", memory, "B")):
-            against = f"the first {part} after the first stage"
-            first, last = found[1 : 1 + part], found[-part:]
-            rows.append(Row(STREAM, f"{case}, {what}", against, last, first, None if part < 4 else 1.05, unit=unit))
+        count = max(1, (length - 1) // 4)  # the first stage has no anchor and is a warm-up
+        case = f"SFA, a stream of {length}: the last {count} stages"
+        for what, values, unit in (("seconds", seconds, "s"), ("memory", memory, "B")):
+            against = f"the first {count} after the first stage"
+            first, last = values[1 : 1 + count], values[-count:]
+            rows.append(Row(STREAM, f"{case}, {what}", against, last, first, None if count < 4 else 1.05, unit=unit))
     return rows
 
 
@@ -56,30 +56,30 @@ def _stages(folder: Path, length: int, steps: int) -> tuple[list[float], list[fl
     config = configs.load(_stream(folder, length, steps), [f"save_folder={folder / 'runs'}"], available)
     context = Context.of(config, evaluator(config), Console(quiet=True))
     seconds, memory, process = [], [], psutil.Process()
-    for part in topological_order(plan(config))[1:]:
-        if part.parent is not None and part.parent.parent is None:
-            stage.make(part.parent, context)
+    for planned in topological_order(plan(config))[1:]:
+        if planned.parent is not None and planned.parent.parent is None:
+            stage.make(planned.parent, context)
         start = time.perf_counter()
-        stage.make(part, context)
+        stage.make(planned, context)
         seconds.append(time.perf_counter() - start)
         gc.collect()
-        held = process.memory_info()
-        memory.append(float(held.rss - held.shared))
+        usage = process.memory_info()
+        memory.append(float(usage.rss - usage.shared))
     shutil.rmtree(folder)
     return seconds, memory
 
 
 def _stream(folder: Path, length: int, steps: int) -> Path:
-    """A config of ``length`` tasks for the quickstart's model, each 300 rows of arithmetic drawn with its number."""
+    """A config of ``length`` tasks for the quickstart's model, each 300 rows of arithmetic, its index the seed."""
     rows = registered("arithmetic").rows("train")
     tasks = []
     for k in range(length):
-        place = folder / f"task{k:02d}"
-        place.mkdir(parents=True)
-        part = random.Random(k).sample(rows, 340)
-        for split, chosen in (("train", part[40:]), ("test", part[:40])):
-            (place / f"{split}.jsonl").write_text("".join(f"{json.dumps(dict(row))}\n" for row in chosen))
-        tasks.append({"name": place.name, "source": str(place), "prompt": "{prompt}", "response": "{response}"})
+        data = folder / f"task{k:02d}"
+        data.mkdir(parents=True)
+        sample = random.Random(k).sample(rows, 340)
+        for split, selected in (("train", sample[40:]), ("test", sample[:40])):
+            (data / f"{split}.jsonl").write_text("".join(f"{json.dumps(dict(row))}\n" for row in selected))
+        tasks.append({"name": data.name, "source": str(data), "prompt": "{prompt}", "response": "{response}"})
     content = yaml.safe_load(Path("yamls/quickstart.yaml").read_text())
     content |= {"tasks": tasks, "loggers": {}, "trial_duration": f"{steps}ba"}
     content["eval"] |= {"tasks": [], "interval": None}
@@ -88,18 +88,18 @@ def _stream(folder: Path, length: int, steps: int) -> Path:
 
 
 def _over_the_parameters(setup: Setup) -> list[Row]:
-    """The time of a merge a parameter of a rank, which is flat if the time is proportional to them, and the exponent of
-    a power law through all that are too large for a cache."""
+    """A merge's time per parameter of a rank, constant if the time is proportional to them, and the exponent of a power
+    law through the sizes that exceed the cache."""
     rows, sizes, times = [], [], []
     names = ["1M", "10M"] if setup.small else ["1M", "10M", "135M", "1B"]
     for count in (1,) if setup.device == "cuda" else (1, 2):
-        given: dict[str, Any] = {"names": names, "device": setup.device, "rounds": setup.rounds(9)}
-        for name, (parameters, seconds) in on_ranks(count, "scripts.bench.growth:merging", threads=1, **given)[
+        arguments: dict[str, Any] = {"names": names, "device": setup.device, "rounds": setup.rounds(9)}
+        for name, (parameters, seconds) in on_ranks(count, "scripts.bench.growth:merging", threads=1, **arguments)[
             0
         ].items():
-            each = [taken / parameters * 1e9 for taken in seconds]
+            per_parameter = [taken / parameters * 1e9 for taken in seconds]
             case = f"{name} on {count} rank" + ("s" if count > 1 else "") + ", one thread each"
-            rows.append(Row(MERGE, case, "", each, (), unit="ns a parameter of a rank"))
+            rows.append(Row(MERGE, case, "", per_parameter, (), unit="ns a parameter of a rank"))
             if name != "1M":
                 sizes.append(parameters)
                 times.append(statistics.median(seconds))
@@ -108,21 +108,21 @@ def _over_the_parameters(setup: Setup) -> list[Row]:
 
 
 def merging(names: list[str], device: str, rounds: int) -> dict[str, tuple[int, list[float]]]:
-    """Of each shape, this rank's share of the parameters, and seconds of its merge."""
-    found = {}
+    """By shape, this rank's number of parameters and the seconds of a merge."""
+    by_shape = {}
     for name in names:
         model = shapes.build(name, device)
         if dist.get_world_size() > 1:
-            for block in model.model.layers:
-                fully_shard(block)
+            for layer in model.model.layers:
+                fully_shard(layer)
             fully_shard(model)
         shards = trained_shards(model)
         anchor = Anchor(shards, "device")
 
-        def together(anchor: Anchor = anchor, shards: dict[str, Tensor] = shards) -> None:
+        def merge(anchor: Anchor = anchor, shards: dict[str, Tensor] = shards) -> None:
             anchor.merge_into(shards, 0.5)
             dist.barrier()
 
         count = sum(shard.numel() for shard in shards.values())
-        found[name] = count, in_turn({"merge": together}, rounds, warm_up=2)["merge"]
-    return found
+        by_shape[name] = count, in_turn({"merge": merge}, rounds, warm_up=2)["merge"]
+    return by_shape

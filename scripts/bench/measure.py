@@ -1,4 +1,4 @@
-"""Measures the same work done by ours and by another, in turn, again and again: only ratios of one series count."""
+"""Measures the same work done by our code and by another tool, alternately; only ratios within a series are used."""
 
 import ctypes
 import gc
@@ -24,13 +24,13 @@ from sfa.errors import SFAError
 
 @dataclass(frozen=True)
 class Setup:
-    """What the lines are measured on.
+    """Settings of a measurement.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
         data_folder: local copies of hub data sets, as in a config; ``None``: the hub.
-        scratch: an empty folder for models, runs and checkpoints; it is removed at the end.
-        small: sizes and rounds that only try the code out; what comes out says nothing.
+        scratch: an empty folder for models, runs and checkpoints; removed at the end.
+        small: minimal sizes and rounds to test the code; the numbers are meaningless.
     """
 
     device: str
@@ -39,19 +39,19 @@ class Setup:
     small: bool = False
 
     def rounds(self, wanted: int) -> int:
-        """How often to measure: ``wanted`` times, twice if only the code is tried out."""
+        """How often to measure: ``wanted`` times, or twice for a ``small`` setup."""
         return 2 if self.small else wanted
 
 
 class Medians(TypedDict):
-    """Of both sides; ``other`` is ``None`` where nothing is compared."""
+    """Medians of both sides; ``other`` is ``None`` if nothing is compared."""
 
     ours: float
     other: float | None
 
 
 class Ratio(TypedDict):
-    """Of the rounds."""
+    """The ratio over the rounds."""
 
     median: float
     low: float
@@ -59,7 +59,7 @@ class Ratio(TypedDict):
 
 
 class RowRecord(TypedDict):
-    """A row in ``bench.json``: what :class:`Row` holds, and what it comes to."""
+    """A row in ``bench.json``: the fields of :class:`Row` and its results."""
 
     line: str
     case: str
@@ -77,7 +77,7 @@ class RowRecord(TypedDict):
 
 
 class Outcome(TypedDict, total=False):
-    """The rows of a line, or why it was not measured."""
+    """The rows of a line, or the reason it was not measured."""
 
     rows: list[RowRecord]
     missing: str
@@ -91,7 +91,7 @@ class LineRecord(Outcome):
 
 
 class HardwareRecord(TypedDict):
-    """What was measured on one machine or GPU."""
+    """All lines measured on one machine or GPU."""
 
     device: str
     lines: dict[str, LineRecord]
@@ -100,18 +100,18 @@ class HardwareRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. Each round measured both, so ``ours[i]`` and ``other[i]`` belong together.
+    """One comparison. Each round measures both sides, so ``ours[i]`` and ``other[i]`` belong together.
 
     Attributes:
-        line: of the benchmark.
-        case: what exactly was measured.
+        line: the line of the benchmark.
+        case: what was measured.
         against: what ``other`` is.
-        ours: a number a round.
-        other: a number a round; empty where nothing is compared, and the bound is one on ``ours``.
-        bound: what the ratio is to reach; ``None``: it is told only.
-        sense: ``at most`` bounds ours/other, ``at least`` other/ours, how much faster or smaller ours is.
+        ours: one number per round.
+        other: one number per round; empty if nothing is compared, and ``bound`` is then a bound on ``ours``.
+        bound: of the ratio; ``None``: the ratio is only reported.
+        sense: ``at most`` bounds ours/other; ``at least`` bounds other/ours, how much faster or smaller ours is.
         unit: of ``ours`` and ``other``.
-        note: what a reader must know beside it.
+        note: a remark for readers.
     """
 
     line: str
@@ -126,11 +126,11 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Of each round, as ``sense`` says; of ours alone where nothing is compared."""
+        """One ratio per round, in the direction of ``sense``; ``ours`` itself if nothing is compared."""
         if not self.other:
             return list(self.ours)
-        pairs = list(zip(self.ours, self.other, strict=True))
-        return [mine / its for mine, its in pairs] if self.sense == "at most" else [its / mine for mine, its in pairs]
+        rounds = list(zip(self.ours, self.other, strict=True))
+        return [a / b for a, b in rounds] if self.sense == "at most" else [b / a for a, b in rounds]
 
     @property
     def ratio(self) -> float:
@@ -138,13 +138,13 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the median ratio keeps the bound."""
+        """Whether the median ratio meets the bound."""
         if self.bound is None:
             return None
         return self.ratio <= self.bound if self.sense == "at most" else self.ratio >= self.bound
 
     def record(self) -> RowRecord:
-        """For ``bench.json``."""
+        """The row in ``bench.json``."""
         return {
             "line": self.line,
             "case": self.case,
@@ -166,12 +166,12 @@ class Row:
 
 
 class Missing(SFAError):
-    """Something that a line needs is not there; the message says what, and how to get it."""
+    """A line cannot be measured because something is missing; the message says what, and how to get it."""
 
 
 def in_turn(works: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each call, all of ``works`` once a round, by the clock of ``torch.utils.benchmark``, which waits for a
-    GPU. Every other round goes backwards, so that none gains by its place. ``warm_up`` rounds before do not count."""
+    """Seconds of each call by the clock of ``torch.utils.benchmark``, which synchronizes the GPU. Each round calls all
+    ``works``, every other round in reverse order, so that none has an advantage. ``warm_up`` rounds are not counted."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(-warm_up, rounds):
         for name in list(works)[:: -1 if number % 2 else 1]:
@@ -185,7 +185,7 @@ def in_turn(works: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 
 
 @dataclass
 class Commands:
-    """What commands took: seconds of wall time by hyperfine, and peak resident bytes by ``/usr/bin/time``."""
+    """Costs of a command: seconds of wall time by hyperfine, and peak resident bytes by ``/usr/bin/time``."""
 
     seconds: list[float] = field(default_factory=list)
     peak: list[float] = field(default_factory=list)
@@ -194,17 +194,17 @@ class Commands:
 def commands_in_turn(
     commands: Mapping[str, Sequence[str]], rounds: int, before: Callable[[str], Any] | None = None, warm_up: int = 1
 ) -> dict[str, Commands]:
-    """Runs all of ``commands`` once a round, each by hyperfine.
+    """Runs all of ``commands`` once per round, each under hyperfine.
 
     Args:
         commands: words of each command.
-        rounds: that count.
-        before: is told which command comes, before each.
-        warm_up: rounds that do not count, so that files lie in memory for all.
+        rounds: number of rounds.
+        before: called with a command's name before it runs.
+        warm_up: rounds that are not counted, so that files are cached for all.
 
     Raises:
         Missing: hyperfine or GNU time is not installed.
-        RuntimeError: a command failed; holds the end of what it printed.
+        RuntimeError: a command failed; the message ends with its output.
     """
     taken = {name: Commands() for name in commands}
     for number in range(-warm_up, rounds):
@@ -226,30 +226,30 @@ def _command(command: Sequence[str]) -> tuple[float, float]:
         if not all(map(shutil.which, ("hyperfine", "/usr/bin/time"))):
             raise Missing("hyperfine or GNU time is not installed: apt-get install hyperfine time")
         call = [*tool, f"--output={printed}", shlex.join(measured)]
-        done = subprocess.run(call, check=False, capture_output=True, text=True)
-        if done.returncode:
+        process = subprocess.run(call, check=False, capture_output=True, text=True)
+        if process.returncode:
             tail = printed.read_text()[-2000:] if printed.is_file() else ""
-            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-1000:]}{tail}")
-        found = re.search(r"Maximum resident set size \(kbytes\): (\d+)", memory.read_text())
-        assert found is not None, "GNU time writes it"
-        return float(json.loads(times.read_text())["results"][0]["times"][0]), 1024.0 * int(found[1])
+            raise RuntimeError(f"{' '.join(command)} failed: {process.stderr[-1000:]}{tail}")
+        match = re.search(r"Maximum resident set size \(kbytes\): (\d+)", memory.read_text())
+        assert match is not None, "GNU time always writes it"
+        return float(json.loads(times.read_text())["results"][0]["times"][0]), 1024.0 * int(match[1])
 
 
 def resident() -> float:
-    """Bytes of host memory that this process holds."""
+    """Bytes of host memory held by this process."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # gives back what is free, which would hide what is taken next
+    ctypes.CDLL(None).malloc_trim(0)  # returns free memory, which would hide the next allocations
     return float(psutil.Process().memory_info().rss)
 
 
 def held() -> float:
-    """Bytes that this process holds: on the GPU, or resident where there is none."""
-    found = resident()
-    return float(torch.cuda.memory_allocated()) if torch.cuda.is_available() else found
+    """Bytes held by this process: on the GPU, or resident if there is none."""
+    in_memory = resident()
+    return float(torch.cuda.memory_allocated()) if torch.cuda.is_available() else in_memory
 
 
 def peak(work: Callable[[], Any]) -> float:
-    """Bytes that a call takes at its peak, beside what is held."""
+    """Peak bytes of a call beyond what is already held."""
     held()
     machine.reset_peak()
     before = machine.peak()

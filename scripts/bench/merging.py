@@ -1,4 +1,4 @@
-"""One SFA merge against one flat ``lerp_`` of the same bytes, which is the memory's limit, and Composer's EMA."""
+"""One SFA merge against one flat ``lerp_`` of the same bytes, the limit of the memory bandwidth, and Composer's EMA."""
 
 import copy
 from typing import Any
@@ -28,11 +28,11 @@ def _against_flat(shape: str, model: Any, setup: Setup) -> list[Row]:
     shards = trained_shards(model)
     size = sum(shard.numel() for shard in shards.values())
     theta, theta_o = (torch.randn(size, device=setup.device) for _ in range(2))
-    beside = Anchor(shards, "device")
+    anchor = Anchor(shards, "device")
     works = {
         "flat": lambda: theta.lerp_(theta_o, BETA),
-        "merge": lambda: beside.merge_into(trained_shards(model), BETA),
-        "measured": lambda: beside.measure_and_merge(trained_shards(model), BETA),
+        "merge": lambda: anchor.merge_into(trained_shards(model), BETA),
+        "measured": lambda: anchor.measure_and_merge(trained_shards(model), BETA),
     }
     taken = in_turn(works, setup.rounds(15))
     case = f"{shape}, {len(shards)} tensors, fp32, {setup.device}"
@@ -48,11 +48,11 @@ def _against_flat(shape: str, model: Any, setup: Setup) -> list[Row]:
 
 def _over_the_bus(case: str, model: Any, shards: dict[str, Tensor], theta: Tensor, setup: Setup) -> list[Row]:
     pinned = torch.empty(len(theta), pin_memory=True).copy_(theta)
-    far = Anchor(shards, "cpu")
+    anchor = Anchor(shards, "cpu")
     works = {
         "bus": lambda: theta.copy_(pinned, non_blocking=True),
-        "merge": lambda: far.merge_into(trained_shards(model), BETA),
-        "measured": lambda: far.measure_and_merge(trained_shards(model), BETA),
+        "merge": lambda: anchor.merge_into(trained_shards(model), BETA),
+        "measured": lambda: anchor.measure_and_merge(trained_shards(model), BETA),
     }
     taken = in_turn(works, setup.rounds(15))
     case, against = f"{case}, θ_o in pinned host memory", "one flat copy of the same bytes to the GPU"

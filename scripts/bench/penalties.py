@@ -25,7 +25,7 @@ def run(setup: Setup) -> list[Row]:
             parameter.grad = torch.zeros_like(parameter)
         theirs = _avalanche(model, setup.device)
         works: dict[str, Callable[[], Any]] = {"l2": _ours("l2", model), "ewc": _ours("ewc", model), "other": theirs}
-        _same_gradient(model, works["ewc"], theirs)
+        _assert_same_gradient(model, works["ewc"], theirs)
         taken = in_turn(works, setup.rounds(9))
         peaks = {name: peak(work) for name, work in works.items()}
         against = "Avalanche's EWCPlugin, its penalty and the backward pass of it"
@@ -48,14 +48,14 @@ def _ours(kind: Kind, model: Any) -> Callable[[], None]:
 
 
 def _avalanche(model: Any, device: str) -> Callable[[], None]:
-    """Its plugin in the middle of a second task; all that it asks of a training is this much."""
+    """Its plugin during a second task, with the few attributes of a training that it uses."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from avalanche.training.plugins.ewc import EWCPlugin
             from avalanche.training.utils import copy_params_dict
     except ModuleNotFoundError as error:
-        raise Missing(f"{error}: make bench installs what ours is compared with") from error
+        raise Missing(f"{error}: make bench installs the packages to compare with") from error
     plugin = EWCPlugin(ewc_lambda=STRENGTH)
     plugin.saved_params[0], plugin.importances[0] = copy_params_dict(model), copy_params_dict(model)
     for saved, importance in zip(plugin.saved_params[0].values(), plugin.importances[0].values(), strict=True):
@@ -71,12 +71,12 @@ def _avalanche(model: Any, device: str) -> Callable[[], None]:
     return penalize
 
 
-def _same_gradient(model: Any, ours: Callable[[], None], theirs: Callable[[], None]) -> None:
-    found: list[dict[str, Tensor]] = []
+def _assert_same_gradient(model: Any, ours: Callable[[], None], theirs: Callable[[], None]) -> None:
+    gradients: list[dict[str, Tensor]] = []
     for work in (ours, theirs):
         for parameter in model.parameters():
             parameter.grad.zero_()
         work()
-        found.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(gradient, found[1][name], rtol=1e-4, atol=1e-7)
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-7)

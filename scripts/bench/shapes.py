@@ -1,4 +1,4 @@
-"""Models by their shape alone, with random weights."""
+"""Models of given shapes with random weights."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ NEOX: dict[str, dict[str, Any]] = {
 
 
 def build(shape: str, device: str = "cpu", **changes: Any) -> Any:
-    """A float32 causal language model of a shape; ``changes`` are to its configuration."""
+    """A float32 causal language model of a shape; ``changes`` override its configuration."""
     kind, options = ("gpt_neox", NEOX[shape]) if shape in NEOX else ("llama", LLAMA[shape])
     config = AutoConfig.for_model(kind, **{"tie_word_embeddings": kind == "llama", **options, **changes})
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The trainings that Table 1's sweep takes, against a loop over its rows, and that both come to the same weights."""
+"""The trainings of Table 1's sweep against a loop over its rows, which must lead to the same weights."""
 
 import time
 from pathlib import Path
@@ -30,17 +30,17 @@ def run(setup: Setup) -> list[Row]:
     file = Path("yamls/sweeps/table1.yaml")
     data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
     runs = read(file, data, available)
-    once = [part for part, _ in stages(runs)]
-    loop = [part for one in runs for part in topological_order(plan(one.config))]
-    counted = [float(sum(isinstance(part, Training) for part in parts)) for parts in (once, loop)]
-    if counted != [8, 25]:
-        raise AssertionError(f"Table 1's sweep takes {counted[0]} trainings and a loop {counted[1]}, not 8 and 25")
-    rows = [Row(LINE, "counted in the plan", "a loop over its rows", counted[:1], counted[1:], 8 / 25, unit="")]
-    return [*rows, _made(file, data, setup)]
+    shared = [planned for planned, _ in stages(runs)]
+    loop = [planned for row in runs for planned in topological_order(plan(row.config))]
+    trainings = [float(sum(isinstance(planned, Training) for planned in stage_list)) for stage_list in (shared, loop)]
+    if trainings != [8, 25]:
+        raise AssertionError(f"Table 1's sweep takes {trainings[0]} trainings and a loop {trainings[1]}, not 8 and 25")
+    rows = [Row(LINE, "counted in the plan", "a loop over its rows", trainings[:1], trainings[1:], 8 / 25, unit="")]
+    return [*rows, _train_both(file, data, setup)]
 
 
-def _made(file: Path, data: list[str], setup: Setup) -> Row:
-    """Both made, for a model and durations that take seconds."""
+def _train_both(file: Path, data: list[str], setup: Setup) -> Row:
+    """Trains both, with a model and durations that take seconds."""
     join()
     sources = [
         "tasks.0.source=openai/gsm8k",
@@ -50,30 +50,30 @@ def _made(file: Path, data: list[str], setup: Setup) -> Row:
     ]
     try:
         shared = read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / 'sweep'}"], available)
-        alone = [
+        separate = [
             read(file, [*data, *sources, *SMALL, f"save_folder={setup.scratch / f'row{i}'}"], available)[i]
             for i in range(len(shared))
         ]
     except configs.ConfigError as error:
         raise Missing(str(error)) from error
     if setup.small:
-        shared, alone = shared[:4], alone[:4]
+        shared, separate = shared[:4], separate[:4]
     start = time.perf_counter()
-    for part, one in stages(shared):
-        stage.make(part, _context(one))
+    for planned, run in stages(shared):
+        stage.make(planned, _context(run))
     middle = time.perf_counter()
-    for one in alone:  # prepared data are shared by the loop too: what is compared is training
-        one.config.save_folder.mkdir()
-        (one.config.save_folder / "data").symlink_to(shared[0].config.save_folder / "data")
-    for one in alone:
-        for part in topological_order(plan(one.config)):
-            stage.make(part, _context(one))
+    for run in separate:  # the loop shares the prepared data too, since only training is compared
+        run.config.save_folder.mkdir()
+        (run.config.save_folder / "data").symlink_to(shared[0].config.save_folder / "data")
+    for run in separate:
+        for planned in topological_order(plan(run.config)):
+            stage.make(planned, _context(run))
     seconds = [middle - start, time.perf_counter() - middle]
-    for ours, other in zip(shared, alone, strict=True):
-        for part in plan(ours.config):
-            _same(part, _context(ours), _context(other))
-    case = f"{len(shared)} rows made with a tiny model: the same weights bit for bit, and the time"
-    note = "the sweep's time holds the preparation of the data, which the loop then finds"
+    for ours, other in zip(shared, separate, strict=True):
+        for planned in plan(ours.config):
+            _assert_same(planned, _context(ours), _context(other))
+    case = f"{len(shared)} rows trained with a tiny model: bitwise the same weights, and the time"
+    note = "the sweep's time includes the preparation of the data, which the loop reuses"
     return Row(LINE, case, "a loop over its rows", seconds[:1], seconds[1:], note=note)
 
 
@@ -81,11 +81,11 @@ def _context(run: SweepRun) -> Context:
     return Context.of(run.config, evaluator(run.config), Console(quiet=True))
 
 
-def _same(part: Stage, ours: Context, other: Context) -> None:
-    one, two = (locations(context.model(part)) for context in (ours, other))
-    for name, file in one.items():
-        with safe_open(file, framework="pt") as a, safe_open(two[name], framework="pt") as b:
+def _assert_same(planned: Stage, ours: Context, other: Context) -> None:
+    our_files, other_files = (locations(context.model(planned)) for context in (ours, other))
+    for name, file in our_files.items():
+        with safe_open(file, framework="pt") as a, safe_open(other_files[name], framework="pt") as b:
             if not a.get_tensor(name).equal(b.get_tensor(name)):
                 raise AssertionError(
-                    f"{name} of {part.label} ({part.method_name}) differs between the sweep and the loop"
+                    f"{name} of {planned.label} ({planned.method_name}) differs between the sweep and the loop"
                 )

@@ -26,12 +26,12 @@ def run(setup: Setup) -> list[Row]:
     kinds = [("none", 1), ("ddp", ranks), ("fsdp2", ranks)]
     steps = 8 if setup.small else 60
     for parallelism, count in kinds[: 1 if setup.small else None]:
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "folder": str(setup.scratch / f"stage-{parallelism}"),
             "parallelism": parallelism,
             "steps": steps,
         }
-        taken = on_ranks(count, "scripts.bench.stage:series", **given, rounds=setup.rounds(25))[0]
+        taken = on_ranks(count, "scripts.bench.stage:series", **arguments, rounds=setup.rounds(25))[0]
         case = f"quickstart's Law, {steps} steps, {parallelism}, {count} rank" + ("s" if count > 1 else "")
         against = "the same stage, sequential"
         rows.append(Row(LINE, case, against, taken["sfa"], taken["sequential"], 1.01))
@@ -39,7 +39,7 @@ def run(setup: Setup) -> list[Row]:
 
 
 def series(folder: str, parallelism: str, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of the second stage of the quickstart, from its parent on disk to its own folder, method by method."""
+    """Seconds of the second stage of the quickstart, from reading its parent to writing its folder, by method."""
     shared = [
         f"save_folder={folder}",
         f"parallelism={parallelism}",
@@ -55,8 +55,8 @@ def _work(shared: list[str], method: str) -> Callable[[], Any]:
     config = configs.load(Path("yamls/quickstart.yaml"), [*shared, f"method={method}"], available)
     context = Context.of(config, evaluator(config), Console(quiet=True))
     *before, last = topological_order(plan(config))
-    for part in before:
-        stage.make(part, context)
+    for planned in before:
+        stage.make(planned, context)
 
     def make() -> None:
         stage.make(last, context)

@@ -1,4 +1,4 @@
-"""How long it takes until a config is checked and its plan is shown, against the import of Composer."""
+"""The time until a config is checked and its plan is printed, against the import of Composer."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 """Training tokens that count a second: packed sequences against Hugging Face's Trainer on padded batches, and on a GPU
-against TRL's packed SFTTrainer; the same model, rows, optimizer and tokens in a batch. Each round draws other rows."""
+against TRL's packed SFTTrainer; the same model, rows, optimizer and tokens per batch. Each round draws new rows."""
 
 import itertools
 import statistics
@@ -25,13 +25,13 @@ from sfa.stages.composer_model import StageModel
 from sfa.stages.training import release
 
 LINE = "training tokens that count a second"
-ROWS = 8  # of a padded batch: the Trainer's default
+ROWS = 8  # of a padded batch, the Trainer's default
 MODEL = "models/smollm2-135m"
 
 
 def run(setup: Setup) -> list[Row]:
     seq_len, steps = (512, 1 if setup.small else 3) if setup.device == "cpu" else (1024, 20)
-    model, processor, examples = _loaded(setup, seq_len)
+    model, processor, examples = _load(setup, seq_len)
     model.to(setup.device)
     rows = 2 if setup.small else ROWS if setup.device == "cpu" else 4 * ROWS
     padded = statistics.fmean(_padded_tokens(examples, rows))
@@ -45,23 +45,32 @@ def run(setup: Setup) -> list[Row]:
     counted: dict[str, list[int]] = {name: [] for name in works}
     rounds = setup.rounds(7)
     taken = in_turn({name: _counting(work, counted[name]) for name, work in works.items()}, rounds)
-    each = {
+    cost = {
         name: [seconds / n for seconds, n in zip(taken[name], counted[name][-rounds:], strict=True)] for name in works
     }
     precision = "fp32" if setup.device == "cpu" else "bf16"
     case = f"{MODEL}, GSM8K and Law, {batch} x {seq_len} tokens a step, {precision}, {setup.device}"
     against = f"Hugging Face Trainer, {rows} padded rows, {padded:.0f} tokens on average"
-    found = [Row(LINE, case, against, each["ours"], each["theirs"], 1.5, "at least", "s a token")]
-    if "trl" in each:
-        found.append(
-            Row(LINE, case, "TRL's SFTTrainer, packed", each["ours"], each["trl"], 1.0, "at least", "s a token")
+    lines = [Row(LINE, case, against, cost["ours"], cost["theirs"], 1.5, "at least", "s a token")]
+    if "trl" in cost:
+        lines.append(
+            Row(
+                LINE,
+                case,
+                "TRL's SFTTrainer, packed",
+                cost["ours"],
+                cost["trl"],
+                1.0,
+                "at least",
+                "s a token",
+            )
         )
-    return found
+    return lines
 
 
-def _loaded(setup: Setup, seq_len: int) -> tuple[Any, Any, list[Example]]:
+def _load(setup: Setup, seq_len: int) -> tuple[Any, Any, list[Example]]:
     if not Path(MODEL).is_dir():
-        raise Missing(f"{MODEL} is not there: make {MODEL}")
+        raise Missing(f"{MODEL} does not exist: make {MODEL}")
     data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
     try:
         config = configs.load(Path("yamls/smollm2_math_law.yaml"), [*data, "tasks.1.tos={}"], available)
@@ -110,29 +119,29 @@ def _ours(
 
 
 def _trainer(model: Any, examples: list[Example], rows: int, steps: int, device: str) -> Callable[[], int]:
-    def collate(part: list[Any]) -> dict[str, torch.Tensor]:
-        longest = max(len(one["input_ids"]) for one in part)
+    def collate(batch: list[Any]) -> dict[str, torch.Tensor]:
+        longest = max(len(example["input_ids"]) for example in batch)
 
         def padded(key: str, fill: int) -> torch.Tensor:
-            return torch.tensor([one[key] + [fill] * (longest - len(one[key])) for one in part])
+            return torch.tensor([example[key] + [fill] * (longest - len(example[key])) for example in batch])
 
-        mask = [[1] * len(one["input_ids"]) + [0] * (longest - len(one["input_ids"])) for one in part]
-        seen.append(sum(map(sum, mask)))
+        mask = [[1] * len(example["input_ids"]) + [0] * (longest - len(example["input_ids"])) for example in batch]
+        token_counts.append(sum(map(sum, mask)))
         return {
             "input_ids": padded("input_ids", 0),
             "labels": padded("labels", IGNORED),
             "attention_mask": torch.tensor(mask),
         }
 
-    seen: list[int] = []
+    token_counts: list[int] = []
     seeds = itertools.count()
 
     def train() -> int:
-        seen.clear()
+        token_counts.clear()
         options = _options(device, steps, next(seeds)) | {"per_device_train_batch_size": rows}
         arguments = transformers.TrainingArguments(**options)
         transformers.Trainer(model, arguments, data_collator=collate, train_dataset=examples).train()
-        return sum(seen[:steps])
+        return sum(token_counts[:steps])
 
     return train
 
@@ -143,10 +152,10 @@ def _trl(
     try:
         from trl import SFTConfig, SFTTrainer
     except ModuleNotFoundError as error:
-        raise Missing(f"{error}: make bench installs what ours is compared with") from error
-    learned = [
-        {"input_ids": one["input_ids"], "completion_mask": [int(label != IGNORED) for label in one["labels"]]}
-        for one in examples
+        raise Missing(f"{error}: make bench installs the packages to compare with") from error
+    masked = [
+        {"input_ids": example["input_ids"], "completion_mask": [int(label != IGNORED) for label in example["labels"]]}
+        for example in examples
     ]
     seeds = itertools.count()
 
@@ -154,7 +163,7 @@ def _trl(
         options = _options("cuda", steps, next(seeds)) | {"per_device_train_batch_size": batch}
         arguments = SFTConfig(**options, packing=True, max_length=seq_len, include_num_input_tokens_seen="non_padding")
         trainer = SFTTrainer(
-            model=model, args=arguments, train_dataset=Dataset.from_list(learned), processing_class=processor
+            model=model, args=arguments, train_dataset=Dataset.from_list(masked), processing_class=processor
         )
         trainer.train()
         return int(trainer.state.num_input_tokens_seen)

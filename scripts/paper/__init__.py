@@ -1,1 +1,1 @@
-"""The paper's tables, figures and claims beside ours. Nothing else knows the paper."""
+"""The paper's tables, figures and claims, compared with our runs. No other package refers to the paper's results."""

@@ -1,4 +1,4 @@
-"""What the paper claims, as quantities of runs that must be above 0."""
+"""The paper's claims as quantities of runs that must be above 0."""
 
 import itertools
 import math
@@ -15,13 +15,13 @@ from scripts.interval import half_width
 from sfa.records import Results
 from sfa.runs import read_results, read_sweep, run_folder, sweep_file
 
-SWEEPS = Path(__file__).parent.parent / "yamls" / "sweeps"
+SWEEPS = Path(__file__).parent.parent.parent / "yamls" / "sweeps"
 Point = tuple[float, float]  # scores on the first and the second task
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What must be above 0, a value a seed."""
+    """A quantity that must be above 0, with one value per seed."""
 
     what: str
     values: list[float]
@@ -38,7 +38,7 @@ class Quantity:
 
 
 class Runs:
-    """The runs of a sweep, as its file lists them, by label."""
+    """The runs that a sweep's file lists, by label."""
 
     def __init__(self, folder: Path, sweep: str):
         self.runs: dict[str, list[tuple[list[int] | None, Results]]] = {}
@@ -47,11 +47,11 @@ class Runs:
             self.runs.setdefault(run["label"], []).append((run.get("order"), results))
 
     def of(self, label: str, order: list[int] | None = None) -> list[Results]:
-        """The results of a label, in the order of the seeds."""
-        return [results for found, results in self.runs[label] if order is None or found == order]
+        """The results of a label, ordered by seed."""
+        return [results for its_order, results in self.runs[label] if order is None or its_order == order]
 
     def averages(self, label: str) -> list[float]:
-        """Mean score over all tasks at the end, a value a seed."""
+        """Mean final score over all tasks, one value per seed."""
         return [run["metrics"]["average"] if run["metrics"] else math.nan for run in self.of(label)]
 
     def labels(self, method: str) -> list[str]:
@@ -59,24 +59,24 @@ class Runs:
 
 
 def score(run: Results, task: int, after: int) -> float:
-    """A run's score on the stream's ``task`` after its stage ``after``, from 0; −1: the base."""
+    """A run's score on the task with index ``task`` after the stage with index ``after``; −1: the base model."""
     name = run["config"]["tasks"][task]["evals"][0]
-    asked = run["config"]["eval"]["tasks"]
+    selected = run["config"]["eval"]["tasks"]
     stage = "base" if after == -1 else run["stages"][after]["task"]
-    names = [name] if asked is None else asked[task : task + 1]
+    names = [name] if selected is None else selected[task : task + 1]
     (value,) = (row["value"] for row in run["evaluations"] if row["after"] == stage and row["evaluation"] in names)
     return float(value)
 
 
 def final(run: Results) -> Point:
-    """A run's scores on the first two tasks at its end."""
+    """A run's final scores on the first two tasks."""
     last = len(run["stages"]) - 1
     return score(run, 0, last), score(run, 1, last)
 
 
 def margin(point: Point, curve: Sequence[Point]) -> float:
-    """By how much both scores of ``point`` can be raised before no point of the polyline ``curve`` is at least as good
-    on both; negative if none is even now."""
+    """How much both scores of ``point`` can rise until no point of the polyline ``curve`` is at least as good on both;
+    negative if none is already."""
     best = -np.inf
     for a, b in itertools.pairwise(curve):
         above = [(s[0] - point[0], s[1] - point[1]) for s in (a, b)]
@@ -103,12 +103,16 @@ def forgets(runs: Runs) -> list[Quantity]:
 
 
 def keeps(runs: Runs) -> list[Quantity]:
-    pairs = list(zip(runs.of("sequential"), runs.of("sfa p=0.25"), strict=True))
-    kept = [(final(ours)[0] - score(ours, 0, -1)) / (score(ours, 0, 0) - score(ours, 0, -1)) for _, ours in pairs]
-    gained = [(final(ours)[1] - score(ours, 1, -1)) / (final(plain)[1] - score(plain, 1, -1)) for plain, ours in pairs]
+    runs_by_seed = list(zip(runs.of("sequential"), runs.of("sfa p=0.25"), strict=True))
+    retained = [
+        (final(ours)[0] - score(ours, 0, -1)) / (score(ours, 0, 0) - score(ours, 0, -1)) for _, ours in runs_by_seed
+    ]
+    learned = [
+        (final(ours)[1] - score(ours, 1, -1)) / (final(plain)[1] - score(plain, 1, -1)) for plain, ours in runs_by_seed
+    ]
     return [
-        Quantity(f"share of the gain on {FIRST} that SFA, p=0.25, keeps − 0.60", [share - 0.6 for share in kept]),
-        Quantity(f"its gain on {SECOND} as a share of sequential's − 0.80", [share - 0.8 for share in gained]),
+        Quantity(f"share of the gain on {FIRST} that SFA, p=0.25, keeps − 0.60", [share - 0.6 for share in retained]),
+        Quantity(f"its gain on {SECOND} as a share of sequential's − 0.80", [share - 0.8 for share in learned]),
     ]
 
 
@@ -129,13 +133,13 @@ def _steps(names: Sequence[Any], values: Sequence[Any]) -> list[tuple[Any, Any, 
 
 def moves_less(runs: Runs) -> list[Quantity]:
     labels = ["sequential", *(f"sfa p={p}" for p in P)]
-    moved = [[run["stages"][1]["l2_from_anchor"] for run in runs.of(label)] for label in labels]
+    distances = [[run["stages"][1]["l2_from_anchor"] for run in runs.of(label)] for label in labels]
     maths = [[final(run)[0] for run in runs.of(label)] for label in labels]
     falls = [
         Quantity(f"{a} to {b.removeprefix('sfa ')}", [x - y for x, y in zip(before, after, strict=True)])
-        for a, b, before, after in _steps(labels, moved)
+        for a, b, before, after in _steps(labels, distances)
     ]
-    correlation = [-float(np.corrcoef(x, y)[0, 1]) for x, y in zip(zip(*moved), zip(*maths), strict=True)]  # noqa: B905
+    correlation = [-float(np.corrcoef(x, y)[0, 1]) for x, y in zip(zip(*distances), zip(*maths), strict=True)]  # noqa: B905
     return [
         Quantity(f"smallest fall of the distance: {smallest(falls).what}", smallest(falls).values),
         Quantity(f"−correlation of distance and {FIRST}", correlation),
@@ -157,8 +161,8 @@ def reaches_rehearsal(runs: Runs) -> list[Quantity]:
 
 
 def is_below(runs: Runs, method: str) -> list[Quantity]:
-    """The setting of ``method`` that comes nearest to SFA's curve: from the anchor, over p from small to below 1, to
-    sequential training."""
+    """The setting of ``method`` closest to SFA's curve, which goes from the anchor, over p from small to just below 1,
+    to sequential training."""
     curves = [
         [(score(plain, 0, 0), score(plain, 1, 0)), *map(final, over_p), final(plain)]
         for plain, *over_p in zip(
@@ -174,22 +178,22 @@ def is_below(runs: Runs, method: str) -> list[Quantity]:
 
 
 def stream_orders(runs: Runs) -> list[Quantity]:
-    pairs = [("sfa p=0.9", "sfa p=1"), ("sfa p=1", "sequential")]
-    return [Quantity(f"average of {a} − {b}", _less(runs.averages(a), runs.averages(b))) for a, b in pairs]
+    comparisons = [("sfa p=0.9", "sfa p=1"), ("sfa p=1", "sequential")]
+    return [Quantity(f"average of {a} − {b}", _less(runs.averages(a), runs.averages(b))) for a, b in comparisons]
 
 
 def best_settings(runs: Runs) -> list[Quantity]:
     average = {}
     for method in ("sfa", "l2", "ewc"):
-        sound = {
+        converged = {
             label: runs.averages(label)
             for label in runs.labels(method)
             if all(np.isfinite(run["stages"][-1]["l2_from_anchor"]) for run in runs.of(label))
         }
-        best = max(sound, key=lambda label: statistics.fmean(sound[label]))
-        average[method] = (best, sound[best])
-    pairs = [("sfa", "l2"), ("l2", "ewc")]
-    return [Quantity(f"{average[a][0]} − {average[b][0]}", _less(average[a][1], average[b][1])) for a, b in pairs]
+        best = max(converged, key=lambda label: statistics.fmean(converged[label]))
+        average[method] = (best, converged[best])
+    comparisons = [("sfa", "l2"), ("l2", "ewc")]
+    return [Quantity(f"{average[a][0]} − {average[b][0]}", _less(average[a][1], average[b][1])) for a, b in comparisons]
 
 
 def _less(a: Sequence[float], b: Sequence[float]) -> list[float]:
@@ -212,18 +216,18 @@ def keeps_both(runs: Runs) -> list[Quantity]:
 def rises(runs: Runs) -> list[Quantity]:
     quantities = []
     for width in (64, 128):
-        found = runs.of(f"sequential model.config.d_model={width}")
-        for k in range(1, len(found[0]["stages"])):
-            rise = [score(run, 0, k) - score(run, 0, k - 1) for run in found]
+        results = runs.of(f"sequential model.config.d_model={width}")
+        for k in range(1, len(results[0]["stages"])):
+            rise = [score(run, 0, k) - score(run, 0, k - 1) for run in results]
             quantities.append(
-                Quantity(f"width {width}: {FIRST}'s loss after {found[0]['stages'][k]['task']} − before", rise)
+                Quantity(f"width {width}: {FIRST}'s loss after {results[0]['stages'][k]['task']} − before", rise)
             )
     return quantities
 
 
 def identities(seeds: Sequence[int]) -> list[Quantity]:
-    """SFA after every step of SGD against L2 regression (eqs. 3 and 7), and a step of EWC's penalty against a merge
-    weighted by the Fisher information (eqs. 13 and 14): on random problems in float64."""
+    """SFA after every step of SGD against L2 regression (eqs. 3 and 7), and a step on EWC's penalty against a merge
+    weighted by the Fisher information (eqs. 13 and 14), on random problems in float64."""
     from sfa.anchor import Anchor
     from sfa.penalties import add_gradient
 
@@ -233,11 +237,11 @@ def identities(seeds: Sequence[int]) -> list[Quantity]:
         x, y, start = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((64, 8), (64,), (8,)))
         merged, penalized, anchor = start.clone(), start.clone(), Anchor({"w": start}, "cpu")
         for rows in torch.arange(64).view(16, 4):
-            slopes = [2 * x[rows].T @ (x[rows] @ w - y[rows]) / 4 for w in (merged, penalized)]
-            merged -= eta / (1 - eta * strength) * slopes[0]
+            gradients = [2 * x[rows].T @ (x[rows] @ w - y[rows]) / 4 for w in (merged, penalized)]
+            merged -= eta / (1 - eta * strength) * gradients[0]
             anchor.merge_into({"w": merged}, eta * strength)
-            add_gradient("l2", strength, {"w": slopes[1]}, {"w": penalized}, anchor.shards)
-            penalized -= eta * slopes[1]
+            add_gradient("l2", strength, {"w": gradients[1]}, {"w": penalized}, anchor.shards)
+            penalized -= eta * gradients[1]
         iterates.append(float((merged - penalized).norm() / (penalized - start).norm()))
         fisher, step = torch.rand(8, generator=generator, dtype=torch.float64), torch.zeros_like(start)
         add_gradient("ewc", strength, {"w": step}, {"w": merged}, anchor.shards, {"w": fisher})
@@ -252,7 +256,7 @@ def identities(seeds: Sequence[int]) -> list[Quantity]:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, the sweep that shows it, and the quantities that decide it."""
+    """A claim of the paper, the sweep that it needs, and the quantities that decide it."""
 
     text: str
     sweep: str | None
@@ -285,10 +289,10 @@ def decide(quantities: Sequence[Quantity]) -> str:
     return next(v for v in ("does not hold", "undecided", "holds") if v in verdicts)
 
 
-def table(decided: dict[int, list[Quantity]]) -> list[list[str]]:
-    """A line a quantity, the first the head; of each claim the text and the verdict stand on its first line."""
+def table(quantities_of: dict[int, list[Quantity]]) -> list[list[str]]:
+    """A row per quantity, header first; each claim's text and verdict are in its first row."""
     lines = [["", "claim", "verdict", "must be above 0", "mean", "95 % interval"]]
-    for number, quantities in decided.items():
+    for number, quantities in quantities_of.items():
         for i, quantity in enumerate(quantities):
             first = [str(number), CLAIMS[number].text, decide(quantities)] if i == 0 else [""] * 3
             numbers = [statistics.fmean(quantity.values), *quantity.interval]

@@ -13,21 +13,21 @@ from sfa.curves import save
 
 
 def draw(results: Swept, y: Axis, out: Path) -> Path:
-    """Writes the picture to ``out``: every run a mark, SFA's means over p a line."""
+    """Writes the picture to ``out``: a mark per run, and a line through SFA's means over p."""
     figure, ax = plt.subplots(figsize=(5.2, 4.2))
-    points = pairs(results, y)
+    points = distances_and_scores(results, y)
     means = []
     for method in ("sfa", "sequential"):
-        own = {name: found for name, found in points.items() if name.split()[0] == method}
+        of_method = {name: pairs for name, pairs in points.items() if name.split()[0] == method}
         style = {**look(method).style, "linestyle": "none", "alpha": 0.55, "markersize": 5}
-        every = [pair for found in own.values() for pair in found]
-        ax.plot(*zip(*every, strict=True), label=f"{label(method)}, a run a mark", **style)
-        for name, found in own.items():
-            middle = np.mean(found, 0)
+        all_pairs = [pair for pairs in of_method.values() for pair in pairs]
+        ax.plot(*zip(*all_pairs, strict=True), label=f"{label(method)}, one mark per run", **style)
+        for name, pairs in of_method.items():
+            mean = np.mean(pairs, 0)
             if method == "sfa":
-                means.append(middle)
-            text = name.removeprefix("sfa ")
-            ax.annotate(text, middle, textcoords="offset points", xytext=(6, 6), fontsize=8, color="0.25")
+                means.append(mean)
+            annotation = name.removeprefix("sfa ")
+            ax.annotate(annotation, mean, textcoords="offset points", xytext=(6, 6), fontsize=8, color="0.25")
     ax.plot(*zip(*sorted(map(tuple, means)), strict=True), color=look("sfa").style["color"], label="mean over seeds")
     r = correlation(results, y)
     ax.set_title(f"correlation {r:.2f}", fontsize=10)
@@ -41,17 +41,19 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
     return out
 
 
-def pairs(results: Swept, y: Axis) -> dict[str, list[tuple[float, float]]]:
-    """Distance and score of every run of SFA and of sequential training, by label."""
-    found = {}
+def distances_and_scores(results: Swept, y: Axis) -> dict[str, list[tuple[float, float]]]:
+    """Distance and score of each run of SFA and of sequential training, by label."""
+    pairs_by_label = {}
     for point, runs in results:
         if point == {"method": "sequential"} or set(point) == {"method", "sfa.p"}:
             name = "sequential" if len(point) == 1 else f"sfa p={point['sfa.p']}"
-            found[name] = [(float(run["stages"][-1]["l2_from_anchor"]), on_axis(scores(run, -1), y)) for run in runs]
-    return found
+            pairs_by_label[name] = [
+                (float(run["stages"][-1]["l2_from_anchor"]), on_axis(scores(run, -1), y)) for run in runs
+            ]
+    return pairs_by_label
 
 
 def correlation(results: Swept, y: Axis) -> float:
-    """Pearson's, over all runs."""
-    every = np.array([pair for found in pairs(results, y).values() for pair in found])
-    return float(np.corrcoef(every.T)[0, 1])
+    """Pearson's correlation over all runs."""
+    all_pairs = np.array([pair for pairs in distances_and_scores(results, y).values() for pair in pairs])
+    return float(np.corrcoef(all_pairs.T)[0, 1])

@@ -1,27 +1,27 @@
-"""Which figures of the paper a sweep's runs make."""
+"""Draws the paper's figures from a sweep's runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.paper import bars, distance, tradeoff
 from scripts.paper.sweeps import Figure, read, read_file
-from scripts.series import Swept, is_alone, names, points_of
+from scripts.series import Swept, names, points_of, trains_on_part
 from sfa import curves
 from sfa.methods import METHODS
 from sfa.runs import read_sweep, run_folder, sweep_file
 
 
 def draw(figure: Figure, index: Path, out: Path) -> Path:
-    """Writes a figure of the sweep whose runs ``index`` lists to ``out``."""
+    """Writes a figure of the sweep listed by ``index`` to ``out``."""
     if figure.kind in ("stream", "together"):
-        first: dict[str, Path] = {}
+        folder_of: dict[str, Path] = {}
         for run in read_sweep(index)["runs"]:
-            first.setdefault(run["label"], run_folder(index.parent, run["name"]))
-        folders = [first[label] for label in figure.runs if label in first]
+            folder_of.setdefault(run["label"], run_folder(index.parent, run["name"]))
+        folders = [folder_of[label] for label in figure.runs if label in folder_of]
         if figure.kind == "together":
             return curves.draw_together(folders, figure.evaluation or "", out)
         return curves.draw(folders, out)
-    results = chosen(points_of(index), figure)
+    results = select(points_of(index), figure)
     if figure.kind == "bars":
         return bars.draw(results, out)
     if figure.kind == "distance":
@@ -30,10 +30,10 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
 
 
 def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
-    """Draws what a sweep's file names, if it was run; says what it drew.
+    """Draws the figures that a sweep's file declares, if it has been run, and prints their paths.
 
     Raises:
-        ConfigError: the file is wrong.
+        ConfigError: the file is invalid.
     """
     figures = read_file(file, overrides)[0].figures
     if not figures:
@@ -49,16 +49,16 @@ def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
     return pictures
 
 
-def chosen(results: Swept, figure: Figure) -> Swept:
-    """Those that belong into ``figure``: of its methods, its settings, and its order of tasks."""
-    kept = []
+def select(results: Swept, figure: Figure) -> Swept:
+    """The results that ``figure`` shows: those of its methods, its settings, and its order of tasks."""
+    selected = []
     for point, runs in results:
         if figure.methods is not None and point.get("method") not in figure.methods:
             continue
         if any(key in point and point[key] != value for key, value in figure.where.items()):
             continue
-        anyhow = figure.stream is None or METHODS[point["method"]].ignores_order or is_alone(point)
-        same = [run for run in runs if anyhow or names(run) == figure.stream]
-        if same:
-            kept.append((point, same))
-    return kept
+        any_order = figure.stream is None or METHODS[point["method"]].ignores_order or trains_on_part(point)
+        matching = [run for run in runs if any_order or names(run) == figure.stream]
+        if matching:
+            selected.append((point, matching))
+    return selected

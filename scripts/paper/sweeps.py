@@ -1,4 +1,4 @@
-"""A sweep's file as the paper's tables and figures extend it."""
+"""Sweep files, extended by the paper's tables and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from sfa.values import Section
 
 
 class PaperTable(Section):
-    """A table of the paper. A run whose overrides stand beside ``row`` and ``paper`` is a row of it, with the paper's
-    scores in the order of ``columns``, and perhaps ``paper_l2``, its distance from the model after the first task."""
+    """A table of the paper. A run whose overrides include ``row`` and ``paper`` is one of its rows, with the paper's
+    scores in the order of ``columns``, and optionally ``paper_l2``, its distance from the model after task 1."""
 
     title: str
     columns: list[str] = Field(min_length=1, description="evaluations")
@@ -22,37 +22,37 @@ class PaperTable(Section):
 
 
 class Figure(Section):
-    """A figure of the paper that a sweep's runs make.
+    """A figure of the paper, drawn from a sweep's runs.
 
     ======== =====================================================================================
-    kind     what it shows
+    kind     content
     ======== =====================================================================================
     tradeoff scores on two domains against each other, ``x`` and ``y``
-    bars     the average over all tasks, a bar a method
+    bars     the average over all tasks, one bar per method
     distance the distance from the anchor against ``y``
     stream   every score over the training steps, a panel for each of ``runs``
     together one ``evaluation`` over the training steps, a line for each of ``runs``
     ======== =====================================================================================
     """
 
-    name: str = Field(pattern=r"^[0-9]+[a-z]?$", description="the paper's number of it, like 6 or 6b")
+    name: str = Field(pattern=r"^[0-9]+[a-z]?$", description="its number in the paper, such as 6 or 6b")
     kind: Literal["tradeoff", "bars", "distance", "stream", "together"]
     x: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
     y: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
-    methods: list[str] | None = Field(None, description="these alone")
-    where: dict[str, Any] = Field({}, description="of runs that set these keys, those with these values")
-    stream: list[str] | None = Field(None, description="runs with these tasks, in this order")
+    methods: list[str] | None = Field(None, description="only these")
+    where: dict[str, Any] = Field({}, description="among runs that set these keys, only those with these values")
+    stream: list[str] | None = Field(None, description="only runs with these tasks in this order")
     runs: list[str] = Field([], description="labels of runs")
     evaluation: str | None = None
 
 
 class PaperSweep(SweepFile):
-    """A sweep, with the table and the figures of the paper that its runs make."""
+    """A sweep with the paper's table and figures that are made from its runs."""
 
     row_keys: ClassVar[tuple[str, ...]] = ("row", "paper", "paper_l2", "config")
 
     table: PaperTable | None = None
-    figures: list[Figure] = Field([], description="that its runs make")
+    figures: list[Figure] = Field([], description="figures drawn from its runs")
 
 
 def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> list[SweepRun]:

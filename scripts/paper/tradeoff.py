@@ -1,4 +1,4 @@
-"""Two domains' scores against each other, a line or a mark a method (the paper's Figures 3 to 9)."""
+"""Two domains' scores against each other, one line or mark per method (the paper's Figures 3 to 9)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ from scripts.series import (
     Swept,
     before_last,
     bounds,
+    format_value,
     has_losses,
-    is_alone,
     label,
     line,
     look,
-    shown,
+    trains_on_part,
     varied,
 )
 from sfa.curves import save
@@ -30,9 +30,8 @@ TITLES = {"sfa.beta": "SFA over β", "sfa.every": "SFA over batches between merg
 
 
 def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
-    """Writes the picture to ``out``, a panel for each key that is varied of the method that figures are about. Dashed
-    lines are the base's scores and, where tasks were trained alone, those of single-task models; whiskers are 95 %
-    intervals."""
+    """Writes the picture to ``out``, with one panel per varied key of the method that the figures are about. Dashed
+    lines are the scores of the base and, if there are any, of single-task models; whiskers are 95 % intervals."""
     subjects = dict.fromkeys(point["method"] for point, _ in results if look(point["method"]).is_subject)
     keys = [key for name in subjects for key, count in varied(results, name).items() if count > 1] or [""]
     figure, axes = plt.subplots(1, len(keys), figsize=(max(5.2, 4.6 * len(keys)), 4.8), squeeze=False, sharey=True)
@@ -52,20 +51,20 @@ def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
 
 
 def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
-    first = before_last(results, x, y)
-    if first is not None:
-        _plot(ax, "before", [first])
-    for method in dict.fromkeys(str(point["method"]) for point, _ in results if not is_alone(point)):
+    before = before_last(results, x, y)
+    if before is not None:
+        _plot(ax, "before", [before])
+    for method in dict.fromkeys(str(point["method"]) for point, _ in results if not trains_on_part(point)):
         _plot(ax, method, line(results, method, key if look(method).is_subject else None, x, y))
-    for axis, place, other in ((x, ax.axvline, "base"), (y, ax.axhline, "")):
+    for axis, place, labelled in ((x, ax.axvline, "base"), (y, ax.axhline, "")):
         low, high = bounds(results, axis)
-        place(low, color="0.5", linestyle=(0, (2, 3)), linewidth=1, zorder=0, label="base model" if other else None)
+        place(low, color="0.5", linestyle=(0, (2, 3)), linewidth=1, zorder=0, label="base model" if labelled else None)
         if high is not None:
-            name = "one domain alone" if other else None
+            name = "one domain alone" if labelled else None
             place(high, color="0.2", linestyle=(0, (6, 3)), linewidth=1, zorder=0, label=name)
     for axis, (low, high), limit in ((x, ax.get_xlim(), ax.set_xlim), (y, ax.get_ylim(), ax.set_ylim)):
         if not has_losses(results, axis):
-            limit(max(low, -0.03), min(high, 1.03))  # scores are shares, whatever their intervals
+            limit(max(low, -0.03), min(high, 1.03))  # scores are shares, even if their intervals are wider
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -77,7 +76,7 @@ def _plot(ax: Axes, name: str, points: Sequence[Point]) -> None:
     whiskers = {"fmt": "none", "ecolor": colour, "elinewidth": 0.6, "alpha": 0.6}
     ax.errorbar(xs, ys, [p.dy for p in points], [p.dx for p in points], **whiskers)  # type: ignore[arg-type]
     if len(points) > 1:
-        told = points if look(name).is_subject and len(points) < 8 else [points[0], points[-1]]
-        for p in told:
+        annotated = points if look(name).is_subject and len(points) < 8 else [points[0], points[-1]]
+        for p in annotated:
             place = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7, "color": colour}
-            ax.annotate(shown(p.value), (p.x, p.y), **place)  # type: ignore[arg-type]
+            ax.annotate(format_value(p.value), (p.x, p.y), **place)  # type: ignore[arg-type]
