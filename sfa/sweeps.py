@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +17,7 @@ from sfa.config import ConfigError, Evaluations
 from sfa.config.reading import Unreadable, read_value, reason, written
 from sfa.config.reading import read_file as read_yaml
 from sfa.config.schema import Config
+from sfa.records import Overrides
 from sfa.runs import run_folder
 from sfa.stages.plan import Stage, plan, topological_order
 from sfa.store import fingerprint
@@ -42,10 +43,10 @@ class SweepFile(Section):
     row_keys: ClassVar[tuple[str, ...]] = ("config",)
 
     config: LocalPath = Field(description="the runs' config, relative to the sweep's folder")
-    set: dict[str, Any] = Field({}, description="overrides of all runs")
+    set: Overrides = Field({}, description="overrides of all runs")
     seeds: list[int] = Field([17], min_length=1)
     orders: list[list[int]] | None = Field(None, min_length=1, description="of the stream's tasks, each like [0, 2, 1]")
-    runs: list[dict[str, Any]] = Field(min_length=1, description="overrides of each run, like {method: l2}")
+    runs: list[Overrides] = Field(min_length=1, description="overrides of each run, like {method: l2}")
 
 
 File = TypeVar("File", bound=SweepFile)
@@ -65,11 +66,11 @@ class SweepRun:
     """
 
     label: str
-    point: dict[str, Any]
+    point: Overrides
     arguments: tuple[str, ...]
     config: Config
     order: tuple[int, ...] | None = None
-    row: dict[str, Any] = field(default_factory=dict)
+    row: Overrides = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -142,7 +143,7 @@ def read_file(path: Path, overrides: Sequence[str], kind: type[File]) -> tuple[F
 
 def expand(
     config: Path,
-    grids: Sequence[dict[str, Any]],
+    grids: Sequence[Overrides],
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
     evaluations: Evaluations | None = None,
@@ -211,13 +212,13 @@ def _folder_name(label: str) -> str:
     )
 
 
-def _dotted(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _dotted(nested: Overrides, prefix: str = "") -> Overrides:
     """Nested mappings, such as ``{l2: {strength: 0.5}}``, as dotted keys; lists stay whole.
 
     Raises:
         ConfigError: a key occurs in both forms.
     """
-    flat: dict[str, Any] = {}
+    flat: Overrides = {}
     for key, value in nested.items():
         inner = _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
         twice = sorted(flat.keys() & inner.keys())
@@ -227,11 +228,11 @@ def _dotted(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _label(point: dict[str, Any]) -> str:
+def _label(point: Overrides) -> str:
     method = str(point.get("method", ""))
     settings = [f"{key.removeprefix(f'{method}.')}={value}" for key, value in point.items() if key != "method"]
     return " ".join([*([method] if method else []), *settings])
 
 
-def _written(point: dict[str, Any]) -> list[str]:
+def _written(point: Overrides) -> list[str]:
     return [f"{key}={written(value)}" for key, value in point.items()]

@@ -22,6 +22,8 @@ Interval = Annotated[
     ),
 ]
 
+Spec = dict[str, Any]  # JSON content that is hashed: all that determines rows, weights or scores
+
 
 class Checked(BaseModel):
     """A section of the YAML, or a task. Numbers must be finite, and booleans are not numbers."""

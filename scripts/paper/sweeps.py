@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from sfa import sweeps as sweep
 from sfa.config import Evaluations
+from sfa.records import Overrides
 from sfa.sweeps import SweepFile, SweepRun
 from sfa.values import Section
 
@@ -40,7 +41,7 @@ class Figure(Section):
     x: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
     y: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
     methods: list[str] | None = Field(None, description="only these")
-    where: dict[str, Any] = Field({}, description="among runs that set these keys, only those with these values")
+    where: Overrides = Field({}, description="among runs that set these keys, only those with these values")
     stream: list[str] | None = Field(None, description="only runs with these tasks in this order")
     runs: list[str] = Field([], description="labels of runs")
     evaluation: str | None = None

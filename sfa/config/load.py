@@ -19,6 +19,7 @@ from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
+from sfa.records import Overrides
 from sfa.schedule import Duration
 from sfa.values import LocalPath, at_home
 
@@ -72,7 +73,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     return config
 
 
-def _rename_keys(raw: dict[str, Any], errors: list[str]) -> list[str]:
+def _rename_keys(raw: Overrides, errors: list[str]) -> list[str]:
     """Gives keys that are written under their former names, which work for one release, their new ones in place."""
     lines = []
     tasks = raw["tasks"] if isinstance(raw.get("tasks"), list) else []
@@ -185,7 +186,7 @@ def _known_steps(max_duration: str) -> int | None:
     return int(duration.value) if duration.unit == "ba" else None
 
 
-def _read(path: str | Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Concealed]:
+def _read(path: str | Path, overrides: Sequence[str]) -> tuple[Overrides, Concealed]:
     """A config's mapping with interpolations resolved, and the interpolations of environment variables."""
     files = [str(path), *(o for o in overrides if _is_file(o))]
     errors = [f"{o}: an override is written key=value" for o in overrides if "=" not in o.lstrip("=")]
@@ -298,7 +299,7 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
 
 
 def _validate(
-    kind: type[Validated], values: dict[str, Any], prefix: str, errors: list[str], context: Any = None
+    kind: type[Validated], values: Overrides, prefix: str, errors: list[str], context: Any = None
 ) -> Validated | None:
     try:
         return kind.model_validate(values, context=context)
@@ -307,7 +308,7 @@ def _validate(
         return None
 
 
-def _line(kind: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
+def _line(kind: type[BaseModel], prefix: str, error: Overrides) -> str:
     """One error as ``key: what is allowed, not the actual value``."""
     path = [str(name) for name in error["loc"] if name != "[key]"]
     key = prefix + ".".join(path)
@@ -364,7 +365,7 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: Any, prefix: str = "") -> Overrides:
     """Nested mappings and lists with dotted keys, as on the command line."""
     items = enumerate(config) if isinstance(config, list) else config.items() if isinstance(config, dict) else None
     if items is None:

@@ -11,7 +11,7 @@ from sfa.data import FileName, Task, registered
 from sfa.families import Family, family_of_tasks
 from sfa.families.settings import Model
 from sfa.methods import METHODS, Method
-from sfa.values import Interval, LocalPath, Section
+from sfa.values import Interval, LocalPath, Section, Spec
 
 Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
@@ -42,7 +42,7 @@ class Train(Section):
     save_interval: Interval = Field("0.25dur", description="between checkpoints")
     workers: int = Field(0, ge=0, description="processes per rank that prefetch batches; for augmented images")
 
-    def weights_spec(self) -> dict[str, Any]:
+    def weights_spec(self) -> Spec:
         """The settings that determine weights; the others affect rounding, speed or safety."""
         without = {"microbatch_size", "save_interval", "activation_checkpointing", "compile", "workers"}
         if self.long_rows == "drop":  # omitted at its default

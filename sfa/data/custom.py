@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from sfa.data.formats import Written
+from sfa.data.formats import SourceRow, Written
 from sfa.data.source import SourcedTask, SourceError
 from sfa.data.task import Row, Split
 
@@ -46,7 +46,7 @@ class Custom(SourcedTask):
         prompt, response = _fields(self.prompt), _fields(self.response)
         columns = list(dict.fromkeys(column for _, column in [*prompt, *response] if column))
 
-        def examples(row: dict[str, Any]) -> list[Row]:
+        def examples(row: SourceRow) -> list[Row]:
             texts = {}
             for column, value in row.items():
                 try:

@@ -4,7 +4,7 @@ hub."""
 import gzip
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from sfa.data.images import ImageRow, Images, ImageTask
 from sfa.data.source import SourceError
 from sfa.data.task import Split, held_out, package_folder
 from sfa.store import identity
-from sfa.values import PathOrHubName
+from sfa.values import PathOrHubName, Spec
 
 IDX = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
 IDX["test"] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -49,7 +49,7 @@ class Digits(ImageTask):
         chosen = np.array([held_out(image.tobytes().hex(), 2) == (split == "test") for image in images])
         return images[chosen], labels[chosen]
 
-    def data_spec(self) -> dict[str, Any]:
+    def data_spec(self) -> Spec:
         spec = super().data_spec()
         if self.source is None:
             return spec

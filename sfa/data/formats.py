@@ -14,6 +14,8 @@ from sfa.errors import SFAError
 READERS = (".parquet", ".jsonl", ".csv")
 BATCH = 256  # rows of a Parquet file that are decoded at once
 
+SourceRow = dict[str, Any]  # columns as csv, json and pyarrow read them
+
 
 class SourceError(SFAError):
     """A data set that cannot be loaded, lacks a column, or has invalid rows."""
@@ -33,7 +35,7 @@ class Written(float):
         return self.text
 
 
-def read_text(file: Path) -> Iterator[dict[str, Any]]:
+def read_text(file: Path) -> Iterator[SourceRow]:
     """The rows of a CSV or JSON Lines file, one after another.
 
     A CSV cell is always text; CSV does not distinguish an empty text from a missing value, so an empty cell is
@@ -45,7 +47,7 @@ def read_text(file: Path) -> Iterator[dict[str, Any]]:
     return _csv(file) if file.suffix == ".csv" else _jsonl(file)
 
 
-def _csv(file: Path) -> Iterator[dict[str, Any]]:
+def _csv(file: Path) -> Iterator[SourceRow]:
     csv.field_size_limit(2**31 - 1)  # texts of any length
     with file.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
@@ -67,7 +69,7 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:
             raise SourceError(f"{file} cannot be read: it is not UTF-8: {error}") from error
 
 
-def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
+def _jsonl(file: Path) -> Iterator[SourceRow]:
     decode = json.JSONDecoder(
         object_pairs_hook=_object, parse_float=Written, parse_int=_integer, parse_constant=_refuse_constant
     ).decode
@@ -89,7 +91,7 @@ def _jsonl(file: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(items: list[tuple[str, Any]]) -> SourceRow:
     values = dict(items)
     if len(values) < len(items):
         names = [name for name, _ in items]
@@ -105,7 +107,7 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON value")
 
 
-class ParquetRows(Sequence[dict[str, Any]]):
+class ParquetRows(Sequence[SourceRow]):
     """The rows of Parquet files, one file after another, read lazily; efficient in ascending order.
 
     Values are as stored in the files. Column types that their metadata declares for other libraries are ignored.
@@ -139,7 +141,7 @@ class ParquetRows(Sequence[dict[str, Any]]):
                 self._groups.append((path, file, group))
                 ends.append((ends[-1] if ends else 0) + file.metadata.row_group(group).num_rows)
         self.columns, self._ends = self.names if columns is None else list(columns), ends
-        self._group, self._start, self._rows = -1, 0, list[dict[str, Any]]()
+        self._group, self._start, self._rows = -1, 0, list[SourceRow]()
         self._batches: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
@@ -156,7 +158,7 @@ class ParquetRows(Sequence[dict[str, Any]]):
             self._start, self._rows = self._start + len(self._rows), self._next()
         return self._rows[row - self._start]
 
-    def _next(self) -> list[dict[str, Any]]:
+    def _next(self) -> list[SourceRow]:
         try:
             batch: Any = next(self._batches)
             columns = {name: _values(batch.column(name)) for name in self.columns}

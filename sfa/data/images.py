@@ -15,7 +15,7 @@ from sfa.data.decoding import content, decode
 from sfa.data.holdout import draw
 from sfa.data.source import SourcedTask, SourceError, column, whole_number
 from sfa.data.task import TASKS, Split, Task
-from sfa.values import Checked
+from sfa.values import Checked, Spec
 
 __all__ = ["ImageRow", "ImageTask", "Images", "LabelSplit", "decode", "place"]
 MOST_CLASSES = 1_000_000
@@ -53,7 +53,7 @@ class ImageTask(Task):
     def own_labels(self) -> tuple[int, ...]:
         return tuple(range(self.classes)) if self.labels is None else self.labels
 
-    def data_spec(self) -> dict[str, Any]:
+    def data_spec(self) -> Spec:
         spec = super().data_spec()
         return {key: value for key, value in spec.items() if key != "skip_unreadable"}
 
@@ -80,7 +80,7 @@ class Images(ImageTask, SourcedTask):
             chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: self.limit])
         return _Chosen(images, labels, chosen)
 
-    def data_spec(self) -> dict[str, Any]:
+    def data_spec(self) -> Spec:
         spec = super().data_spec()
         if self._source.folder is None:
             return spec

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from sfa.data.formats import SourceRow
 from sfa.data.source import SourcedTask, SourceError
 from sfa.data.task import Row, Split
 
@@ -131,7 +132,7 @@ class TwSt(Instruction):
         counts = collections.Counter(row[author] for row in self.read("train", self.columns))
         most_active = {name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.users]}
 
-        def examples(row: dict[str, Any]) -> list[Row]:
+        def examples(row: SourceRow) -> list[Row]:
             return self.examples([row[name] for name in self.columns]) if row[author] in most_active else []
 
         return self.split_rows(split, self.columns, examples)

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from sfa.data.formats import SourceRow
 from sfa.data.source import Source, find, identity, labelled, load, shuffled, splits
 from sfa.data.task import Row, Split, Task, data_folder_of
-from sfa.values import Checked
+from sfa.values import Checked, Spec
 
 LETTERS = ["A", "B", "C", "D", "E"]
 ANSWERS = ["No", "Yes"]
@@ -71,13 +72,13 @@ class Law(Task):
         train, test = divide(data["train"], data.get("test"), known.columns[0])
         return [known.row(row) for row in (train if split == "train" else test)]
 
-    def data_spec(self) -> dict[str, Any]:
+    def data_spec(self) -> Spec:
         return {**super().data_spec(), "sources": {name: identity(source) for name, source in self._sources.items()}}
 
 
 def divide(
-    rows: Iterable[dict[str, Any]], test: Iterable[dict[str, Any]] | None, text: str, seed: int = 0
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    rows: Iterable[SourceRow], test: Iterable[SourceRow] | None, text: str, seed: int = 0
+) -> tuple[list[SourceRow], list[SourceRow]]:
     """Training and test rows without a text in common, each text once.
 
     Args:
@@ -104,8 +105,8 @@ def divide(
     return [row for key, row in train.items() if key not in held_out], list(held_out.values())
 
 
-def _unique(rows: Iterable[dict[str, Any]], text: str) -> dict[str, dict[str, Any]]:
-    unique: dict[str, dict[str, Any]] = {}
+def _unique(rows: Iterable[SourceRow], text: str) -> dict[str, SourceRow]:
+    unique: dict[str, SourceRow] = {}
     for row in rows:
         unique.setdefault(" ".join(str(row[text]).lower().split()), row)
     return unique
@@ -115,10 +116,10 @@ class _DataSet(NamedTuple):
     source: str
     subset: str | None
     columns: list[str]  # the first is the text by which rows are deduplicated
-    row: Callable[[dict[str, Any]], Row]
+    row: Callable[[SourceRow], Row]
 
 
-def _casehold(row: dict[str, Any]) -> Row:
+def _casehold(row: SourceRow) -> Row:
     holdings = "\n".join(f"{letter}. {row[f'holding_{i}']}" for i, letter in enumerate(LETTERS))
     prompt = (
         f"Which holding does this court opinion cite?\n\n{row['citing_prompt']}\n\n{holdings}\n\nLetter of the holding:"
@@ -126,12 +127,12 @@ def _casehold(row: dict[str, Any]) -> Row:
     return {"prompt": prompt, "response": labelled(LETTERS, row["label"]), "choices": LETTERS}
 
 
-def _tos(row: dict[str, Any]) -> Row:
+def _tos(row: SourceRow) -> Row:
     prompt = f"Is this clause of an online service's terms unfair to the consumer?\n\n{row['text']}\n\nYes or No:"
     return {"prompt": prompt, "response": labelled(ANSWERS, row["label"]), "choices": ANSWERS}
 
 
-def _overruling(row: dict[str, Any]) -> Row:
+def _overruling(row: SourceRow) -> Row:
     prompt = f"Does this sentence of a court overrule an earlier decision?\n\n{row['sentence1']}\n\nYes or No:"
     return {"prompt": prompt, "response": labelled(ANSWERS, row["label"]), "choices": ANSWERS}
 

@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
+from sfa.data.formats import SourceRow
 from sfa.data.source import Source, SourcedTask, find, identity, load
 from sfa.data.task import Row, Split, data_folder_of
+from sfa.values import Spec
 
 SHOTS = 5
 
@@ -28,7 +30,7 @@ class Magicoder(SourcedTask):
         self._problems = find(self.humaneval, data_folder_of(context))
 
     def rows(self, split: Split) -> list[Row]:
-        def examples(row: dict[str, Any]) -> list[Row]:
+        def examples(row: SourceRow) -> list[Row]:
             return [{"prompt": row["instruction"], "response": row["response"]}]
 
         return self.split_rows(split, ["instruction", "response"], examples)
@@ -36,7 +38,7 @@ class Magicoder(SourcedTask):
     def eval_rows(self, evaluation: str) -> list[Row]:
         return humaneval_rows(self._problems)
 
-    def eval_spec(self, evaluation: str) -> dict[str, Any]:
+    def eval_spec(self, evaluation: str) -> Spec:
         spec = super().eval_spec(evaluation)
         return {**spec, "humaneval": identity(self._problems)} if evaluation == "humaneval" else spec
 

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
+from sfa.data.formats import SourceRow
 from sfa.data.source import Source, SourcedTask, SourceError, find, identity, load
 from sfa.data.task import Row, Split, data_folder_of
+from sfa.values import Spec
 
 
 class MetaMathQA(SourcedTask):
@@ -31,7 +33,7 @@ class MetaMathQA(SourcedTask):
         self._problems = find(self.gsm8k, data_folder_of(context), "main")
 
     def rows(self, split: Split) -> list[Row]:
-        def examples(row: dict[str, Any]) -> list[Row]:
+        def examples(row: SourceRow) -> list[Row]:
             return [{"prompt": row[self.query], "response": row[self.response]}]
 
         return self.split_rows(split, [self.query, self.response], examples)
@@ -40,7 +42,7 @@ class MetaMathQA(SourcedTask):
         problems = load(self._problems, "test", ["question", "answer"])
         return [{"prompt": row["question"], "response": number(row["answer"])} for row in problems]
 
-    def eval_spec(self, evaluation: str) -> dict[str, Any]:
+    def eval_spec(self, evaluation: str) -> Spec:
         spec = super().eval_spec(evaluation)
         return {**spec, "gsm8k": identity(self._problems)} if evaluation == "gsm8k" else spec
 

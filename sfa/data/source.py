@@ -11,10 +11,10 @@ from pydantic import Field, PrivateAttr
 
 from sfa import hub, store
 from sfa.data.folder import split_files, unread
-from sfa.data.formats import ParquetRows, SourceError, read_text
+from sfa.data.formats import ParquetRows, SourceError, SourceRow, read_text
 from sfa.data.holdout import draw
 from sfa.data.task import Row, Split, Task, data_folder_of
-from sfa.values import REMOTE, at_home
+from sfa.values import REMOTE, Spec, at_home
 
 __all__ = [
     "Source",
@@ -74,7 +74,7 @@ class SourcedTask(Task):
     def model_post_init(self, context: Any) -> None:
         self._source = find(self.source, data_folder_of(context), self.subset, self.revision)
 
-    def read(self, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    def read(self, split: str, columns: Sequence[str]) -> list[SourceRow]:
         """The rows of one of the source's splits."""
         return load(self._source, split, columns)
 
@@ -87,7 +87,7 @@ class SourcedTask(Task):
         self,
         split: Split,
         columns: Sequence[str],
-        examples: Callable[[dict[str, Any]], list[Row]],
+        examples: Callable[[SourceRow], list[Row]],
         train: str = "train",
         test: str | None = None,
     ) -> list[Row]:
@@ -129,11 +129,11 @@ class SourcedTask(Task):
             ]
         return shuffled([row for rows in examples_by_row for row in rows], self.limit if split == "train" else None)
 
-    def data_spec(self) -> dict[str, Any]:
+    def data_spec(self) -> Spec:
         return {**super().data_spec(), "source": identity(self._source)}
 
 
-def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
+def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[str] = ()) -> list[SourceRow]:
     """The named columns of all rows of a split.
 
     Args:
@@ -150,7 +150,7 @@ def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[
     rows, known = open_rows(source, split, [*columns, *optional])
     if known:
         _check(where, [column for column in columns if _top(column, known) is None], known)
-    loaded: list[dict[str, Any]] = []
+    loaded: list[SourceRow] = []
     empty: Counter[str] = Counter()
     seen: set[str] = set()
     for row in rows:
@@ -217,7 +217,7 @@ def open_rows(
     return rows, known
 
 
-def _text_rows(files: Sequence[Path], known: dict[str, None]) -> Iterator[dict[str, Any]]:
+def _text_rows(files: Sequence[Path], known: dict[str, None]) -> Iterator[SourceRow]:
     empty = True
     for file in files:
         for row in read_text(file):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 from pydantic import ConfigDict, Field
 
 from sfa.store import PLAIN_NAME
-from sfa.values import Checked
+from sfa.values import Checked, Spec
 
 Split = Literal["train", "test"]
 FileName = Annotated[  # a plain name, without path separators
@@ -85,12 +85,12 @@ class Task(Checked):
         """The rows that one of the class's ``evals`` is scored on."""
         return self.rows("test")
 
-    def data_spec(self) -> dict[str, Any]:
+    def data_spec(self) -> Spec:
         """What determines the rows."""
         options = self.model_dump(mode="json", exclude={"train", "evals", "evaluate_only"})
         return {**options, "version": importlib.metadata.version(self.package)} if self.package else options
 
-    def eval_spec(self, evaluation: str) -> dict[str, Any]:
+    def eval_spec(self, evaluation: str) -> Spec:
         """What determines the rows of :meth:`eval_rows` and those of a loss evaluation."""
         return self.data_spec()
 

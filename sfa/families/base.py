@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from sfa.data import Task
 from sfa.data.template import Layout
+from sfa.values import Spec
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ class Family(ABC):
         """Errors in a run's config, without reading the model's configuration."""
 
     @abstractmethod
-    def base_spec(self) -> dict[str, Any]:
+    def base_spec(self) -> Spec:
         """What the family adds to the specification of a stream's initial stage."""
 
     @abstractmethod

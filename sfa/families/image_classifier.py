@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
 from sfa.families.base import Family, family_of, model_class
+from sfa.values import Spec
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ class ImageClassifier(Family):
             errors.append("train.max_duration: images are trained for epochs or batches, not tokens")
         return errors
 
-    def base_spec(self) -> dict[str, Any]:
+    def base_spec(self) -> Spec:
         return {"classes": self.labels}
 
     def has_random_weights(self, model: "Model") -> bool:

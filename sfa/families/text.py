@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
 from sfa.families.base import Family, family_of
+from sfa.values import Spec
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ class LanguageModel(Family):
             return ["model.tokenizer: is required for an architecture with random weights"]
         return []
 
-    def base_spec(self) -> dict[str, Any]:
+    def base_spec(self) -> Spec:
         return {}
 
     def has_random_weights(self, model: "Model") -> bool:

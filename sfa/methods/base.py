@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sfa.schedule import Clock
-from sfa.values import Section
+from sfa.values import Section, Spec
 
 if TYPE_CHECKING:
     from composer.core import Algorithm
@@ -142,7 +142,7 @@ class Method(Section):
             stages.append(stream.train([task], trainer, stages[-1], stages[1:]))
         return stages
 
-    def weights_spec(self) -> dict[str, Any]:
+    def weights_spec(self) -> Spec:
         """The settings that determine weights."""
         return self.model_dump(mode="json", exclude=set(self.WITHOUT_EFFECT))
 

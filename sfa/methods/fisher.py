@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from sfa.methods.base import FisherSettings, Look, Sources
 from sfa.methods.task_arithmetic import Weighted
+from sfa.values import Spec
 
 
 class FisherMerging(Weighted):
@@ -32,7 +33,7 @@ class FisherMerging(Weighted):
             )
         return errors
 
-    def weights_spec(self) -> dict[str, Any]:
+    def weights_spec(self) -> Spec:
         """``normalize`` is left out at its default, so that fingerprints from before the option stay valid."""
         return self.model_dump(mode="json", exclude=set() if self.normalize else {"normalize"})
 

@@ -14,6 +14,7 @@ from sfa.data import Task
 from sfa.data.template import Layout
 from sfa.schedule import Duration
 from sfa.store import fingerprint, identity
+from sfa.values import Spec
 
 if TYPE_CHECKING:
     from sfa.config.schema import Config, Train
@@ -54,7 +55,7 @@ class Stage:
         return ()
 
     @abstractmethod
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Spec:
         """All that determines its weights, including the fingerprints of the stages it depends on."""
 
     @cached_property
@@ -86,10 +87,10 @@ class Base(Stage):
     family: "Family"
     seed: int | None = None
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Spec:
         without_effect = {"template", "system", "date", "revision"}
         described = self.model.model_dump(mode="json", exclude_none=True, exclude=without_effect)
-        spec: dict[str, Any] = {"kind": "base", "model": described}
+        spec: Spec = {"kind": "base", "model": described}
         if self.files is not None:
             spec["files"] = dict(self.files)
         elif self.model.name is not None:
@@ -135,7 +136,7 @@ class Training(Stage):
     def needs(self) -> Sequence[Stage]:
         return (self.start,)
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Spec:
         spec = {
             "kind": "train",
             "parent": self.start.fingerprint,
@@ -173,7 +174,7 @@ class Merge(Stage):
     def needs(self) -> Sequence[Stage]:
         return (self.before, *self.sources)
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Spec:
         spec = {
             "kind": "merge",
             "method": {"name": self.merger.merge_name, **self.merger.weights_spec()},
