@@ -328,7 +328,11 @@ def test_a_result_is_not_written_over_or_into_what_is_there(out: str, tmp_path: 
         (["ties", "one", "--base", "two", "--scale", "nan"], 2, "--scale: must be a finite number, not nan"),
         (["ties", "one", "--base", "two", "--density", "nan"], 2, "--density: must be a finite number, not nan"),
         (["fisher", "one", "two", "--fishers", "one", "two", "--weights", "0", "0"], 1, "not all zero"),
-        (["fisher", "one", "two", "--fishers", "one", "two", "--weights", "1", "-1"], 1, "what is not negative"),
+        (
+            ["fisher", "one", "two", "--fishers", "one", "two", "--weights", "1", "-1"],
+            1,
+            "must not be negative, and not all zero",
+        ),
         (["fisher", "one", "two", "--fishers", "one", "minus"], 1, "minus contains a negative value"),
         (["fisher", "one", "two", "--fishers", "one"], 2, "fisher needs as many --fishers as models"),
         (["soup", "one", "two", "--normalize"], 2, "--normalize is only for fisher"),
