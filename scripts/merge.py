@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             kind = {"action": "store_true", "default": None}
         elif get_origin(field.annotation) is not None:
             kind = {"type": float, "nargs": "+"}
-        parser.add_argument(f"--{name}", help=f"for {_users(name)}: {field.description}", **kind)
+        parser.add_argument(f"--{name}", help=_help(name), **kind)
     args = parser.parse_args(arguments)
     problem = _usage_error(args)
     if problem:
@@ -88,6 +88,15 @@ def _options() -> dict[str, Any]:
         for name, field in kind.model_fields.items()
         if name not in STREAM_FIELDS
     }
+
+
+def _help(option: str) -> str:
+    """What an option means, for each of the merges that accept it."""
+    meanings: dict[str, list[str]] = {}
+    for name, kind in sorted(MERGES.items()):
+        if option in kind.model_fields:
+            meanings.setdefault(str(kind.model_fields[option].description), []).append(name)
+    return "; ".join(f"for {' and '.join(names)}: {meaning}" for meaning, names in meanings.items()).replace("%", "%%")
 
 
 def _users(option: str) -> str:
