@@ -154,4 +154,4 @@ def test_a_model_is_evaluated_as_in_its_run(tmp_path: Path, capsys: pytest.Captu
     assert base["after"] == "base"
     (folder,) = (f.parent for f in tmp_path.glob("stages/*/manifest.json") if '"parent": null' in f.read_text())
     assert evaluate.main([str(folder / "model"), "--tasks", "arithmetic_loss", "--limit", "20"]) == 0
-    assert "no manifest of a trained stage" in capsys.readouterr().err
+    assert "the model is not of a trained stage" in capsys.readouterr().err
