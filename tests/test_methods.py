@@ -16,14 +16,14 @@ from scripts import compare, merge, summary
 from sfa.config import load
 from sfa.data.batches import BatchSchedule, example_count, sample_rows
 from sfa.data.packing import IGNORED, Arrays
+from sfa.methods import METHODS as REGISTERED
 from sfa.stages.plan import Merge, plan, topological_order
 
 QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
 SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=8ba"]
 SMALL += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "loggers={}", "ewc.examples=5"]
 SMALL += ["fisher.examples=5"]
-METHODS = ["sequential", "multitask", "rehearsal", "l1", "l2", "ewc", "sfa"]
-METHODS += ["wise_ft", "task_arithmetic", "ties", "fisher", "soup"]
+METHODS = sorted(REGISTERED)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,12 @@ def test_methods_end_in_different_models(runs: Path) -> None:
 
 
 def test_the_plan_shares_every_training(runs: Path) -> None:
-    """Trainings: sequential 3, multitask 1, five methods 2 each but WiSE-FT's second task, single tasks 2 more."""
+    """Trainings: sequential 3, multitask 1, five methods 2 each, 1 each for WiSE-FT and SLERP, whose second task is
+    sequential's, single tasks 2 more. Merges: two of WiSE-FT and SLERP each, three of each of five on single tasks."""
     kinds = Counter(json.loads(file.read_text())["spec"]["kind"] for file in (runs / "stages").glob("*/manifest.json"))
     assert kinds["base"] == 1
-    assert kinds["train"] == 3 + 1 + 5 * 2 + 1 + 2
-    assert kinds["merge"] == 2 + 4 * 3
+    assert kinds["train"] == 3 + 1 + 5 * 2 + 2 + 2
+    assert kinds["merge"] == 2 * 2 + 5 * 3
     config = load(QUICKSTART, [*SMALL, "method=task_arithmetic", "task_arithmetic.weights=[0.2,0.3,0.5]"], available)
     new = [stage for stage in topological_order(plan(config)) if not (runs / "stages" / stage.fingerprint).exists()]
     assert all(isinstance(stage, Merge) for stage in new)  # another weight is only merges

@@ -47,7 +47,7 @@ def main() -> int:
                 raise RuntimeError(f"the undisturbed run of {method} failed:\n{log.read_text()}")
             whole[method] = time.monotonic() - start, runs.content(Path(name) / method)
         for case in range(given.times):
-            kind, method = list(SAID)[case % 3], runs.METHODS[case % 4]
+            kind, method = list(SAID)[case % 3], runs.METHODS[case % len(runs.METHODS)]
             length, expected = whole[method]
             _mount("-t", "tmpfs", "-o", "size=256m", "none", str(disk))
             try:

@@ -40,7 +40,7 @@ def main() -> int:
         }
         for case in range(given.times):
             ranks = 2 if case % 5 == 4 else 1
-            method = "sfa" if ranks == 2 else runs.METHODS[case % 4]
+            method = "sfa" if ranks == 2 else runs.METHODS[case % len(runs.METHODS)]
             length, expected = whole[method, ranks]
             out = folder / "case"
             moment, victim = _kill_once(forks, out, method, ranks, rng, length)

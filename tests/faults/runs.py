@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import all_kinds
+from sfa.methods import METHODS as REGISTERED
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSER = str(Path(sys.executable).with_name("composer"))
@@ -24,7 +25,7 @@ RUN = [
     "eval.interval=20ba",
 ]
 MEASURED = ("seconds", "merge_seconds", "peak_bytes")  # of a stage, what two runs of the same differ in
-METHODS = ("sfa", "wise_ft", "ewc", "rehearsal")
+METHODS = sorted(REGISTERED)
 
 
 class Process:

@@ -24,10 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sfa.methods import METHODS as REGISTERED
 from tests.faults import runs
 
-METHODS = sorted(REGISTERED)
+METHODS = runs.METHODS
 MNIST = [
     "yamls/mnist.yaml",
     "train.max_duration=40ba",
