@@ -44,14 +44,14 @@ def build_task(
     for doc in docs:
         if "choices" in doc and doc["response"] not in doc["choices"]:
             problem = f"the response {doc['response']!r} is not among the choices {doc['choices']}"
-            raise SourceError(f"{file.stem}: {problem}")
+            raise SourceError(f"{config['task']}: {problem}")
         if "choices" in doc:
             doc["answer"] = doc["choices"].index(doc["response"])
     for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
         column = config.get(key)
         if isinstance(column, str) and column.isidentifier() and any(column not in doc for doc in docs):
             raise SourceError(
-                f"{file}: {key} refers to the column {column}, but the rows of {file.stem} have {', '.join(docs[0])}; "
+                f"{file}: {key} refers to the column {column}, but the rows of {config['task']} have {', '.join(docs[0])}; "
                 "see arithmetic.yaml for rows without choices, licences.yaml for rows with them"
             )
     data = Dataset.from_list(docs)

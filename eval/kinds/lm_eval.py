@@ -1,9 +1,11 @@
-"""Task files of lm-eval, ``eval/tasks/*.yaml``: each declares the evaluation of the same name."""
+"""Task files of lm-eval, ``eval/tasks/*.yaml``: each declares the evaluation of the same name. What a task declares
+itself, as one with choices does, is scored by ``eval/tasks/declared/choices.yaml``."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -35,11 +37,13 @@ class LMEval(TextKind):
     def owned(cls, stream: Sequence[Task]) -> list[str]:
         if stream and all(isinstance(task, ImageTask) for task in stream):
             return []
-        return sorted(file.stem for file in TASK_FILES.glob("*.yaml"))
+        files = sorted(file.stem for file in TASK_FILES.glob("*.yaml"))
+        declared = [name for task in stream for name, kind in task.declared().items() if kind == cls.name]
+        return list(dict.fromkeys([*files, *declared]))
 
     def key(self, name: str) -> str:
         """Hash of the task file and the code it refers to, the rows, their limit and the template."""
-        text = (TASK_FILES / f"{name}.yaml").read_text()
+        text = _file(name).read_text()
         text += "".join((TASK_FILES / f"{module}.py").read_text() for module in re.findall(r"!function (\w+)\.", text))
         return self.key_of(text, name)
 
@@ -47,9 +51,9 @@ class LMEval(TextKind):
         from eval.lm_tasks import build_task, read_task
         from sfa.data.tokens import Encoder
 
-        file = TASK_FILES / f"{name}.yaml"
+        file = _file(name)
         self.set_rows(name, self.sources[name].eval_rows(name))
-        config, layout = read_task(file), self.settings.layout
+        config, layout = read_task(file) | {"task": name}, self.settings.layout
         template = (config.get("metadata") or {}).get("template")
         layout = replace(layout, template=template) if template else layout
         if processor is None:
@@ -118,6 +122,12 @@ class LMEval(TextKind):
         if majority is not None:
             score["majority"] = majority
         return with_counts(score, results)
+
+
+def _file(name: str) -> Path:
+    """The task file of an evaluation."""
+    file = TASK_FILES / f"{name}.yaml"
+    return file if file.is_file() else TASK_FILES / "declared" / "choices.yaml"
 
 
 def majority_share(rows: Sequence[Row]) -> float | None:

@@ -1,7 +1,19 @@
 """The tasks that a stream is made of, by name."""
 
 # Importing a module registers its tasks.
-from sfa.data import arithmetic, digits, glyphs, instructions, law, licences, magicoder, metamathqa, returns  # noqa: F401
+from sfa.data import (  # noqa: F401
+    arithmetic,
+    digits,
+    glyphs,
+    instructions,
+    law,
+    legal_terms,
+    licences,
+    magicoder,
+    metamathqa,
+    other_words,
+    returns,
+)
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
 from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered

@@ -1,4 +1,4 @@
-"""Any hub or local data set, without code: a config refers to the columns in two templates."""
+"""Any hub or local data set, without code: a config refers to the columns in two templates, and may list the labels."""
 
 import datetime
 import decimal
@@ -8,26 +8,55 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sfa.data.formats import SourceRow, Written
 from sfa.data.source import SourcedTask, SourceError
 from sfa.data.task import Row, Split
+from sfa.values import Spec
 
 
 class Custom(SourcedTask):
     """``{name: mine, source: owner/name, prompt: "{question}", response: "{answer}"}``; scored by the loss on its
-    held-out rows, or by the evaluations it names."""
+    held-out rows, by how often the likeliest of its ``choices`` is the response, or by the evaluations it names."""
 
     prompt: str = Field(description='template over the columns, like "Question: {question}"')
     response: str = Field(description='template over the columns, like "{answer}"')
     train_split: str = "train"
     test_split: str | None = Field(None, description="null: test or validation, or else one row in fifty")
+    choices: list[str] | dict[str, str] | None = Field(
+        None, description="the possible responses; a mapping gives the text that each is written as"
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _scored_by_loss(cls, options: Any) -> Any:
-        return {"evals": [*cls.declares(options["name"])], **options} if "name" in options else options
+    def _scored_by_default(cls, options: Any) -> Any:
+        if "name" not in options:
+            return options
+        declared = cls.declares(options["name"], bool(options.get("choices")))
+        return {"evals": [*declared][-1:], **options}
+
+    @classmethod
+    def declares(cls, name: str, choices: bool = False) -> dict[str, str]:
+        return super().declares(name) | ({f"{name}_accuracy": "lm_eval"} if choices else {})
+
+    def declared(self) -> dict[str, str]:
+        return self.declares(self.name, self.choices is not None)
+
+    def data_spec(self) -> Spec:
+        """Without choices as before there were any, so that finished stages remain valid."""
+        spec = super().data_spec()
+        return {key: value for key, value in spec.items() if key != "choices" or value is not None}
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, choices: list[str] | dict[str, str] | None) -> list[str] | dict[str, str] | None:
+        if choices is None:
+            return None
+        texts = list(choices.values() if isinstance(choices, dict) else choices)
+        if len(texts) < 2 or len({*texts}) < len(texts) or "" in texts:
+            raise ValueError("must be two or more different texts, none of them empty")
+        return choices
 
     @model_validator(mode="after")
     def _templates(self) -> "Custom":
@@ -53,9 +82,17 @@ class Custom(SourcedTask):
                     texts[column] = as_text(value)
                 except (ValueError, RecursionError) as error:
                     raise SourceError(f"{self.source}: the column {column} holds {error}") from error
-            return [{"prompt": _fill(prompt, texts), "response": _fill(response, texts)}]
+            return [self._example(_fill(prompt, texts), _fill(response, texts))]
 
         return self.split_rows(split, columns, examples, self.train_split, self.test_split)
+
+    def _example(self, prompt: str, response: str) -> Row:
+        if self.choices is None:
+            return {"prompt": prompt, "response": response}
+        written = self.choices if isinstance(self.choices, dict) else {choice: choice for choice in self.choices}
+        if response not in written:
+            raise SourceError(f"{self.source}: the response {response[:80]!r} is not one of {self.name}'s choices")
+        return {"prompt": prompt, "response": written[response], "choices": [*written.values()]}
 
 
 def as_text(value: Any) -> str:

@@ -135,6 +135,7 @@ class LabelSplit(Checked):
     groups: list[list[int]] | None = Field(None, description="labels of each task, instead of into")
     names: list[str] | None = Field(None, description="names of the tasks, instead of numbered ones")
     order: int | list[int] | None = Field(None, description="of the tasks: a seed, or indices from 0")
+    trained: list[int] | None = Field(None, description="places of the tasks to train, the others are only evaluated")
 
     def entries(self) -> list[dict[str, Any]]:
         """The options of each task.
@@ -158,7 +159,12 @@ class LabelSplit(Checked):
             raise ValueError(f"names: must be {len(groups)}, one for each task, not {len(names)}")
         shared = {**extra, "classes": classes, **({} if kind else {"source": self.split})}
         tasks = [{**shared, "name": name, "labels": group} for name, group in zip(names, groups, strict=True)]
-        return [tasks[i] for i in self._order(len(tasks))]
+        tasks = [tasks[i] for i in self._order(len(tasks))]
+        if self.trained is None:
+            return tasks
+        if not self.trained or not {*self.trained} <= {*range(len(tasks))}:
+            raise ValueError(f"trained: must name places from 0 to {len(tasks) - 1}, at least one")
+        return [{**task, "evaluate_only": i not in self.trained} for i, task in enumerate(tasks)]
 
     def _groups(self, classes: int) -> list[list[int]]:
         if (self.groups is None) == (self.into is None):

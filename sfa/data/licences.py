@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 from pydantic import Field
@@ -33,7 +34,7 @@ class Licences(Task):
                     start = rng.randrange(len(text) - self.words + 1) if i else 0
                     excerpts[kind].append(text[start : start + self.words])
         if split == "test":
-            excerpts = _unseen(excerpts, [text for family, _, text in licences if not held_out(family, 2)])
+            excerpts = drop_seen(excerpts, [text for family, _, text in licences if not held_out(family, 2)])
         each = min(len(texts) for texts in excerpts.values())
         rows: list[Row] = [
             {"prompt": f"Licence: {' '.join(text)}\nKind:", "response": kind, "choices": list(KINDS.values())}
@@ -45,18 +46,35 @@ class Licences(Task):
 
 
 def _licences(words: int) -> list[tuple[str, str, list[str]]]:
-    """Family, kind and words of every licence of ``KINDS`` with at least ``words`` words. The family is the first part
-    of the licence's name, as in gpl-2.0 and gpl-3.0."""
-    licences = []
+    """Family, kind and words of every licence of ``KINDS`` with at least ``words`` words."""
+    return [
+        (_family(about), KINDS[about["category"]], text.split())
+        for about, text in _files()
+        if about.get("category") in KINDS and len(text.split()) >= words
+    ]
+
+
+def english_licences() -> list[tuple[str, list[str]]]:
+    """Family and words of every licence in English."""
+    return [(_family(about), text.split()) for about, text in _files() if about.get("language", "en") == "en"]
+
+
+def _files() -> Iterator[tuple[dict[str, str], str]]:
+    """The header and the text of every licence that is not deprecated."""
     for file in sorted((package_folder("licensedcode") / "data" / "licenses").glob("*.LICENSE")):
         _, head, text = file.read_text(encoding="utf-8").split("---", 2)
         about = dict(re.findall(r"^(\w+): *(.*)$", head, re.MULTILINE))
-        if about.get("category") in KINDS and "is_deprecated" not in about and len(text.split()) >= words:
-            licences.append((re.split(r"[-_.\d]", about["key"])[0], KINDS[about["category"]], text.split()))
-    return licences
+        if "is_deprecated" not in about:
+            yield about, text
 
 
-def _unseen(excerpts: dict[str, list[list[str]]], training: list[list[str]]) -> dict[str, list[list[str]]]:
+def _family(about: dict[str, str]) -> str:
+    """The first part of a licence's name, as in gpl-2.0 and gpl-3.0."""
+    return re.split(r"[-_.\d]", about["key"])[0]
+
+
+def drop_seen(excerpts: dict[str, list[list[str]]], training: list[list[str]]) -> dict[str, list[list[str]]]:
+    """The excerpts that share no ``SHARED_WORDS`` consecutive words with a training text."""
     test_runs = {run for texts in excerpts.values() for text in texts for run in _runs(text)}
     training_runs = {run for text in training for run in _runs(text) if run in test_runs}
     return {kind: [text for text in texts if not training_runs & _runs(text)] for kind, texts in excerpts.items()}

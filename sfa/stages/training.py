@@ -184,7 +184,8 @@ def release(trainer: Trainer) -> None:
     """Releases a closed trainer's model, optimizer and anchor, which would otherwise stay in memory until the process
     ends: Composer 0.32 holds references for its exit handler, torch 2.7 for every model whose state it has named."""
     atexit.unregister(trainer.engine._close)
-    _get_fqns.cache_clear()
+    if hasattr(_get_fqns, "cache_clear"):  # newer releases of torch remember no model
+        _get_fqns.cache_clear()
 
 
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
