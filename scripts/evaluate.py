@@ -103,8 +103,8 @@ def evaluate(args: argparse.Namespace) -> list[Score]:
 
     from eval.evaluator import Evaluations
     from eval.kind import Settings
-    from sfa.families import models
-    from sfa.families.pretrained import model_errors
+    from sfa.models import stored
+    from sfa.models.pretrained import model_errors
 
     settings = Settings(
         args.template,
@@ -119,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> list[Score]:
     )
     evaluations = Evaluations(args.tasks, [], settings)
     with model_errors(args.model):
-        processor = models.read_processor(args.model)
+        processor = stored.read_processor(args.model)
     if not isinstance(processor, PreTrainedTokenizerBase):
         raise UsageError(f"{args.model} is an image classifier, and these evaluations are of text")
     if args.backend == "vllm":
@@ -129,7 +129,7 @@ def evaluate(args: argparse.Namespace) -> list[Score]:
         lm = VLLM(pretrained=args.model, batch_size="auto", add_bos_token=bos, load_format="safetensors")
         return evaluations.drive(lm, processor)
     with model_errors(args.model):
-        model = models.read_model(args.model).eval()
+        model = stored.read_model(args.model).eval()
     return evaluations(model.cuda() if torch.cuda.is_available() else model, processor)
 
 

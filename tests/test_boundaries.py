@@ -14,9 +14,10 @@ from scripts import compare, export, report, series
 from scripts.paper import claims, figures
 from scripts.paper.sweeps import Figure
 from sfa import curves, store
-from sfa.families import models
 from sfa.families.decoder import Decoder
-from sfa.families.settings import Model
+from sfa.models import building, stored
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +38,21 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_adapters_are_read_from_safetensors_alone(adapted: Path, tmp_path: Path) -> None:
-    assert models.read_model(adapted / "adapters").peft_config
+    assert stored.read_model(adapted / "adapters").peft_config
     pickled = shutil.copytree(adapted / "adapters", tmp_path / "pickled")
     torch.save(load_file(pickled / "adapter_model.safetensors"), pickled / "adapter_model.bin")
     (pickled / "adapter_model.safetensors").unlink()
-    with pytest.raises(models.ModelError, match=r"pickled has adapters but no adapter_model\.safetensors"):
-        models.read_model(pickled)
+    with pytest.raises(ModelError, match=r"pickled has adapters but no adapter_model\.safetensors"):
+        stored.read_model(pickled)
     both = shutil.copytree(adapted / "base", tmp_path / "both")
     shutil.copytree(pickled, both, dirs_exist_ok=True)
-    with pytest.raises(models.ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
-        models.build(Model(name=str(both)), 1, Decoder())
+    with pytest.raises(ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
+        building.build(Model(name=str(both)), 1, Decoder())
     under = json.loads((adapted / "adapters" / "adapter_config.json").read_text())
     on_it = shutil.copytree(adapted / "adapters", tmp_path / "on_it")
     (on_it / "adapter_config.json").write_text(json.dumps({**under, "base_model_name_or_path": str(both)}))
-    with pytest.raises(models.ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
-        models.read_model(on_it)
+    with pytest.raises(ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
+        stored.read_model(on_it)
 
 
 OUTSIDE = ["../../outside", "/etc", "", ".", "0123456789abcdef/..", "0123456789abcdef\n", "0123456789ABCDEF", 1, None]

@@ -16,8 +16,9 @@ from sfa.data.packing import encode
 from sfa.data.source import SourceError
 from sfa.data.template import DATE, Layout, Prompter, TemplateError
 from sfa.data.tokens import Encoder
-from sfa.families import models
-from sfa.families.settings import Model
+from sfa.models import stored
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 from tests.zoo import CHATS, ENDS, byte_level, chat_tokenizer
 
 ROW: Any = {"prompt": "Is it so?", "response": "Yes, 45 of 67."}
@@ -94,8 +95,8 @@ def test_a_template_that_refuses_is_one_line_before_the_training(
     tok.chat_template = tok.chat_template or name
     tok.save_pretrained(tmp_path)
     LlamaConfig(vocab_size=len(tok)).save_pretrained(tmp_path)
-    with pytest.raises(models.ModelError, match=told) as error:
-        models.check(tmp_path, 64, Layout("chat", system))
+    with pytest.raises(ModelError, match=told) as error:
+        stored.check(tmp_path, 64, Layout("chat", system))
     assert "\n" not in str(error.value)
 
 

@@ -18,9 +18,9 @@ from sfa import runs, store
 from sfa.data.array_cache import built_once
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.models import build
-from sfa.families.pretrained import ModelError
-from sfa.families.settings import Model
+from sfa.models.building import build
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 from sfa.stages.callbacks import Stopper
 from sfa.store import DamagedStage, verify_checksums, write_checksums
 

@@ -35,7 +35,7 @@ from eval.kind import Settings
 from eval.lm import LiveLM, alike
 from scripts import evaluate
 from sfa.data import registered
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.tokenizer_training import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from sfa.config import load
 from sfa.data import Custom, Images, registered
 from sfa.data.source import SourceError
 from sfa.data.text_arrays import content
-from sfa.families.settings import Model
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.settings import Model
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages import plan, stage
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")

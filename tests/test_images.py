@@ -32,9 +32,10 @@ from sfa.data.image_arrays import ImageArrays
 from sfa.data.images import Images, decode
 from sfa.data.source import SourceError
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.models import build, read_model, read_processor
-from sfa.families.settings import Model
 from sfa.mlp import MLPConfig, MLPForImageClassification
+from sfa.models.building import build
+from sfa.models.settings import Model
+from sfa.models.stored import read_model, read_processor
 from sfa.store import DamagedStage
 from tests import COMPOSER
 from tests.test_methods import METHODS

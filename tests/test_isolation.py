@@ -10,10 +10,11 @@ from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate, example_count
 from sfa.data.packing import encode, pack, pad_each
 from sfa.data.tokens import Encoder
-from sfa.families import family_of, models
+from sfa.families import family_of
 from sfa.families.decoder import Decoder
-from sfa.families.isolation import NotCausal, padding_reason
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.isolation import NotCausal, padding_reason
+from sfa.models.pretrained import ModelError
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages.composer_model import StageModel
 
 ROWS = registered("arithmetic").rows("train")[:20]
@@ -128,7 +129,7 @@ def test_a_model_that_fails_on_positions_is_padded_and_the_reason_told(tokenizer
 def test_a_model_that_sees_what_it_is_to_predict_is_refused(tokenizer: Any) -> None:
     with pytest.raises(NotCausal, match="is_decoder"):
         padding_reason(tiny("bert", tokenizer), tokenizer)
-    with pytest.raises(models.ModelError, match="is_decoder"):
+    with pytest.raises(ModelError, match="is_decoder"):
         Decoder().padding_reason(tiny("bert", tokenizer), tokenizer)
     padding_reason(tiny("bert", tokenizer, is_decoder=True), tokenizer)
 

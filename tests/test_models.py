@@ -20,10 +20,11 @@ from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate
 from sfa.data.packing import IGNORED, encode, encode_seq2seq, pack
 from sfa.data.tokens import Encoder
-from sfa.families import family_of, models
+from sfa.families import family_of
 from sfa.families.decoder import Decoder
-from sfa.families.settings import LoRA, Model
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models import building, stored
+from sfa.models.settings import LoRA, Model
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages.composer_model import StageModel
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -120,7 +121,7 @@ def test_adapters_alone_are_trained_saved_and_read(
 ) -> None:
     model(name, tokenizer).save_pretrained(tmp_path / "pretrained")
     tokenizer.save_pretrained(tmp_path / "pretrained")
-    adapted, _ = models.build(Model(name=str(tmp_path / "pretrained"), lora=LoRA(rank=2)), 1, Decoder())
+    adapted, _ = building.build(Model(name=str(tmp_path / "pretrained"), lora=LoRA(rank=2)), 1, Decoder())
     trained = {key for key, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert trained and all("lora_" in key for key in trained)
     with torch.no_grad():
@@ -129,7 +130,7 @@ def test_adapters_alone_are_trained_saved_and_read(
                 parameter.add_(0.01)
     weights.save_model(adapted, tmp_path / "stage")
     assert not (tmp_path / "stage" / "model.safetensors").exists()
-    again = models.read_model(tmp_path / "stage")
+    again = stored.read_model(tmp_path / "stage")
     state = dict(adapted.named_parameters())
     assert {key for key, parameter in again.named_parameters() if parameter.requires_grad} == trained
     assert all(torch.equal(parameter, state[key]) for key, parameter in again.named_parameters())

@@ -12,7 +12,7 @@ from sfa.data import registered
 from sfa.data.batches import BatchSchedule
 from sfa.data.packing import IGNORED, encode, pack
 from sfa.data.tokens import Encoder
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.schedule import Duration
 from sfa.stages.composer_model import StageModel
 

@@ -24,8 +24,9 @@ from sfa.data.images import Images, decode
 from sfa.data.pixels import BOUND, Pixels, normalised
 from sfa.data.source import SourceError
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.models import ModelError, build, configuration_errors
-from sfa.families.settings import Model
+from sfa.models.building import build, configuration_errors
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 from sfa.stages.composer_model import StageModel
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -14,7 +14,7 @@ import train
 from scripts import evaluate
 from sfa import merge_steps
 from sfa.data import registered
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.tokenizer_training import train_tokenizer
 from tests.test_sources import SCHEMAS, jsonl, numbered
 
 TRAIN = {"max_duration": "10ba", "global_batch_size": 4, "seq_len": 64, "lr": 1e-3, "save_interval": "4ba"}

@@ -140,7 +140,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         except SourceError as error:
             errors.append(f"tasks.{i}: {error}")
     if family is not None and tasks and (config.model.architecture is not None or Path(name).is_dir()):
-        from sfa.families.models import configuration_errors  # seconds to import
+        from sfa.models.building import configuration_errors  # seconds to import
 
         longest = max(config.train_of(task).seq_len for task in tasks)
         errors += configuration_errors(config.model, family, longest)

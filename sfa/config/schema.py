@@ -9,8 +9,8 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, create_model
 from sfa.config.concealed import Concealed
 from sfa.data import FileName, Task, registered
 from sfa.families import Family, family_of_tasks
-from sfa.families.settings import Model
 from sfa.methods import METHODS, Method
+from sfa.models.settings import Model
 from sfa.values import Interval, LocalPath, Section, Spec
 
 Duration = Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sfa.config.schema import Config, Train
     from sfa.data.tokens import Encoder
-    from sfa.families.settings import LoRA, Model
+    from sfa.models.settings import LoRA, Model
 
 SENSES = ("vision", "image", "video", "audio", "speech")  # in the name of a component for other input than text
 LONG_ROWS = {
@@ -86,6 +86,11 @@ class LanguageModel(Family):
         return [f"     rows longer than a sequence {LONG_ROWS[rule]} (train.long_rows: {rule})" for rule in rules]
 
     @classmethod
+    def knows(cls, configuration: Any) -> bool:
+        is_seq2seq = bool(getattr(configuration, "is_encoder_decoder", False))
+        return is_seq2seq == cls.seq2seq and super().knows(configuration)
+
+    @classmethod
     def refuse(cls, configuration: Any) -> None:
         if _is_multimodal(configuration):
             kind = configuration.model_type
@@ -108,9 +113,9 @@ class LanguageModel(Family):
     def build(self, model: "Model", tokenizer_tasks: Sequence[Task], report: Callable[[str], None]) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
-        from sfa.families.configurations import NO_CODE, read_configuration
-        from sfa.families.pretrained import model_errors, read
-        from sfa.families.tokenizer_training import train_tokenizer
+        from sfa.models.configurations import NO_CODE, read_configuration
+        from sfa.models.pretrained import model_errors, read
+        from sfa.models.tokenizer_training import train_tokenizer
 
         tokenizer: Any = None
         if model.name is None:
@@ -148,7 +153,7 @@ class LanguageModel(Family):
         """
 
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
-        from sfa.families.pretrained import ModelError, one_line
+        from sfa.models.pretrained import ModelError, one_line
 
         if len(processor) > configuration.vocab_size:
             raise ModelError(
@@ -176,7 +181,7 @@ class LanguageModel(Family):
     def logits(self, model: Any, processor: Any, batch: dict[str, "Tensor"]) -> "Tensor":
         """In training, logits are only computed for learned tokens: a prompt's would cost the same and enter no
         loss."""
-        from sfa.families.token_loss import learned, only
+        from sfa.models.token_loss import learned, only
 
         head = model.get_output_embeddings() if model.training else None
         if head is None:
@@ -189,12 +194,12 @@ class LanguageModel(Family):
         """Logits of all positions, ``[batch, length, vocab]``."""
 
     def losses(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
-        from sfa.families.token_loss import losses
+        from sfa.models.token_loss import losses
 
         return losses(logits, batch["labels"], self.shift)
 
     def sample(self, logits: "Tensor", batch: dict[str, "Tensor"], generator: "torch.Generator") -> dict[str, "Tensor"]:
-        from sfa.families.token_loss import sampled
+        from sfa.models.token_loss import sampled
 
         return {**batch, "labels": sampled(logits, batch["labels"], self.shift, generator)}
 
@@ -204,10 +209,6 @@ def position_count(configuration: Any) -> int | None:
     names = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len")
     counts = (getattr(configuration.get_text_config(decoder=True), name, None) for name in names)
     return next((int(count) for count in counts if isinstance(count, int) and count > 0), None)
-
-
-def is_encoder_decoder(configuration: Any) -> bool:
-    return bool(getattr(configuration, "is_encoder_decoder", False))
 
 
 def _too_long(configuration: Any, seq_len: int) -> list[str]:

@@ -101,7 +101,7 @@ def parameter_count_of(config: Config) -> tuple[int | None, str]:
     """The number of parameters of a run's model, or ``None`` and why it is unknown."""
     if config.model.name in PARAMETERS:
         return PARAMETERS[config.model.name], ""
-    from sfa.families.models import parameter_count
+    from sfa.models.building import parameter_count
 
     try:
         return parameter_count(config.model, config.family()), ""

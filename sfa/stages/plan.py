@@ -19,8 +19,8 @@ from sfa.values import Spec
 if TYPE_CHECKING:
     from sfa.config.schema import Config, Train
     from sfa.families import Family
-    from sfa.families.settings import Model
     from sfa.methods import Method
+    from sfa.models.settings import Model
 
 FORMAT = 5  # incremented when a code change changes the weights of a stage
 UNSPLIT = (  # models of the paper without dropout, so that their dry run needs no hub
@@ -287,7 +287,7 @@ def splits_matter(config: "Config") -> bool:
         return True
     if config.model.name in UNSPLIT:
         return False
-    from sfa.families.models import has_noise  # seconds to import
+    from sfa.models.building import has_noise  # seconds to import
 
     return has_noise(config.model, config.family())
 

@@ -10,7 +10,7 @@ from sfa import runs
 from sfa.config import ConfigError
 from sfa.config.schema import Config
 from sfa.errors import UsageError
-from sfa.families import models
+from sfa.models import stored
 from sfa.parallel import join
 from sfa.records import Manifest, Results, Score
 from sfa.stages import results, stage
@@ -85,7 +85,7 @@ def _make(planned: Stage, config: Config, context: Context) -> Manifest:
     manifest = stage.make(planned, context)
     if planned.parent is None:
         longest = max(config.train_of(task).seq_len for task in config.tasks)
-        models.check(context.model(planned), longest, config.model.layout)
+        stored.check(context.model(planned), longest, config.model.layout)
     return manifest
 
 

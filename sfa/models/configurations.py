@@ -8,16 +8,14 @@ from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from sfa.families import register_architectures
-from sfa.families.pretrained import ModelError
-from sfa.families.settings import Model
+import sfa.mlp  # noqa: F401  registers this suite's own architecture
 from sfa.model_files import read_settings, refuse_special_files
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 
 MOST_LAYERS = 1000
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # code in model repositories is never run
 ADAPTERS = "adapter_model.safetensors"
-
-register_architectures()
 
 
 def read_configuration(model: Model, options: dict[str, Any]) -> Any:

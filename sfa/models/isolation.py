@@ -8,7 +8,7 @@ from composer.utils import dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sfa.families.pretrained import ModelError
+from sfa.models.pretrained import ModelError
 
 LENGTH = 6  # tokens of each of two examples, at most
 # Relative to the logits' standard deviation. Over 115 architectures of transformers 5.23 with random weights, logits of
