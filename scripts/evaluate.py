@@ -14,6 +14,7 @@ from typing import get_args
 
 from eval import available, owner
 from scripts import files
+from sfa.data import runs_generated_code
 from sfa.data.packing import LongRows
 from sfa.data.template import DATE, Template
 from sfa.errors import UsageError
@@ -38,12 +39,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--long-rows", choices=get_args(LongRows), help="what to do with longer rows; default: drop")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
-    parser.add_argument("--run-generated-code", action="store_true", help="allow humaneval to run code, in a sandbox")
+    running_code = list(filter(runs_generated_code, known))
+    allowing = f"allow {', '.join(running_code)} to run code, in a sandbox"
+    parser.add_argument("--run-generated-code", action="store_true", help=allowing)
     parser.add_argument("--out", type=files.path, help="also write the scores to this JSON file")
     args = parser.parse_args(arguments)
-    if "humaneval" in args.tasks and not args.run_generated_code:
-        parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
     for name in args.tasks:
+        if name in running_code and not args.run_generated_code:
+            parser.error(f"{name} runs what the model writes, in a sandbox: add --run-generated-code")
         kind = owner(name)
         if kind is not None and args.backend not in kind.backends:
             parser.error(f"{name} is scored with --backend {' or '.join(kind.backends)} only")

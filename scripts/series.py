@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.interval import half_width
-from sfa.methods import METHODS
+from sfa.methods import METHODS, plain_method
 from sfa.methods.base import Look
 from sfa.records import Overrides, Results
 from sfa.runs import has_results, read_results, read_sweep, run_folder
@@ -112,8 +112,8 @@ def point_of(value: Any, finals: Sequence[Mapping[str, float]], x: Axis, y: Axis
 
 def before_last(results: Swept, x: Axis, y: Axis) -> Point | None:
     """The model before the stream's last task under sequential training: θ_o of the last stage."""
-    plain = next((runs for point, runs in results if point == {"method": "sequential"}), [])
-    finals = [scores(run, -2) for run in plain if len(run["stages"]) > 1]
+    plain_runs = next((runs for point, runs in results if point == {"method": plain_method().name}), [])
+    finals = [scores(run, -2) for run in plain_runs if len(run["stages"]) > 1]
     return point_of(None, finals, x, y) if finals else None
 
 
@@ -124,7 +124,7 @@ def bounds(results: Swept, axis: Axis) -> tuple[float, float | None]:
     single = [[scores(run, -1) for run in runs] for point, runs in results if trains_on_part(point)]
     if not single:
         return low, None
-    single += [[scores(run, 0) for run in runs] for point, runs in results if point == {"method": "sequential"}]
+    single += [[scores(run, 0) for run in runs] for point, runs in results if point == {"method": plain_method().name}]
     best = min if has_losses(results, axis) else max
     means = [
         best(statistics.fmean(on_axis(by_evaluation, {name: evaluations}) for by_evaluation in runs) for runs in single)

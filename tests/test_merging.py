@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from sfa import machine, merging
-from sfa.methods import method
+from sfa.methods import METHODS
 from sfa.methods.base import Sources
 from sfa.tensors import write
 from sfa.threshold import threshold
@@ -164,7 +164,7 @@ def test_fisher_merging_weighs_by_information(folders: list[Path], tmp_path: Pat
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 def test_slerp_turns_each_tensor_along_the_arc(beta: float, folders: list[Path], tmp_path: Path) -> None:
     _, old, new = folders
-    method("slerp", beta=beta).merge(Sources([old, new]), tmp_path / "out")
+    METHODS["slerp"](beta=beta).merge(Sources([old, new]), tmp_path / "out")
     theta_o, theta = read(old), read(new)
     expected = {}
     for name, start in theta.items():
@@ -181,7 +181,7 @@ def test_slerp_turns_each_tensor_along_the_arc(beta: float, folders: list[Path],
 
 def test_dare_drops_entries_by_the_seed_and_rescales_the_rest(folders: list[Path], tmp_path: Path) -> None:
     base, one, _ = folders
-    dare = method("dare", weights=[1.0], density=0.5)
+    dare = METHODS["dare"](weights=[1.0], density=0.5)
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
         dare.merge(Sources([one], base, seed=seed), tmp_path / out)
     origin, moved = read(base), read(one)
@@ -198,7 +198,7 @@ def test_dare_drops_entries_by_the_seed_and_rescales_the_rest(folders: list[Path
         kept, count = kept + int(there.sum()), count + there.size
     assert 0.45 < kept / count < 0.55
     assert any(not np.array_equal(found[name], other[name]) for name in found)
-    method("dare", weights=[1.0], density=1.0).merge(Sources([one], base), tmp_path / "all")
+    METHODS["dare"](weights=[1.0], density=1.0).merge(Sources([one], base), tmp_path / "all")
     same(tmp_path / "all", moved, 1e-5)
 
 

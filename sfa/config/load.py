@@ -15,7 +15,7 @@ from sfa.config import loggers
 from sfa.config.concealed import Concealed
 from sfa.config.reading import Unreadable, read_file, read_value, reason
 from sfa.config.schema import Config, Train, config_class
-from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
+from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in, runs_generated_code
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
@@ -117,11 +117,13 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         for name, key in keys.items():
             if name not in known:
                 errors.append(_unknown(key, name, known, "an evaluation"))
-    if "humaneval" in config.evaluations() and not config.eval.run_generated_code:
-        errors.append(
-            "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
-            "or leave humaneval out of eval.tasks"
-        )
+    if not config.eval.run_generated_code:
+        errors += [
+            f"eval.run_generated_code: must be true for {name}, which runs what the model writes, in a sandbox; "
+            f"or leave {name} out of eval.tasks"
+            for name in config.evaluations()
+            if runs_generated_code(name)
+        ]
     for logger, options in config.loggers.items():
         if (missing := loggers.missing(logger)) is not None:
             errors.append(f"loggers.{logger}: {missing}")

@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, create_model
 from sfa.config.concealed import Concealed
 from sfa.data import FileName, Task, registered
 from sfa.families import Family, family_of_tasks
-from sfa.methods import METHODS, Method
+from sfa.methods import METHODS, Method, plain_method
 from sfa.models.settings import Model
 from sfa.values import Interval, LocalPath, Section, Spec
 
@@ -73,7 +73,7 @@ class Config(Section):
     trial_duration: Duration | None = Field(
         None, description="trains every task for this long instead, to test a config"
     )
-    method: str = "sequential"
+    method: str = plain_method().name
     train: Train = Train()
     eval: Eval = Eval()
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
@@ -137,4 +137,4 @@ def config_class() -> type[Config]:
 def _config_class(methods: tuple[tuple[str, type[Method]], ...]) -> type[Config]:
     sections: dict[str, Any] = {name: (kind, kind()) for name, kind in methods if kind.model_fields}
     names: Any = Literal[tuple(name for name, _ in methods)]
-    return create_model("Config", __base__=Config, method=(names, "sequential"), **sections)
+    return create_model("Config", __base__=Config, method=(names, plain_method().name), **sections)

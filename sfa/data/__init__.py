@@ -4,7 +4,7 @@
 from sfa.data import arithmetic, digits, glyphs, instructions, law, licences, magicoder, metamathqa, returns  # noqa: F401
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
-from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered
+from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered, runs_generated_code
 
 __all__ = [
     "TASKS",
@@ -19,4 +19,5 @@ __all__ = [
     "looking_in",
     "owner",
     "registered",
+    "runs_generated_code",
 ]

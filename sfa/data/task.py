@@ -48,6 +48,7 @@ class Task(Checked):
             the rows of its default evaluations and of all named ``<task>_…``.
         package: the installed package that provides the rows, if any.
         epoch_tokens: approximate tokens of an epoch, at four characters a token. Only for estimates.
+        code_evals: those of its evaluations that run what the model writes, which a run must allow.
         train: overrides of the config's ``train`` section for this task.
         evaluate_only: evaluated like the others, but never trained on.
     """
@@ -55,6 +56,7 @@ class Task(Checked):
     model_config = ConfigDict(extra="forbid", frozen=True)
     package: ClassVar[str] = ""
     epoch_tokens: ClassVar[float | None] = None
+    code_evals: ClassVar[tuple[str, ...]] = ()
 
     name: FileName
     evals: tuple[str, ...] = Field((), description="evaluations that score it")
@@ -115,6 +117,12 @@ def owner(evaluation: str) -> type[Task] | None:
     """The registered task that provides an evaluation's rows: the class lists it, or it is named ``<task>_…``."""
     declaring = (kind for kind in TASKS.values() if evaluation in kind.model_fields["evals"].default)
     return next(declaring, None) or TASKS.get(evaluation.rpartition("_")[0])
+
+
+def runs_generated_code(evaluation: str) -> bool:
+    """Whether an evaluation runs what the model writes."""
+    task = owner(evaluation)
+    return task is not None and evaluation in task.code_evals
 
 
 def package_folder(module: str) -> Path:

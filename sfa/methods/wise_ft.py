@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from sfa.methods.base import Look, Method, Sources, method
+from sfa.methods.base import Look, Method, Sources, plain_method
 
 if TYPE_CHECKING:
     from sfa.stages.plan import Stage, Stream
@@ -42,10 +42,9 @@ def merged_after_each(stream: Stream, merger: Method, label: str) -> list[Stage]
         merger: merges θ_o and θ, in this order.
         label: name of the method in results.
     """
-    plain = method("sequential")
     stages: list[Stage] = [stream.base]
     for i, task in enumerate(stream.tasks):
-        trained = stream.train([task], plain, stages[-1], stages[1:])
+        trained = stream.train([task], plain_method(), stages[-1], stages[1:])
         stages.append(
             stream.merge(task.name, label, merger, parent=stages[-1], sources=(stages[-1], trained)) if i else trained
         )

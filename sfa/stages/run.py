@@ -40,9 +40,8 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         check_disk(config)
     for line in config.deprecations:
         console.print(line)
-    setting = config.method_settings.neutral_setting()
-    if setting is not None:
-        console.print(f"{setting} leaves the weights as method=sequential makes them")
+    if (notice := config.method_settings.neutral_notice()) is not None:
+        console.print(notice)
     evaluated = {planned.fingerprint: planned for planned in plan(config)}
     manifests, scores = [], []
     for planned in topological_order(evaluated.values()):
