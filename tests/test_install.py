@@ -19,7 +19,7 @@ import sfa
 import train
 from sfa import compatible, extras, merging
 from sfa.errors import MissingExtra
-from tests.test_compatible import bare
+from tests.folders import bare
 
 ROOT = Path(train.__file__).parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
