@@ -25,12 +25,12 @@ from scripts.interval import half_width
 from scripts.series import base_scores, label, look, order_of, scores, trains_on_part, varied
 from scripts.summary import FORMULAS, head, rows
 from sfa import curves
-from sfa.config import flat
 from sfa.data import Task
 from sfa.errors import UsageError
-from sfa.records import Overrides, Results, SweptRun
+from sfa.records import Results, SweptRun
 from sfa.runs import has_results, read_manifest_of, read_results, read_sweep, run_folder
 from sfa.terminal import command, start
+from sfa.values import Overrides, flat
 
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",

@@ -11,8 +11,9 @@ from typing import Any
 from scripts.interval import half_width
 from sfa.methods import METHODS, plain_method
 from sfa.methods.base import Look
-from sfa.records import Overrides, Results
+from sfa.records import Results
 from sfa.runs import has_results, read_results, read_sweep, run_folder
+from sfa.values import Overrides
 
 BEFORE_LAST = Look("before the last task", {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9})
 

@@ -9,9 +9,7 @@ from typing import Any
 from sfa import extras
 from sfa.adapters import adapter_settings, check_aligned
 from sfa.errors import MergeError
-from sfa.model_files import other_weights, read_settings
-
-Settings = dict[str, Any]
+from sfa.model_files import Settings, other_weights, read_settings
 
 # Config keys that cannot change what a model computes; all others must be equal.
 _HARMLESS = re.compile(

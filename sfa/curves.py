@@ -12,11 +12,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sfa.config import flat
 from sfa.errors import UsageError
 from sfa.methods import METHODS
 from sfa.records import Results, StageRecord
 from sfa.runs import read_results, read_scores_of
+from sfa.values import flat
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"

@@ -27,12 +27,14 @@ def run(setup: Setup) -> list[Row]:
     kinds = [("none", 1), ("ddp", ranks), ("fsdp2", ranks)]
     steps = 8 if setup.small else 60
     for parallelism, count in kinds[: 1 if setup.small else None]:
-        arguments: dict[str, Any] = {
-            "folder": str(setup.scratch / f"stage-{parallelism}"),
-            "parallelism": parallelism,
-            "steps": steps,
-        }
-        taken = on_ranks(count, "scripts.bench.stage:series", **arguments, rounds=setup.rounds(25))[0]
+        taken, *_ = on_ranks(
+            count,
+            "scripts.bench.stage:series",
+            folder=str(setup.scratch / f"stage-{parallelism}"),
+            parallelism=parallelism,
+            steps=steps,
+            rounds=setup.rounds(25),
+        )
         case = f"quickstart's Law, {steps} steps, {parallelism}, {count} rank" + ("s" if count > 1 else "")
         against = "the same stage, sequential"
         rows.append(Row(LINE, case, against, taken["sfa"], taken["plain"], 1.01))

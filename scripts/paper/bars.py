@@ -14,8 +14,9 @@ from scripts.interval import half_width
 from scripts.series import Swept, label, look
 from sfa.curves import save
 from sfa.methods import METHODS
-from sfa.records import Overrides, Results
+from sfa.records import Results
 from sfa.stages.results import is_loss
+from sfa.values import Overrides
 
 
 def draw(results: Swept, out: Path) -> Path:

@@ -19,9 +19,8 @@ from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in, runs_g
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
-from sfa.records import Overrides
 from sfa.schedule import Duration
-from sfa.values import LocalPath, at_home
+from sfa.values import LocalPath, Overrides, at_home
 
 Validated = TypeVar("Validated", bound=BaseModel)
 Evaluations = Callable[[Sequence[Task]], Sequence[str]]
@@ -365,11 +364,3 @@ def _unknown(key: str, name: Any, known: Iterable[str], what: str) -> str:
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)
-
-
-def flat(config: Any, prefix: str = "") -> Overrides:
-    """Nested mappings and lists with dotted keys, as on the command line."""
-    items = enumerate(config) if isinstance(config, list) else config.items() if isinstance(config, dict) else None
-    if items is None:
-        return {prefix: config}
-    return {key: value for name, item in items for key, value in flat(item, f"{prefix}.{name}".lstrip(".")).items()}

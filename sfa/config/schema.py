@@ -11,11 +11,13 @@ from sfa.data import FileName, Task, registered
 from sfa.families import Family, family_of_tasks
 from sfa.methods import METHODS, Method, plain_method
 from sfa.models.settings import Model
-from sfa.values import Interval, LocalPath, Section, Spec
+from sfa.values import Interval, LocalPath, Overrides, Section, Spec
 
 Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
 ]
+
+LoggerName = Literal["tensorboard", "file", "wandb", "mlflow"]
 
 
 class Train(Section):
@@ -78,9 +80,7 @@ class Config(Section):
     eval: Eval = Eval()
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
     checkpoint: Literal["sharded", "full"] = Field("sharded", description="format of checkpoints under fsdp2")
-    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = Field(
-        {"tensorboard": {}, "file": {}}
-    )
+    loggers: dict[LoggerName, Overrides] = Field({"tensorboard": {}, "file": {}})
     save_folder: LocalPath = Path("runs")
     data_folder: LocalPath | None = Field(
         None, description="local copies of hub data sets, one folder each, named like the data set"

@@ -15,7 +15,7 @@ from sfa.data.decoding import content, decode
 from sfa.data.holdout import draw
 from sfa.data.source import SourcedTask, SourceError, column, whole_number
 from sfa.data.task import TASKS, Split, Task
-from sfa.values import Checked, Spec
+from sfa.values import Checked, Overrides, Spec
 
 __all__ = ["ImageRow", "ImageTask", "Images", "LabelSplit", "decode", "place"]
 MOST_CLASSES = 1_000_000
@@ -136,7 +136,7 @@ class LabelSplit(Checked):
     names: list[str] | None = Field(None, description="names of the tasks, instead of numbered ones")
     order: int | list[int] | None = Field(None, description="of the tasks: a seed, or indices from 0")
 
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[Overrides]:
         """The options of each task.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 from pydantic import ConfigDict, Field
 
 from sfa.store import PLAIN_NAME
-from sfa.values import Checked, Spec
+from sfa.values import Checked, Overrides, Spec
 
 Split = Literal["train", "test"]
 FileName = Annotated[  # a plain name, without path separators
@@ -60,7 +60,7 @@ class Task(Checked):
 
     name: FileName
     evals: tuple[str, ...] = Field((), description="evaluations that score it")
-    train: dict[str, Any] = Field({}, description="overrides of the train section for this task")
+    train: Overrides = Field({}, description="overrides of the train section for this task")
     evaluate_only: bool = Field(False, description="evaluated, but never trained on")
 
     @classmethod
@@ -97,13 +97,19 @@ class Task(Checked):
         return self.data_spec()
 
 
+class Lookup(TypedDict):
+    """The validation context of a task."""
+
+    data_folder: Path | None
+
+
 def registered(name: str, data_folder: Path | None = None, **options: Any) -> Task:
     """A registered task with ``options``, otherwise with defaults; ``data_folder`` holds local copies of hub data sets,
     each in a folder named after the last part of its hub name."""
     return TASKS[name].model_validate(options, context=looking_in(data_folder))
 
 
-def looking_in(data_folder: Path | None) -> dict[str, Any]:
+def looking_in(data_folder: Path | None) -> Lookup:
     """The validation context in which a task looks up its data sets."""
     return {"data_folder": data_folder}
 

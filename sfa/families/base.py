@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from sfa.data import Task
 from sfa.data.template import Layout
-from sfa.values import Spec
+from sfa.values import Overrides, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +165,7 @@ class Family(ABC):
         return next((kind for kind in candidates if kind.__name__ in saved), candidates[0])
 
     @abstractmethod
-    def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
+    def options(self, model: "Model", vocab_size: int | None) -> Overrides:
         """Options for the ``transformers`` configuration of a config's model: all of an architecture's, or overrides
         of a pretrained model's."""
 

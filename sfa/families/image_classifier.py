@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
 from sfa.families.base import Family, Sequences, family_of
-from sfa.values import Spec
+from sfa.values import Overrides, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ class ImageClassifier(Family):
     def of_configuration(cls, configuration: Any) -> Self:
         return cls(int(configuration.num_labels))
 
-    def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
+    def options(self, model: "Model", vocab_size: int | None) -> Overrides:
         config = model.config if model.name is None else {}
         return {**config, "num_labels": self.labels}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
 from sfa.families.base import Family, family_of
-from sfa.values import Spec
+from sfa.values import Overrides, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ class LanguageModel(Family):
             kind = configuration.model_type
             raise ValueError(f"{kind} takes images or sound as well as text, and a text-only checkpoint is required")
 
-    def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
+    def options(self, model: "Model", vocab_size: int | None) -> Overrides:
         if model.name is not None:
             return {}
         special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "decoder_start_token_id": 0}
@@ -140,9 +140,15 @@ class LanguageModel(Family):
         """``model`` with new adapters, which record the model's revision."""
         from peft import LoraConfig, get_peft_model
 
-        options: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-        options |= {"target_modules": lora.target_modules, "revision": revision}
-        return get_peft_model(model, LoraConfig(task_type=self.adapter_task, **options))
+        adapters = LoraConfig(
+            task_type=self.adapter_task,
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works as well
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            revision=revision,
+        )
+        return get_peft_model(model, adapters)
 
     @abstractmethod
     def try_out(self, model: Any, tokenizer: Any) -> None:

@@ -13,10 +13,11 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from sfa.data import Task
 from sfa.families import Family, WrongFamily, family_of
-from sfa.model_files import weight_files
+from sfa.model_files import Settings, weight_files
 from sfa.models.configurations import read_configuration
 from sfa.models.pretrained import ModelError, one_line, refuse_adapters
 from sfa.models.settings import Model
+from sfa.values import Overrides
 
 
 def build(
@@ -97,7 +98,7 @@ def _configuration(model: Model, family: Family) -> Any:
     return read_configuration(model, family.options(model, model.tokenizer.vocab_size if model.tokenizer else None))
 
 
-def _has_dropout(settings: dict[str, Any]) -> bool:
+def _has_dropout(settings: Settings) -> bool:
     """Whether a dropout probability or jitter is above 0 in a configuration or a nested one; those of text
     classification heads are ignored."""
     named = [(str(name), value) for name, value in settings.items() if isinstance(value, float)]
@@ -144,7 +145,7 @@ def configuration_errors(model: Model, family: Family, seq_len: int) -> list[str
     return errors + family.configuration_errors(model, configuration, seq_len)
 
 
-def _unknown_options(options: dict[str, Any], configuration: Any, further: Collection[str]) -> list[str]:
+def _unknown_options(options: Overrides, configuration: Any, further: Collection[str]) -> list[str]:
     """Those ``options`` that a configuration stores but does not define, except ``further`` ones."""
     known = {*inspect.signature(type(configuration).__init__).parameters, *further}
     known |= {*inspect.signature(PreTrainedConfig).parameters, *configuration.attribute_map}

@@ -5,7 +5,6 @@ from pathlib import Path
 from composer.utils import dist
 from rich.console import Console
 
-from sfa import config as configs
 from sfa import runs
 from sfa.config import ConfigError
 from sfa.config.schema import Config
@@ -19,6 +18,7 @@ from sfa.stages.context import Context
 from sfa.stages.describe import check_disk
 from sfa.stages.plan import Stage, plan, topological_order
 from sfa.store import DamagedStage
+from sfa.values import flat
 
 
 def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
@@ -97,7 +97,7 @@ def _report_replaced(folder: Path, content: Results, console: Console) -> None:
         except (UsageError, DamagedStage):
             console.print(f"{file} was torn or damaged and is written again")
             return
-        old, new = configs.flat(replaced), configs.flat(content["config"])
+        old, new = flat(replaced), flat(content["config"])
         differences = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differences:
             console.print(
