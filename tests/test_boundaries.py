@@ -58,19 +58,19 @@ def test_adapters_are_read_from_safetensors_alone(adapted: Path, tmp_path: Path)
 OUTSIDE = ["../../outside", "/etc", "", ".", "0123456789abcdef/..", "0123456789abcdef\n", "0123456789ABCDEF", 1, None]
 
 
-@pytest.mark.parametrize("given", OUTSIDE)
-def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_no_fingerprint_leads_out_of_the_stages(value: Any, tmp_path: Path) -> None:
     """Each would read a file of JSON there, or copy a model."""
     folder = tmp_path / "runs" / "run"
-    stage = {"fingerprint": given, "task": "odd", "steps": 1, "merge_steps": [], "l2_from_anchor": 0.0, "method": "x"}
+    stage = {"fingerprint": value, "task": "odd", "steps": 1, "merge_steps": [], "l2_from_anchor": 0.0, "method": "x"}
     stage |= {"seconds": 1.0, "tokens": 1, "peak_bytes": 1, "stored_examples": 0}
     score = {"after": "base", "evaluation": "odd_accuracy", "metric": "acc", "value": 0.5, "stderr": None, "n": 2}
-    found = {"stages": [stage], "evaluations": [score], "name": "run", "seed": 1, "metrics": None}
-    found["config"] = {"method": "x", "tasks": [], "eval": {"tasks": None}, "sfa": {"p": None}}
+    content = {"stages": [stage], "evaluations": [score], "name": "run", "seed": 1, "metrics": None}
+    content["config"] = {"method": "x", "tasks": [], "eval": {"tasks": None}, "sfa": {"p": None}}
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(found))
+    (folder / "results.json").write_text(json.dumps(content))
     readers: list[Callable[[], Any]] = [
-        lambda: compare.markdown([folder], [found], ""),
+        lambda: compare.markdown([folder], [content], ""),
         lambda: curves.curves(folder),
         lambda: export.export(folder, tmp_path / "out"),
         lambda: report._environment(folder),
@@ -83,10 +83,10 @@ def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("given", ["../outside", "/etc", "", ".", "..", "a/b", "run\n", 1, None])
-def test_no_name_of_a_run_leads_out_of_the_runs(given: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["../outside", "/etc", "", ".", "..", "a/b", "run\n", 1, None])
+def test_no_name_of_a_run_leads_out_of_the_runs(value: Any, tmp_path: Path) -> None:
     index = tmp_path / "small.json"
-    index.write_text(json.dumps({"sweep": "small", "runs": [{"name": given, "label": "x", "point": {}, "seed": 1}]}))
+    index.write_text(json.dumps({"sweep": "small", "runs": [{"name": value, "label": "x", "point": {}, "seed": 1}]}))
     readers: list[Callable[[], Any]] = [
         lambda: series.points_of(index),
         lambda: claims.Runs(tmp_path, "small"),

@@ -106,23 +106,23 @@ DIFFERENT: list[tuple[str, str, dict[str, Any], str]] = [
 def test_settings_that_change_the_function_are_named_with_both_values(
     kind: str, file: str, changes: dict[str, Any], message: str, turned: bool, models: Path, tmp_path: Path
 ) -> None:
-    one, two = models / kind, shutil.copytree(models / kind, tmp_path / "two")
-    edit(file, **changes)(two)
+    first, second = models / kind, shutil.copytree(models / kind, tmp_path / "two")
+    edit(file, **changes)(second)
     with pytest.raises(ValueError, match="cannot be merged") as error:
-        merging.soup([two, one] if turned else [one, two], tmp_path / "out")
+        merging.soup([second, first] if turned else [first, second], tmp_path / "out")
     assert (message in str(error.value)) or turned, error.value
     assert "\n" not in str(error.value) and files(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("method", ["average", "task_arithmetic", "ties", "fisher"])
 def test_every_method_compares(method: str, models: Path, tmp_path: Path) -> None:
-    one, two = models / "llama", shutil.copytree(models / "llama", tmp_path / "two")
-    edit("config.json", hidden_act="gelu")(two)
+    first, second = models / "llama", shutil.copytree(models / "llama", tmp_path / "two")
+    edit("config.json", hidden_act="gelu")(second)
     calls: dict[str, Callable[[Path], Any]] = {
-        "average": lambda out: merging.average(one, two, 0.5, out),
-        "task_arithmetic": lambda out: merging.task_arithmetic(one, [two], [1.0], out),
-        "ties": lambda out: merging.ties(one, [two], [1.0], out),
-        "fisher": lambda out: merging.fisher([one, two], [one, two], [1.0, 1.0], out),
+        "average": lambda out: merging.average(first, second, 0.5, out),
+        "task_arithmetic": lambda out: merging.task_arithmetic(first, [second], [1.0], out),
+        "ties": lambda out: merging.ties(first, [second], [1.0], out),
+        "fisher": lambda out: merging.fisher([first, second], [first, second], [1.0, 1.0], out),
     }
     with pytest.raises(ValueError, match="hidden_act"):
         calls[method](tmp_path / "out")
@@ -144,12 +144,12 @@ SAME: list[tuple[str, str, dict[str, Any], str]] = [
 def test_settings_that_cannot_change_the_function_may_differ(
     kind: str, file: str, changes: dict[str, Any], note: str, models: Path, tmp_path: Path
 ) -> None:
-    one, two = models / kind, shutil.copytree(models / kind, tmp_path / "two")
-    edit(file, **changes)(two)
-    notes = " ".join(merging.soup([one, two], tmp_path / "out"))
+    first, second = models / kind, shutil.copytree(models / kind, tmp_path / "two")
+    edit(file, **changes)(second)
+    notes = " ".join(merging.soup([first, second], tmp_path / "out"))
     assert note in notes if note else not notes, notes
     name = "adapter_model.safetensors" if kind == "lora_one" else "model.safetensors"
-    expected = load_file(one / name)
+    expected = load_file(first / name)
     assert all(torch.equal(tensor, expected[key]) for key, tensor in load_file(tmp_path / "out" / name).items())
 
 
@@ -202,7 +202,7 @@ def test_tokens_must_have_the_same_ids(
             merging.soup([models / "llama", two], tmp_path / "out")
 
 
-def test_what_could_not_be_compared_is_told(models: Path, tmp_path: Path) -> None:
+def test_what_could_not_be_compared_is_reported(models: Path, tmp_path: Path) -> None:
     two = shutil.copytree(models / "llama", tmp_path / "two")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (two / name).unlink()
@@ -215,21 +215,21 @@ def test_what_could_not_be_compared_is_told(models: Path, tmp_path: Path) -> Non
 
 
 def test_adapters_of_other_random_draws_are_not_averaged(models: Path, tmp_path: Path) -> None:
-    one, two = models / "lora_one", models / "lora_two"
-    assert "product of averaged factors" in merging.average(one, two, 0.5, tmp_path / "same")[0]
-    other = shutil.copytree(two, tmp_path / "other")
+    first, second = models / "lora_one", models / "lora_two"
+    assert "product of averaged factors" in merging.average(first, second, 0.5, tmp_path / "same")[0]
+    other = shutil.copytree(second, tmp_path / "other")
     file = other / "adapter_model.safetensors"
     drawn = {n: torch.randn(t.shape, generator=torch.Generator().manual_seed(9)) for n, t in load_file(file).items()}
     save_file(drawn, file, {"format": "pt"})
     for call in (
-        lambda out: merging.soup([one, other], out),
-        lambda out: merging.average(one, other, 0.5, out),
-        lambda out: merging.ties(one, [two, other], [0.5, 0.5], out),
+        lambda out: merging.soup([first, other], out),
+        lambda out: merging.average(first, other, 0.5, out),
+        lambda out: merging.ties(first, [second, other], [0.5, 0.5], out),
     ):
         with pytest.raises(ValueError, match=r"different random draws \(cosine .*merge each into its base"):
             call(tmp_path / "out")
     with pytest.raises(ValueError, match="holds adapters, and the other a whole model"):
-        merging.soup([models / "llama", one], tmp_path / "out")
+        merging.soup([models / "llama", first], tmp_path / "out")
     assert files(tmp_path / "out") == []
 
 

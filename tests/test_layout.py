@@ -52,15 +52,15 @@ def imports(file: Path) -> list[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for part in ast.walk(node)
     }
-    found = []
+    modules = []
     for node in ast.walk(tree):
         if id(node) in for_types:
             continue
         if isinstance(node, ast.ImportFrom) and node.module:
-            found += [f"sfa.{name.name}" for name in node.names] if node.module == "sfa" else [node.module]
+            modules += [f"sfa.{name.name}" for name in node.names] if node.module == "sfa" else [node.module]
         elif isinstance(node, ast.Import):
-            found += [name.name for name in node.names]
-    return found
+            modules += [name.name for name in node.names]
+    return modules
 
 
 @pytest.mark.parametrize("file", sorted(path.relative_to(ROOT) for path in (ROOT / "sfa").rglob("*.py")), ids=str)

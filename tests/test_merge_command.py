@@ -50,9 +50,9 @@ def test_scripts_merge_ends_with_one_line(
     Path("torn").mkdir()
     Path("torn/model.safetensors").write_bytes(Path("one/model.safetensors").read_bytes()[:-3])
     try:
-        found: Any = merge.main([*arguments, "--out", "out"])
+        ended_with: Any = merge.main([*arguments, "--out", "out"])
     except SystemExit as ended:
-        found = ended.code
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (found, message in told) == (code, True), told
+        ended_with = ended.code
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (ended_with, message in line) == (code, True), line
     assert not Path("out").exists()

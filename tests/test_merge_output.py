@@ -34,44 +34,44 @@ def test_a_source_that_is_not_finite_is_named_and_nothing_is_left(method: str, v
 
 
 def test_large_finite_weights_are_no_error_and_a_merge_that_overflows_is(tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[3e38, 3e38]), bare(tmp_path / "two", a=[3e38, 2e38])
-    merging.average(one, two, 0.5, tmp_path / "average")
+    first, second = bare(tmp_path / "one", a=[3e38, 3e38]), bare(tmp_path / "two", a=[3e38, 2e38])
+    merging.average(first, second, 0.5, tmp_path / "average")
     with pytest.raises(ValueError, match="the merged a is not finite"):
-        merging.task_arithmetic(bare(tmp_path / "base", a=[0.0, 0.0]), [one, two], [1.0, 1.0], tmp_path / "out")
+        merging.task_arithmetic(bare(tmp_path / "base", a=[0.0, 0.0]), [first, second], [1.0, 1.0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_stray_file_is_neither_merged_nor_copied(tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
-    for folder in (one, two):
+    first, second = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
+    for folder in (first, second):
         save_file({"a": torch.full((1,), 100.0)}, folder / "model_ema.safetensors")
         (folder / "pytorch_model.bin").write_bytes(b"")
         (folder / "note.txt").write_text(folder.name)
-    save_file({"b": torch.ones(1)}, two / "extra.safetensors")
-    assert merging.soup([one, two], tmp_path / "out")[-1].endswith("kept: note.txt.")
+    save_file({"b": torch.ones(1)}, second / "extra.safetensors")
+    assert merging.soup([first, second], tmp_path / "out")[-1].endswith("kept: note.txt.")
     assert load_file(tmp_path / "out" / "model.safetensors")["a"].tolist() == [2.0]
     assert files(tmp_path / "out") == ["model.safetensors", "note.txt"]
 
 
 def test_a_merge_that_was_killed_is_made_again(tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
+    first, second = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
     (tmp_path / "out" / ".part").mkdir(parents=True)
     (tmp_path / "out" / ".part" / "half").write_text("")
-    merging.soup([one, two], tmp_path / "out")
+    merging.soup([first, second], tmp_path / "out")
     assert files(tmp_path / "out") == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("out", ["one", "one/inside", "two/in/side", "full"])
 def test_a_result_is_not_written_over_or_into_what_is_there(out: str, tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
+    first, second = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
     bare(tmp_path / "full", a=[5.0])
     before = files(tmp_path)
     with pytest.raises(ValueError, match=r"is not empty|which is merged: write the result elsewhere"):
-        merging.soup([one, two], tmp_path / out)
+        merging.soup([first, second], tmp_path / out)
     assert files(tmp_path) == before
 
 
 def test_negative_weights_of_task_arithmetic_forget(tmp_path: Path) -> None:
-    base, one = bare(tmp_path / "base", a=[1.0]), bare(tmp_path / "one", a=[3.0])
-    merging.task_arithmetic(base, [one], [-0.5], tmp_path / "out")
+    base, model = bare(tmp_path / "base", a=[1.0]), bare(tmp_path / "one", a=[3.0])
+    merging.task_arithmetic(base, [model], [-0.5], tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors")["a"].tolist() == [0.0]

@@ -97,8 +97,8 @@ def built(folder: Path, classes: int | None = None, **more: Any) -> Any:
 def test_an_index_decides_and_what_lies_beside_it_is_not_the_model(llama: Path, tmp_path: Path) -> None:
     folder, expected = sharded(llama, tmp_path / "m"), load_file(llama / "model.safetensors")
     save_file({"model.norm.weight": torch.zeros(16), "ema": torch.zeros(3)}, folder / "model_ema.safetensors")
-    found = locations(folder)
-    assert found.keys() == expected.keys() and {file.name for file in found.values()} == {
+    files = locations(folder)
+    assert files.keys() == expected.keys() and {file.name for file in files.values()} == {
         f"model-{k:05d}-of-00002.safetensors" for k in (1, 2)
     }
     assert all(torch.equal(tensor, expected[name]) for name, tensor in built(folder).state_dict().items())
@@ -250,8 +250,8 @@ def test_tied_tensors_and_buffers_of_old_versions_may_be_absent_or_there(
     kept = changed(tmp_path / "neox", tmp_path / "n", lambda t: t | old)
     for folder, model in ((tmp_path / "headless", tied), (bare, gpt2), (kept, neox)):
         tokenizer.save_pretrained(folder)
-        found = built(folder).state_dict()
-        assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items()), folder
+        state = built(folder).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items()), folder
 
 
 def save_images(model: Any, folder: Path) -> Path:
@@ -273,26 +273,26 @@ def save_images(model: Any, folder: Path) -> Path:
         (lambda: MLPForImageClassification(MLPConfig(image_size=8, num_channels=3, num_labels=5)), ""),
     ],
 )
-def test_a_classifiers_new_head_is_told_and_all_else_is_the_files(
+def test_a_classifiers_new_head_is_reported_and_all_else_is_the_files(
     make: Callable[[], Any], unused: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
     source, notes = make(), []
     folder = save_images(source, tmp_path / "m")
-    found = built(folder, 7, report=notes.append).state_dict()
+    state = built(folder, 7, report=notes.append).state_dict()
     (line,) = notes
     assert "gets a new, randomly initialized head: classifier.bias, classifier.weight" + unused in line
     backbone = {n.removeprefix(f"{source.base_model_prefix}."): t for n, t in source.state_dict().items()}
     prefix = type(source).base_model_prefix
-    for name, tensor in found.items():
+    for name, tensor in state.items():
         if not name.startswith("classifier"):
             assert torch.equal(tensor, backbone[name.removeprefix(f"{prefix}.")]), name
 
 
 def test_a_classifiers_own_head_is_kept_silently(tmp_path: Path) -> None:
     source, notes = ViTForImageClassification(ViTConfig(**IMAGES)), []
-    found = built(save_images(source, tmp_path / "m"), 5, report=notes.append)
-    assert not notes and torch.equal(found.classifier.weight, source.classifier.weight)
+    model = built(save_images(source, tmp_path / "m"), 5, report=notes.append)
+    assert not notes and torch.equal(model.classifier.weight, source.classifier.weight)
 
 
 @pytest.mark.parametrize(

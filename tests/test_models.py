@@ -84,18 +84,18 @@ def test_training_computes_the_logits_of_learned_tokens_alone(
         packed = pack(encode(ROWS, Encoder(tokenizer), 64)[0], 64, int(tokenizer.pad_token_id), seed=0)
     batch = batch_of(BatchSchedule([packed], 1, 6, 0), 6)
     batch["labels"][3] = IGNORED  # one sequence has nothing to learn
-    found = {}
+    losses = {}
     for training in (False, True):
         stage_model.train(training)
         logits = stage_model(batch)
         stage_model.loss(logits, batch).backward()
         gradients = {key: p.grad.clone() for key, p in stage_model.named_parameters() if p.grad is not None}
         stage_model.zero_grad()
-        found[training] = logits, stage_model.sequence_losses(logits, batch), gradients
+        losses[training] = logits, stage_model.sequence_losses(logits, batch), gradients
     learned = int((batch["labels"] != IGNORED).sum())
-    assert found[False][0].shape[:2] == batch["labels"].shape and found[True][0].shape == (learned, len(tokenizer))
-    torch.testing.assert_close(found[True][1:], found[False][1:])
-    assert found[True][1][3] == 0
+    assert losses[False][0].shape[:2] == batch["labels"].shape and losses[True][0].shape == (learned, len(tokenizer))
+    torch.testing.assert_close(losses[True][1:], losses[False][1:])
+    assert losses[True][1][3] == 0
 
 
 def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -76,13 +76,13 @@ def _rename_keys(raw: Overrides, errors: list[str]) -> list[str]:
     """Gives keys that are written under their former names, which work for one release, their new ones in place."""
     lines = []
     tasks = raw["tasks"] if isinstance(raw.get("tasks"), list) else []
-    blocks = [("", raw, RENAMED), *((f"tasks.{i}.", task, RENAMED_OF_TASKS) for i, task in enumerate(tasks))]
-    for prefix, block, names in blocks:
+    sections = [("", raw, RENAMED), *((f"tasks.{i}.", task, RENAMED_OF_TASKS) for i, task in enumerate(tasks))]
+    for prefix, section, names in sections:
         for old, new in names.items():
-            if isinstance(block, dict) and old in block:
-                if new in block:
+            if isinstance(section, dict) and old in section:
+                if new in section:
                     errors.append(f"{prefix}{old}: is the former name of {prefix}{new}, which is set too")
-                block[new] = block.pop(old)
+                section[new] = section.pop(old)
                 lines.append(f"{prefix}{old} is now called {prefix}{new}; the former name works for one release")
     return lines
 
