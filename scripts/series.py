@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.interval import half_width
+from scripts.interval import mean_interval
 from sfa.methods import METHODS, plain_method
 from sfa.methods.base import Look
 from sfa.records import Results
@@ -106,9 +106,8 @@ def varied(results: Swept, method: str) -> dict[str, int]:
 
 
 def point_of(value: Any, finals: Sequence[Mapping[str, float]], x: Axis, y: Axis) -> Point:
-    xs, ys = [on_axis(final, x) for final in finals], [on_axis(final, y) for final in finals]
-    half_widths = (half_width(xs), half_width(ys)) if len(finals) > 1 else (0.0, 0.0)
-    return Point(value, statistics.fmean(xs), statistics.fmean(ys), *half_widths)
+    (mean_x, dx), (mean_y, dy) = (mean_interval([on_axis(final, axis) for final in finals]) for axis in (x, y))
+    return Point(value, mean_x, mean_y, dx, dy)
 
 
 def before_last(results: Swept, x: Axis, y: Axis) -> Point | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfa import extras
-from sfa.errors import MergeError
+from sfa.errors import MergeError, one_line
 from sfa.model_files import Settings, read_settings
 from sfa.tensors import locations, read
 
@@ -46,7 +46,7 @@ def adapter_settings(folder: Path, filled: bool) -> Settings:
 
             settings = dict(PeftConfig.from_pretrained(str(folder)).to_dict())
     except (ValueError, TypeError, KeyError) as error:
-        raise MergeError(f"{folder / 'adapter_config.json'} cannot be read: {' '.join(str(error).split())}") from error
+        raise MergeError(f"{folder / 'adapter_config.json'} cannot be read: {one_line(error)}") from error
     for key in _SETS:
         if isinstance(settings.get(key), list | set | tuple):
             settings[key] = sorted(settings[key], key=str)

@@ -36,12 +36,9 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
     ax.set_title(f"correlation {r:.2f}", fontsize=10)
     ax.set_xlabel("L2 distance from the model before the last task")
     ax.set_ylabel(", ".join(y).replace("_", " "))
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    save(figure, out)
-    plt.close(figure)
-    return out
+    return save(figure, out)
 
 
 def distances_and_scores(results: Swept, y: Axis) -> dict[str, list[tuple[float, float]]]:

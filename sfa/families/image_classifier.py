@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
+from sfa.errors import one_line
 from sfa.families.base import Family, Sequences, family_of
 from sfa.values import Overrides, Spec
 
@@ -181,7 +182,6 @@ def _try_out(model: Any, processor: Any, labels: int) -> None:
 
     from sfa.data.image_arrays import channels_of
     from sfa.data.pixels import Pixels, normalised
-    from sfa.models.pretrained import one_line
 
     channels = channels_of(model.config) or 3
     if channels not in (1, 3):

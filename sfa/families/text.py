@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
+from sfa.errors import one_line
 from sfa.families.base import Family, family_of
 from sfa.values import Overrides, Spec
 
@@ -159,7 +160,7 @@ class LanguageModel(Family):
         """
 
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
-        from sfa.models.pretrained import ModelError, one_line
+        from sfa.models.pretrained import ModelError
 
         if len(processor) > configuration.vocab_size:
             raise ModelError(

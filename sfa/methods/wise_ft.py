@@ -1,4 +1,4 @@
-"""WiSE-FT: one average with θ_o after the training (Wortsman et al., 2022b)."""
+"""WiSE-FT: one average with θ_o after the training (Wortsman et al., 2022b), and the base class of such merges."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ if TYPE_CHECKING:
     from sfa.stages.plan import Stage, Stream
 
 
-class WiseFT(Method):
+class MergedOnce(Method):
+    """One merge of θ_o and θ, in this order, after the training; with a ``beta`` of 0 it is θ."""
+
+    merge_count = 2
+    neutral = ("beta", 0)
+
+    def stages(self, stream: Stream) -> list[Stage]:
+        return merged_after_each(stream, self, self.name)
+
+
+class WiseFT(MergedOnce):
     """One average after the training."""
 
     name = "wise_ft"
     merge_name = "average"
-    merge_count = 2
-    neutral = ("beta", 0)
     look = Look("WiSE-FT", {"color": "#0072B2", "linestyle": "--", "marker": "p"}, bar="#E69F00")
 
     beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
-
-    def stages(self, stream: Stream) -> list[Stage]:
-        return merged_after_each(stream, self, self.name)
 
     def merge(self, sources: Sources, out: Path) -> list[str]:
         from sfa import merging

@@ -12,10 +12,11 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from sfa.data import Task
+from sfa.errors import one_line
 from sfa.families import Family, WrongFamily, family_of
 from sfa.model_files import Settings, weight_files
 from sfa.models.configurations import read_configuration
-from sfa.models.pretrained import ModelError, one_line, refuse_adapters
+from sfa.models.pretrained import ModelError, refuse_adapters
 from sfa.models.settings import Model
 from sfa.values import Overrides
 

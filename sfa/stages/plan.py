@@ -13,7 +13,7 @@ from sfa import hub
 from sfa.data import Task
 from sfa.data.template import Layout
 from sfa.schedule import Duration
-from sfa.store import fingerprint, identity
+from sfa.store import fingerprint, identities
 from sfa.values import Spec
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _base(config: "Config") -> Base:
     by content hash, those on the hub by commit."""
     model, files, commit = config.model, None, None
     if model.name is not None and Path(model.name).is_dir():
-        files = {file.name: identity(file) for file in sorted(Path(model.name).iterdir()) if file.is_file()}
+        files = identities(Path(model.name))
     elif model.name is not None:
         commit = hub.commit(model.name, model.revision)
     tokenizer_tasks = config.tokenizer_tasks()
