@@ -47,7 +47,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _keys() -> str:
-    """A table of the top-level config keys, then one for each block."""
+    """A table of the top-level config keys, then one for each section."""
     from sfa.config.schema import config_class
 
     schema = config_class().model_json_schema()
@@ -56,7 +56,7 @@ def _keys() -> str:
 
     def add(prefix: str, section: Schema) -> None:
         required = section.get("required", [])
-        names = {key: _block(field) for key, field in section["properties"].items()}
+        names = {key: _section(field) for key, field in section["properties"].items()}
         rows = [_row(prefix + key, field, key in required, names[key]) for key, field in section["properties"].items()]
         sections.append(_table(rows))
         for key, name in names.items():
@@ -100,7 +100,7 @@ def _table(rows: list[str]) -> str:
 
 
 def _row(key: str, field: Schema, required: bool, reference: str | None = None) -> str:
-    """A table row for one key. If the key holds a ``block`` with its own table, the defaults are in that table."""
+    """A table row for one key. If the key holds a section, the one at ``reference``, the defaults are in its table."""
     default = "required" if required else f"`{_as_yaml(field.get('default'))}`"
     if reference is not None and isinstance(field.get("default"), dict):
         default = "below"
@@ -111,8 +111,8 @@ def _row(key: str, field: Schema, required: bool, reference: str | None = None) 
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _block(field: Schema) -> str | None:
-    """Reference to the schema of the block that a key holds, if it holds one."""
+def _section(field: Schema) -> str | None:
+    """Reference to the schema of the section that a key holds, if it holds one."""
     return next((kind["$ref"] for kind in _kinds(field) if "$ref" in kind), None)
 
 

@@ -220,7 +220,7 @@ class TaskRecord(TypedDict):
 
 @with_config(OPEN)
 class EvalRecord(TypedDict):
-    """The ``eval`` block of a run's config."""
+    """The ``eval`` section of a run's config."""
 
     tasks: list[str] | None
 

@@ -210,7 +210,7 @@ class Seen(nn.Module):
         self.config, self.weight = config, nn.Parameter(torch.zeros(1))
 
     def forward(self, pixel_values: torch.Tensor) -> Any:
-        self.given = pixel_values
+        self.pixels = pixel_values
         return transformers.modeling_outputs.ImageClassifierOutput(logits=pixel_values.flatten(1)[:, :4])
 
 
@@ -228,9 +228,9 @@ def test_training_and_evaluation_see_the_processor_s_own_output(kind: str, tmp_p
     model = Seen(transformers.EfficientNetConfig())
     wanted = torch.from_numpy(np.asarray(processor([image], return_tensors="np")["pixel_values"], np.float32))
     StageModel(model, processor)({"pixel_values": torch.from_numpy(np.array(packed["pixel_values"]))})
-    torch.testing.assert_close(model.given, wanted.expand_as(model.given), rtol=0, atol=BOUND)
+    torch.testing.assert_close(model.pixels, wanted.expand_as(model.pixels), rtol=0, atol=BOUND)
     Evaluations(["m_accuracy"], [task], Settings(cache=tmp_path / "cache", batch_size=2))(model, processor)
-    torch.testing.assert_close(model.given, wanted.expand_as(model.given), rtol=0, atol=BOUND)
+    torch.testing.assert_close(model.pixels, wanted.expand_as(model.pixels), rtol=0, atol=BOUND)
     item = {"pixel_values": torch.from_numpy(np.array(packed["pixel_values"][0]))}
     changed = Augment(3)(item, 0)["pixel_values"]
     assert changed.shape == item["pixel_values"].shape and changed.dtype == item["pixel_values"].dtype

@@ -106,7 +106,7 @@ class Config(Section):
         return self._concealed(content)
 
     def train_of(self, task: Task) -> Train:
-        """The training settings of a task: the run's, overridden by the task's own ``train`` block."""
+        """The training settings of a task: the run's, overridden by the task's own ``train`` section."""
         shortened = {"max_duration": self.trial_duration} if self.trial_duration else {}
         return Train(**{**self.train.model_dump(), **task.train, **shortened})
 
