@@ -9,6 +9,7 @@ import yaml
 import train
 from eval import available
 from sfa.config import ConfigError, load
+from sfa.data import TASKS
 from sfa.stages.describe import describe
 from sfa.stages.plan import plan
 
@@ -214,3 +215,14 @@ def test_former_names_of_keys_work_and_say_so(tmp_path: Path) -> None:
     assert errors(tmp_path, {**now, "trial": "6ba"}) == [
         "trial: is the former name of trial_duration, which is set too"
     ]
+
+
+def test_an_evaluation_that_runs_what_a_model_writes_must_be_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: its task says so."""
+    monkeypatch.setattr(TASKS["returns"], "code_evals", ("returns",))
+    content = {**GOOD, "tasks": ["arithmetic", "returns"]}
+    (error,) = errors(tmp_path, content)
+    assert error.startswith("eval.run_generated_code: must be true for returns, which runs what the model writes")
+    load(write(tmp_path, content), ["eval.run_generated_code=true"], available)
