@@ -13,6 +13,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from sfa.data import Row
 from sfa.data.source import SourceError
 from sfa.data.tokens import Encoder
+from sfa.errors import one_line
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
@@ -26,7 +27,7 @@ def read_task(file: Path) -> dict[str, Any]:
     try:
         return dict(load_yaml(file) | {"task": file.stem})
     except Exception as error:  # from YAML, or from imports of a function in it
-        raise SourceError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        raise SourceError(f"{file} cannot be read: {one_line(error)}") from error
 
 
 def build_task(
@@ -59,7 +60,7 @@ def build_task(
     try:
         return _Task(config=config)
     except Exception as error:  # lm-eval checks a file by using it
-        raise SourceError(f"{file} is not an lm-eval task: {' '.join(str(error).split())}") from error
+        raise SourceError(f"{file} is not an lm-eval task: {one_line(error)}") from error
 
 
 class _Task(ConfigurableTask):

@@ -16,12 +16,12 @@ from rich.text import Text
 
 from scripts import cells, files
 from scripts.interval import format_mean_interval
-from sfa.config import flat
 from sfa.curves import draw
 from sfa.records import ConfigRecord, FinalScore, Results
 from sfa.runs import read_manifest_of, read_results
 from sfa.stages.results import average_name, named_metrics
 from sfa.terminal import command, start
+from sfa.values import flat
 
 LOCATION_KEYS = ("name", "save_folder", "data_folder")  # config keys that only say where files are
 

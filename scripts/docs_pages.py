@@ -47,17 +47,17 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _keys() -> str:
-    """A table of the top-level config keys, then one for each block."""
+    """A table of the top-level config keys, then one for each section."""
     from sfa.config.schema import config_class
 
     schema = config_class().model_json_schema()
     definitions: dict[str, Schema] = schema["$defs"]
     sections: list[str] = []
 
-    def add(prefix: str, block: Schema) -> None:
-        required = block.get("required", [])
-        names = {key: _block(field) for key, field in block["properties"].items()}
-        rows = [_row(prefix + key, field, key in required, names[key]) for key, field in block["properties"].items()]
+    def add(prefix: str, section: Schema) -> None:
+        required = section.get("required", [])
+        names = {key: _section(field) for key, field in section["properties"].items()}
+        rows = [_row(prefix + key, field, key in required, names[key]) for key, field in section["properties"].items()]
         sections.append(_table(rows))
         for key, name in names.items():
             if name is not None:
@@ -99,10 +99,10 @@ def _table(rows: list[str]) -> str:
     return "\n".join(["| key | values | default | |", "|---|---|---|---|", *rows])
 
 
-def _row(key: str, field: Schema, required: bool, block: str | None = None) -> str:
-    """A table row for one key. If the key holds a ``block`` with its own table, the defaults are in that table."""
+def _row(key: str, field: Schema, required: bool, reference: str | None = None) -> str:
+    """A table row for one key. If the key holds a section, the one at ``reference``, the defaults are in its table."""
     default = "required" if required else f"`{_as_yaml(field.get('default'))}`"
-    if block is not None and isinstance(field.get("default"), dict):
+    if reference is not None and isinstance(field.get("default"), dict):
         default = "below"
     hint = field.get("description") or next(
         (kind["description"] for kind in _kinds(field) if "description" in kind), ""
@@ -111,8 +111,8 @@ def _row(key: str, field: Schema, required: bool, block: str | None = None) -> s
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _block(field: Schema) -> str | None:
-    """Reference to the schema of the block that a key holds, if it holds one."""
+def _section(field: Schema) -> str | None:
+    """Reference to the schema of the section that a key holds, if it holds one."""
     return next((kind["$ref"] for kind in _kinds(field) if "$ref" in kind), None)
 
 

@@ -14,6 +14,7 @@ from typing import get_args
 
 from eval import available, owner
 from scripts import files
+from sfa.data import runs_generated_code
 from sfa.data.packing import LongRows
 from sfa.data.template import DATE, Template
 from sfa.errors import UsageError
@@ -38,12 +39,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--long-rows", choices=get_args(LongRows), help="what to do with longer rows; default: drop")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     parser.add_argument("--backend", default="hf", choices=["hf", "vllm"], help="vllm: pip install vllm, CUDA only")
-    parser.add_argument("--run-generated-code", action="store_true", help="allow humaneval to run code, in a sandbox")
+    running_code = list(filter(runs_generated_code, known))
+    allowing = f"allow {', '.join(running_code)} to run code, in a sandbox"
+    parser.add_argument("--run-generated-code", action="store_true", help=allowing)
     parser.add_argument("--out", type=files.path, help="also write the scores to this JSON file")
     args = parser.parse_args(arguments)
-    if "humaneval" in args.tasks and not args.run_generated_code:
-        parser.error("humaneval runs what the model writes, in a sandbox: add --run-generated-code")
     for name in args.tasks:
+        if name in running_code and not args.run_generated_code:
+            parser.error(f"{name} runs what the model writes, in a sandbox: add --run-generated-code")
         kind = owner(name)
         if kind is not None and args.backend not in kind.backends:
             parser.error(f"{name} is scored with --backend {' or '.join(kind.backends)} only")
@@ -103,8 +106,8 @@ def evaluate(args: argparse.Namespace) -> list[Score]:
 
     from eval.evaluator import Evaluations
     from eval.kind import Settings
-    from sfa.families import models
-    from sfa.families.pretrained import model_errors
+    from sfa.models import stored
+    from sfa.models.pretrained import model_errors
 
     settings = Settings(
         args.template,
@@ -119,7 +122,7 @@ def evaluate(args: argparse.Namespace) -> list[Score]:
     )
     evaluations = Evaluations(args.tasks, [], settings)
     with model_errors(args.model):
-        processor = models.read_processor(args.model)
+        processor = stored.read_processor(args.model)
     if not isinstance(processor, PreTrainedTokenizerBase):
         raise UsageError(f"{args.model} is an image classifier, and these evaluations are of text")
     if args.backend == "vllm":
@@ -129,7 +132,7 @@ def evaluate(args: argparse.Namespace) -> list[Score]:
         lm = VLLM(pretrained=args.model, batch_size="auto", add_bos_token=bos, load_format="safetensors")
         return evaluations.drive(lm, processor)
     with model_errors(args.model):
-        model = models.read_model(args.model).eval()
+        model = stored.read_model(args.model).eval()
     return evaluations(model.cuda() if torch.cuda.is_available() else model, processor)
 
 

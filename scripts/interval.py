@@ -14,6 +14,11 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float:
     return float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the width of its interval, 0 for a single value."""
+    return statistics.fmean(values), half_width(values) if len(values) > 1 else 0.0
+
+
 def format_mean_interval(values: Sequence[float], digits: int) -> str:
     """``mean ± half width``, or only the mean if all values are equal; ``nan`` if a run diverged."""
     mean = f"{statistics.fmean(values):.{digits}f}"

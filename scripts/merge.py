@@ -16,6 +16,7 @@ import shlex
 from typing import Any, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from scripts import files
 from scripts.cells import markdown
@@ -80,7 +81,7 @@ def _wrong_values(error: ValidationError) -> list[str]:
     return [f"--{option}: {text.replace('Input should be', 'must be')}, not {value}" for option, text, value in errors]
 
 
-def _options() -> dict[str, Any]:
+def _options() -> dict[str, FieldInfo]:
     """The fields of all merges, by name; fields of the same name have the same meaning."""
     return {
         name: field

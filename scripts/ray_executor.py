@@ -38,14 +38,13 @@ def make_all(jobs: Sequence[Job], address: str, ranks: int, watcher: Watcher) ->
         RuntimeError: the local cluster would be reachable from the network.
     """
     extras.require("ray")
-    options: dict[str, Any] = {"address": address}
     if address == "local":
         _restrict_to_loopback()
-        options["include_dashboard"] = False
     import ray  # reads the environment on import
 
     variables = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
-    ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, **options)
+    dashboard = False if address == "local" else None
+    ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, include_dashboard=dashboard)
     try:
         if address == "local" and ray.util.get_node_ip_address() != LOOPBACK:
             raise RuntimeError(f"Ray would listen on {ray.util.get_node_ip_address()}: it was imported before")

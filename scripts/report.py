@@ -21,16 +21,16 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from scripts import files
-from scripts.interval import half_width
+from scripts.interval import mean_interval
 from scripts.series import base_scores, label, look, order_of, scores, trains_on_part, varied
 from scripts.summary import FORMULAS, head, rows
 from sfa import curves
-from sfa.config import flat
 from sfa.data import Task
 from sfa.errors import UsageError
-from sfa.records import Overrides, Results, SweptRun
+from sfa.records import Results, SweptRun
 from sfa.runs import has_results, read_manifest_of, read_results, read_sweep, run_folder
 from sfa.terminal import command, start
+from sfa.values import Overrides, flat
 
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
 SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",
@@ -55,7 +55,7 @@ class PlanePoint(TypedDict):
     order: float
     settings: str
     runs: int
-    scores: dict[str, list[float]]
+    scores: dict[str, tuple[float, float]]
     style: Style
 
 
@@ -182,7 +182,7 @@ def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
                 "order": order_of(point.get(key)),
                 "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
                 "runs": len(runs),
-                "scores": {task: _mean([final[task] for final in finals]) for task in tasks},
+                "scores": {task: mean_interval([final[task] for final in finals]) for task in tasks},
                 "style": style,
             }
         )
@@ -199,10 +199,6 @@ def _by_task(run: Results, by_evaluation: dict[str, float]) -> dict[str, float]:
         if values:
             means[str(task["name"])] = sum(values) / len(values)
     return means
-
-
-def _mean(values: Sequence[float]) -> list[float]:
-    return [sum(values) / len(values), half_width(values) if len(values) > 1 else 0.0]
 
 
 def _style(method: str) -> Style:

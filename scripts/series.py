@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.interval import half_width
-from sfa.methods import METHODS
+from scripts.interval import mean_interval
+from sfa.methods import METHODS, plain_method
 from sfa.methods.base import Look
-from sfa.records import Overrides, Results
+from sfa.records import Results
 from sfa.runs import has_results, read_results, read_sweep, run_folder
+from sfa.values import Overrides
 
 BEFORE_LAST = Look("before the last task", {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9})
 
@@ -105,15 +106,14 @@ def varied(results: Swept, method: str) -> dict[str, int]:
 
 
 def point_of(value: Any, finals: Sequence[Mapping[str, float]], x: Axis, y: Axis) -> Point:
-    xs, ys = [on_axis(final, x) for final in finals], [on_axis(final, y) for final in finals]
-    half_widths = (half_width(xs), half_width(ys)) if len(finals) > 1 else (0.0, 0.0)
-    return Point(value, statistics.fmean(xs), statistics.fmean(ys), *half_widths)
+    (mean_x, dx), (mean_y, dy) = (mean_interval([on_axis(final, axis) for final in finals]) for axis in (x, y))
+    return Point(value, mean_x, mean_y, dx, dy)
 
 
 def before_last(results: Swept, x: Axis, y: Axis) -> Point | None:
     """The model before the stream's last task under sequential training: θ_o of the last stage."""
-    plain = next((runs for point, runs in results if point == {"method": "sequential"}), [])
-    finals = [scores(run, -2) for run in plain if len(run["stages"]) > 1]
+    plain_runs = next((runs for point, runs in results if point == {"method": plain_method().name}), [])
+    finals = [scores(run, -2) for run in plain_runs if len(run["stages"]) > 1]
     return point_of(None, finals, x, y) if finals else None
 
 
@@ -124,7 +124,7 @@ def bounds(results: Swept, axis: Axis) -> tuple[float, float | None]:
     single = [[scores(run, -1) for run in runs] for point, runs in results if trains_on_part(point)]
     if not single:
         return low, None
-    single += [[scores(run, 0) for run in runs] for point, runs in results if point == {"method": "sequential"}]
+    single += [[scores(run, 0) for run in runs] for point, runs in results if point == {"method": plain_method().name}]
     best = min if has_losses(results, axis) else max
     means = [
         best(statistics.fmean(on_axis(by_evaluation, {name: evaluations}) for by_evaluation in runs) for runs in single)

@@ -5,11 +5,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sfa import extras
-from sfa.errors import MergeError
-from sfa.model_files import read_settings
+from sfa.errors import MergeError, one_line
+from sfa.model_files import Settings, read_settings
 from sfa.tensors import locations, read
 
 _HARMLESS = re.compile(
@@ -30,7 +29,7 @@ PRODUCTS = (
 )
 
 
-def adapter_settings(folder: Path, filled: bool) -> dict[str, Any]:
+def adapter_settings(folder: Path, filled: bool) -> Settings:
     """The settings that, besides tensors, determine the function of the adapters in a folder, comparable with ``==``.
 
     Args:
@@ -47,7 +46,7 @@ def adapter_settings(folder: Path, filled: bool) -> dict[str, Any]:
 
             settings = dict(PeftConfig.from_pretrained(str(folder)).to_dict())
     except (ValueError, TypeError, KeyError) as error:
-        raise MergeError(f"{folder / 'adapter_config.json'} cannot be read: {' '.join(str(error).split())}") from error
+        raise MergeError(f"{folder / 'adapter_config.json'} cannot be read: {one_line(error)}") from error
     for key in _SETS:
         if isinstance(settings.get(key), list | set | tuple):
             settings[key] = sorted(settings[key], key=str)
@@ -56,7 +55,7 @@ def adapter_settings(folder: Path, filled: bool) -> dict[str, Any]:
         settings["base_model_name_or_path"] = str(Path(base).resolve())
     settings["revision"] = settings.get("revision") or "main"
     relevant = {key: value for key, value in settings.items() if not _HARMLESS.fullmatch(key)}
-    plain: dict[str, Any] = json.loads(json.dumps(relevant, default=str))
+    plain: Settings = json.loads(json.dumps(relevant, default=str))
     return plain
 
 

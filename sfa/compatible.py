@@ -8,10 +8,8 @@ from typing import Any
 
 from sfa import extras
 from sfa.adapters import adapter_settings, check_aligned
-from sfa.errors import MergeError
-from sfa.model_files import other_weights, read_settings
-
-Settings = dict[str, Any]
+from sfa.errors import MergeError, one_line
+from sfa.model_files import Settings, other_weights, read_settings
 
 # Config keys that cannot change what a model computes; all others must be equal.
 _HARMLESS = re.compile(
@@ -166,7 +164,7 @@ def _vocabulary(folder: Path) -> dict[str, int] | None:
     try:
         vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise MergeError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}") from error
+        raise MergeError(f"the tokenizer in {folder} cannot be read: {one_line(error)}") from error
     return vocabulary
 
 

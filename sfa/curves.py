@@ -12,11 +12,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sfa.config import flat
 from sfa.errors import UsageError
 from sfa.methods import METHODS
 from sfa.records import Results, StageRecord
 from sfa.runs import read_results, read_scores_of
+from sfa.values import flat
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = "osD^vP"
@@ -32,9 +32,7 @@ def draw(runs: Sequence[Path], out: Path) -> Path:
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.14), "ncol": 5}
     axes[0, 0].legend(entries.values(), entries.keys(), frameon=False, fontsize=9, **place)
     figure.tight_layout()
-    save(figure, out)
-    plt.close(figure)
-    return out
+    return save(figure, out)
 
 
 def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
@@ -50,12 +48,9 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
         ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)
     ax.set_xlabel("training steps")
     ax.set_ylabel(evaluation.replace("_", " "))
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0))
     figure.tight_layout()
-    save(figure, out)
-    plt.close(figure)
-    return out
+    return save(figure, out)
 
 
 def _label(run: Path) -> str:
@@ -128,13 +123,15 @@ def _panel(ax: Axes, run: Path) -> None:
     if all(value <= 1 for line in points.values() for _, value in line):
         ax.set_ylim(-0.03, 1.02)
     ax.set_xlim(0, starts[-1][0])
-    ax.spines[["top", "right"]].set_visible(False)
     if merges:
         ax.plot([], [], color="0.75", linestyle=(0, (2, 2)), label="merge")
 
 
 def save(picture: Figure, out: Path) -> Path:
-    """Writes ``out``, a PNG, and the same figure as a PDF next to it."""
+    """Writes ``out``, a PNG, and the same figure as a PDF next to it, without frames, and closes it."""
+    for ax in picture.axes:
+        ax.spines[["top", "right"]].set_visible(False)
     picture.savefig(out, dpi=150)
     picture.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
+    plt.close(picture)
     return out

@@ -4,6 +4,11 @@
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 
+def one_line(error: Exception) -> str:
+    """An error's message in one line, or else the name of its class."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class SFAError(Exception):
     """A failure that the user can act on.
 

@@ -9,6 +9,7 @@ from typing import Any
 from sfa.errors import ModelFilesError
 
 MODEL, INDEX, ADAPTERS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+Settings = dict[str, Any]  # the keys and values of a JSON file next to the weights
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 
 
@@ -89,7 +90,7 @@ def _all_safetensors(folder: Path) -> dict[Path, set[str] | None]:
     return dict.fromkeys(files)
 
 
-def read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> Settings:
     """The keys and values in a JSON file.
 
     Raises:

@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, 
 from typing_extensions import TypedDict
 
 from sfa.store import PLAIN_NAME, DamagedStage
+from sfa.values import Overrides
 
 SCHEMA = 2  # of results.json; files of schema 1 do not state it, and call a score's evaluation its task
 
 Record = TypeVar("Record")
-Overrides = dict[str, Any]  # of a config: keys and YAML values
 OPEN = ConfigDict(extra="allow")  # records of other releases may have more keys
 
 
@@ -220,7 +220,7 @@ class TaskRecord(TypedDict):
 
 @with_config(OPEN)
 class EvalRecord(TypedDict):
-    """The ``eval`` block of a run's config."""
+    """The ``eval`` section of a run's config."""
 
     tasks: list[str] | None
 

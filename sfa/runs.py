@@ -35,7 +35,7 @@ from sfa.records import (
     fingerprint_of,
     run_name_of,
 )
-from sfa.store import DamagedStage, fingerprint, identity, read_json, sha256, write_json
+from sfa.store import DamagedStage, fingerprint, identities, read_json, sha256, write_json
 
 Record = TypeVar("Record")
 
@@ -128,7 +128,7 @@ def verify_adapted(folder: Path) -> None:
         manifest = read_manifest(stage_folder(folder.parent.parent, manifest["parent"]))
     listed = None if manifest is None else manifest["spec"].get("files")
     adapted = Path(read_json(settings)["base_model_name_or_path"])
-    if listed is not None and _identities(adapted) != listed:
+    if listed is not None and (not adapted.is_dir() or identities(adapted) != listed):
         raise DamagedStage(
             f"{adapted}, which the adapters in {folder} were trained on, has changed",
             "Restore its files, or train again from the current ones",
@@ -142,7 +142,7 @@ def weights_hash(model: Path) -> str:
     if listed is not None:
         checksums = {Path(name).name: record["sha256"] for name, record in listed.items()}
     else:
-        checksums = {file.name: identity(file) for file in model.iterdir() if file.is_file()}
+        checksums = identities(model)
     return fingerprint({name: checksum for name, checksum in checksums.items() if name.endswith(".safetensors")})
 
 
@@ -264,10 +264,6 @@ def _listed_files(folder: Path) -> dict[str, FileRecord] | None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in (folder / "model").rglob("*") if file.is_file())
-
-
-def _identities(folder: Path) -> dict[str, str]:
-    return {file.name: identity(file) for file in folder.iterdir() if file.is_file()} if folder.is_dir() else {}
 
 
 def _manifest_file(folder: Path) -> Path:

@@ -98,6 +98,11 @@ def identity(file: Path) -> str:
     return _cached_sha256(file, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
 
 
+def identities(folder: Path) -> dict[str, str]:
+    """:func:`identity` of each file in a folder, by name."""
+    return {file.name: identity(file) for file in sorted(folder.iterdir()) if file.is_file()}
+
+
 @functools.lru_cache(maxsize=1 << 20)
 def _cached_sha256(file: Path, state: tuple[int, ...]) -> str:
     return sha256(file)

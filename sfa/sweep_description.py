@@ -57,7 +57,11 @@ def _hours(planned: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int |
         else:
             waiting.append((stage, run, size))
     known = [measured[_work(stage, run)] for stage, run, _ in waiting if _work(stage, run) in measured]
-    rest = [(_tokens(stage), size) for stage, run, size in waiting if _work(stage, run) not in measured]
+    rest = [
+        (family_of_tasks(stage.tasks).token_count(stage.train, stage.tasks), size)
+        for stage, run, size in waiting
+        if _work(stage, run) not in measured
+    ]
     operations = [6.0 * tokens * size for tokens, size in rest if tokens is not None and size is not None]
     estimates = [f"{sum(known):.2f} for {len(known)}, at the pace of finished ones"] if known else []
     if operations:
@@ -72,8 +76,3 @@ def _hours(planned: Sequence[tuple[Stage, SweepRun]], parameters: Sequence[int |
 def _work(stage: Training, run: SweepRun) -> str:
     """Equal for trainings that take about as long."""
     return store.fingerprint([run.config.model.model_dump_json(), list(stage.data), stage.train.weights_spec()])
-
-
-def _tokens(stage: Training) -> float | None:
-    """The approximate number of tokens that a stage trains on."""
-    return family_of_tasks(stage.tasks).token_count(stage.train, stage.tasks)

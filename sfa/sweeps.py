@@ -17,11 +17,10 @@ from sfa.config import ConfigError, Evaluations
 from sfa.config.reading import Unreadable, read_value, reason, written
 from sfa.config.reading import read_file as read_yaml
 from sfa.config.schema import Config
-from sfa.records import Overrides
 from sfa.runs import run_folder
 from sfa.stages.plan import Stage, plan, topological_order
 from sfa.store import fingerprint
-from sfa.values import LocalPath, Section
+from sfa.values import LocalPath, Overrides, Section
 
 SWEEP_KEYS = {
     "seed": "seeds: [17, 18]",

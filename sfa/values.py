@@ -23,6 +23,7 @@ Interval = Annotated[
 ]
 
 Spec = dict[str, Any]  # JSON content that is hashed: all that determines rows, weights or scores
+Overrides = dict[str, Any]  # of a section's defaults: keys and YAML values
 
 
 class Checked(BaseModel):
@@ -51,6 +52,14 @@ class Section(Checked):
     """A section of the YAML. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def flat(content: Any, prefix: str = "") -> Overrides:
+    """Nested mappings and lists with dotted keys, as on the command line."""
+    items = enumerate(content) if isinstance(content, list) else content.items() if isinstance(content, dict) else None
+    if items is None:
+        return {prefix: content}
+    return {key: value for name, item in items for key, value in flat(item, f"{prefix}.{name}".lstrip(".")).items()}
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:

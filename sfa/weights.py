@@ -81,7 +81,7 @@ def full_state(folder: Path) -> dict[str, Tensor]:
     """The tensors of a Hugging Face folder, float32, named as in the model in memory. For a folder without a
     ``config.json``, names are those in its safetensors files."""
     if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        from sfa.families.models import read_model
+        from sfa.models.stored import read_model
 
         return dict(read_model(folder).state_dict())
     tensors: dict[str, Tensor] = {}

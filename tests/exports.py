@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from sfa.families import family_of
-from sfa.families.settings import LoRA
+from sfa.models.settings import LoRA
 
 SMALL: dict[str, Any] = {
     "hidden_size": 40,  # 61 and 101 rows are shards of uneven size

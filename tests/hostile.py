@@ -32,10 +32,10 @@ def as_user(user: str, work: Callable[[], Any]) -> Any:
             os._exit(0)
     os.close(write)
     with open(read) as stream:
-        found = stream.read()
+        output = stream.read()
     os.waitpid(child, 0)
-    assert found, "it failed before it could tell"
-    return json.loads(found)
+    assert output, "it failed before it could tell"
+    return json.loads(output)
 
 
 def true_for(cases: dict[str, Any], user: str, verdict: Callable[[Any], bool]) -> list[str]:
@@ -45,5 +45,5 @@ def true_for(cases: dict[str, Any], user: str, verdict: Callable[[Any], bool]) -
         with ThreadPoolExecutor(2) as pool:
             return [name for name, true in zip(cases, pool.map(verdict, cases.values()), strict=True) if true]
 
-    found: list[str] = as_user(user, work)
-    return found
+    output: list[str] = as_user(user, work)
+    return output

@@ -115,9 +115,9 @@ def main(out: Path) -> None:
             record[f"resumed {form}-{kind}"] = all(torch.equal(again[key], value) for key, value in full.items())
     for kind in ("momentum", "adamw"):
         keep(out, f"fsdp1-{kind}", plain_fsdp1(kind))
-        one = out / "one" / kind / "ep0-ba4.pt"  # written by a single process
-        keep(out, f"elastic-ddp-{kind}", run("ddp", kind, None, one)[1])
-        keep(out, f"elastic-fsdp2-{kind}", run("fsdp2-full", kind, None, one)[1])
+        single = out / "one" / kind / "ep0-ba4.pt"  # written by a single process
+        keep(out, f"elastic-ddp-{kind}", run("ddp", kind, None, single)[1])
+        keep(out, f"elastic-fsdp2-{kind}", run("fsdp2-full", kind, None, single)[1])
     sfa, _ = run("fsdp2-sharded", "sgd", None, None, hidden=16)
     assert sfa.averager.anchor is not None
     model_bytes = sum(p.nbytes for p in Regression(16, outputs=4).parameters())

@@ -48,8 +48,8 @@ def exports(out: Path) -> dict[str, Any]:
             with torch.no_grad():
                 for shard in trained_shards(sharded).values():
                     shard.zero_()
-            found = weights.read_shards(sharded, out / "fsdp2" / name)
-            read[name] = all(torch.equal(found[key], shard) for key, shard in start.items())
+            shards = weights.read_shards(sharded, out / "fsdp2" / name)
+            read[name] = all(torch.equal(shards[key], shard) for key, shard in start.items())
         weights.write_shards(sharded, start, out / "shards" / name)
     return read
 
@@ -98,14 +98,14 @@ def different_seeds(out: Path) -> dict[str, Any]:
     rank = dist.get_global_rank()
     for kind, make in DIFFERENT.items():
         checkpoints = out / "different" / kind
-        one, two = replicas(fitted(make(checkpoints / "fisher"), rank, checkpoints))
+        first, second = replicas(fitted(make(checkpoints / "fisher"), rank, checkpoints))
         if rank == 0:
-            save_file(one, out / f"different-{kind}.safetensors")
+            save_file(first, out / f"different-{kind}.safetensors")
         again = fitted(make(checkpoints / "fisher"), rank, load=checkpoints / "ep0-ba3.pt")
         resumed = replicas(again)
         record[kind] = {
-            "replicas": all(torch.equal(one[name], two[name]) for name in one),
-            "resumed": all(torch.equal(one[name], each[name]) for each in resumed for name in one),
+            "replicas": all(torch.equal(first[name], second[name]) for name in first),
+            "resumed": all(torch.equal(first[name], each[name]) for each in resumed for name in first),
         }
         wrong = ""
         try:
@@ -165,12 +165,12 @@ def _copied(folder: Path, out: Path) -> None:
 
 def main(out: Path) -> None:
     join("cpu")
-    given = json.loads((out / "given.json").read_text())
+    settings = json.loads((out / "given.json").read_text())
     record = {
         "read": exports(out),
         "nowhere": dist.all_gather_object(without_the_folder(out)),
         "different": different_seeds(out),
-        "codes": other_parallelism(out, given["arguments"], given["stop"]),
+        "codes": other_parallelism(out, settings["arguments"], settings["stop"]),
     }
     if dist.get_global_rank() == 0:
         (out / "record.json").write_text(json.dumps(record))

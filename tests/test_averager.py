@@ -49,9 +49,9 @@ def test_its_state_is_plain_numbers_and_goes_on_where_it_was() -> None:
     second = Averager(p=0.25)
     second.load_state_dict(state)
     second.start(model, total=STEPS, anchor=first.anchor, resume=True)
-    found = train(model, second, range(9, STEPS))
+    merged = train(model, second, range(9, STEPS))
     assert [merge["step"] for merge in second.merges] == [merge["step"] for merge in whole.merges]
-    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert all(torch.equal(merged[name], weight) for name, weight in expected.items())
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_its_state_is_plain_numbers_and_goes_on_where_it_was() -> None:
 def test_progress_is_counted_in_any_unit(arguments: dict[str, Any], total: str, expected: list[int]) -> None:
     model, averager = Regression(), Averager(**arguments)
     averager.start(model, Duration.parse(total), 3, {"ba": 100, "sp": 400, "tok": 1000})  # after another training
-    found = [
+    merged = [
         step
         for step in range(1, 7)
         if averager.step(model, {"ba": 100 + step, "sp": 400 + 4 * step, "tok": 1000 + 10 * step}, last=step == 6)
     ]
-    assert found == expected
+    assert merged == expected
     assert [merge["step"] for merge in averager.merges] == [100 + step for step in expected]
 
 

@@ -1,4 +1,4 @@
-"""Data and models that cannot be used are told with what is wrong with them, and nothing is trained on them."""
+"""Data and models that cannot be used are reported with the reason, and nothing is trained on them."""
 
 import json
 import os
@@ -102,27 +102,27 @@ def test_rows_that_cannot_be_used(case: str, tmp_path: Path, capsys: pytest.Capt
     make, message = DATA[case]
     make(tmp_path)
     assert train.main([config(tmp_path)]) == 1
-    assert message in (told := capsys.readouterr().err), told
-    assert "Traceback" not in told
+    assert message in (output := capsys.readouterr().err), output
+    assert "Traceback" not in output
     done = [json.loads(f.read_text())["task"] for f in tmp_path.glob("runs/stages/*/manifest.json")]
     assert "two" not in done
 
 
-@pytest.mark.parametrize(("label", "shown"), [(7, "7"), (-1, "-1"), ("Yes", "'Yes'"), (0.5, "0.5")])
+@pytest.mark.parametrize(("label", "message"), [(7, "7"), (-1, "-1"), ("Yes", "'Yes'"), (0.5, "0.5")])
 def test_a_label_that_stands_for_nothing(
-    label: Any, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    label: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     law(tmp_path, [label] * 20)
-    given = config(tmp_path, tasks=["law"], data_folder=str(tmp_path), eval={"tasks": ["law_loss"]})
-    assert train.main([given]) == 1
-    assert f"a label must be a whole number from 0 to 1, not {shown}" in capsys.readouterr().err
+    file = config(tmp_path, tasks=["law"], data_folder=str(tmp_path), eval={"tasks": ["law_loss"]})
+    assert train.main([file]) == 1
+    assert f"a label must be a whole number from 0 to 1, not {message}" in capsys.readouterr().err
 
 
 def test_nothing_is_left_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     law(tmp_path, [0, 1] * 10)
     none = {"name": "law", **{part: {"limit": 0} for part in ("casehold", "tos", "overruling")}}
-    given = config(tmp_path, tasks=[none], data_folder=str(tmp_path), eval={"tasks": ["law_loss"]})
-    assert train.main([given, "train.seq_len=256"]) == 1
+    file = config(tmp_path, tasks=[none], data_folder=str(tmp_path), eval={"tasks": ["law_loss"]})
+    assert train.main([file, "train.seq_len=256"]) == 1
     assert "law has no rows" in capsys.readouterr().err
 
 
@@ -131,14 +131,14 @@ def test_an_image_with_a_label_that_the_head_has_not(tmp_path: Path, capsys: pyt
     (tmp_path / "one").mkdir()
     pq.write_table(table, tmp_path / "one" / "train.parquet")
     task = {"name": "one", "source": str(tmp_path / "one"), "image": "image", "label": "label", "classes": 3}
-    given = config(tmp_path, tasks=[task], model={"architecture": "mlp"})
-    assert train.main([given]) == 1
+    file = config(tmp_path, tasks=[task], model={"architecture": "mlp"})
+    assert train.main([file]) == 1
     assert "label must hold whole numbers from 0 to 2" in capsys.readouterr().err
 
 
 def test_a_tokenizer_without_pad_token_pads_with_its_end_of_text(tmp_path: Path) -> None:
-    given = config(tmp_path, model={"name": str(pretrained(tmp_path / "model"))})
-    assert train.main([given]) == 0
+    file = config(tmp_path, model={"name": str(pretrained(tmp_path / "model"))})
+    assert train.main([file]) == 0
 
 
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -154,10 +154,10 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", MODELS)
 def test_a_pretrained_model_that_does_not_fit(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made, asked, message = MODELS[case]
-    model = {"name": str(pretrained(tmp_path / "model", **made)), **asked}
+    made, settings, message = MODELS[case]
+    model = {"name": str(pretrained(tmp_path / "model", **made)), **settings}
     assert train.main([config(tmp_path, model=model)]) == 1
-    assert message in (told := capsys.readouterr().err), told
+    assert message in (output := capsys.readouterr().err), output
 
 
 def test_a_sequence_longer_than_a_pretrained_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,8 +221,8 @@ def test_a_models_folder_that_cannot_be_read_or_trained(
     change, code, message = FOLDERS[case]
     change(pretrained(tmp_path / "model"))
     assert train.main([config(tmp_path, model={"name": str(tmp_path / "model")})]) == code
-    assert message in (told := capsys.readouterr().err), told
-    assert "Traceback" not in told and len(told.splitlines()) == code  # a wrong config is named in a line before
+    assert message in (output := capsys.readouterr().err), output
+    assert "Traceback" not in output and len(output.splitlines()) == code  # a wrong config is named in a line before
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_run_that_makes_no_sense(
     overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.main([config(tmp_path), *overrides]) == 2
-    assert message in (told := capsys.readouterr().err), told
+    assert message in (output := capsys.readouterr().err), output
     done = [json.loads(f.read_text())["task"] for f in tmp_path.glob("runs/stages/*/manifest.json")]
     assert set(done) <= {"base", "one"}
 

@@ -14,9 +14,10 @@ from scripts import compare, export, report, series
 from scripts.paper import claims, figures
 from scripts.paper.sweeps import Figure
 from sfa import curves, store
-from sfa.families import models
 from sfa.families.decoder import Decoder
-from sfa.families.settings import Model
+from sfa.models import building, stored
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 
 
 @pytest.fixture(scope="module")
@@ -37,39 +38,39 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_adapters_are_read_from_safetensors_alone(adapted: Path, tmp_path: Path) -> None:
-    assert models.read_model(adapted / "adapters").peft_config
+    assert stored.read_model(adapted / "adapters").peft_config
     pickled = shutil.copytree(adapted / "adapters", tmp_path / "pickled")
     torch.save(load_file(pickled / "adapter_model.safetensors"), pickled / "adapter_model.bin")
     (pickled / "adapter_model.safetensors").unlink()
-    with pytest.raises(models.ModelError, match=r"pickled has adapters but no adapter_model\.safetensors"):
-        models.read_model(pickled)
+    with pytest.raises(ModelError, match=r"pickled has adapters but no adapter_model\.safetensors"):
+        stored.read_model(pickled)
     both = shutil.copytree(adapted / "base", tmp_path / "both")
     shutil.copytree(pickled, both, dirs_exist_ok=True)
-    with pytest.raises(models.ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
-        models.build(Model(name=str(both)), 1, Decoder())
+    with pytest.raises(ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
+        building.build(Model(name=str(both)), 1, Decoder())
     under = json.loads((adapted / "adapters" / "adapter_config.json").read_text())
     on_it = shutil.copytree(adapted / "adapters", tmp_path / "on_it")
     (on_it / "adapter_config.json").write_text(json.dumps({**under, "base_model_name_or_path": str(both)}))
-    with pytest.raises(models.ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
-        models.read_model(on_it)
+    with pytest.raises(ModelError, match=r"both has adapters but no adapter_model\.safetensors"):
+        stored.read_model(on_it)
 
 
 OUTSIDE = ["../../outside", "/etc", "", ".", "0123456789abcdef/..", "0123456789abcdef\n", "0123456789ABCDEF", 1, None]
 
 
-@pytest.mark.parametrize("given", OUTSIDE)
-def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", OUTSIDE)
+def test_no_fingerprint_leads_out_of_the_stages(value: Any, tmp_path: Path) -> None:
     """Each would read a file of JSON there, or copy a model."""
     folder = tmp_path / "runs" / "run"
-    stage = {"fingerprint": given, "task": "odd", "steps": 1, "merge_steps": [], "l2_from_anchor": 0.0, "method": "x"}
+    stage = {"fingerprint": value, "task": "odd", "steps": 1, "merge_steps": [], "l2_from_anchor": 0.0, "method": "x"}
     stage |= {"seconds": 1.0, "tokens": 1, "peak_bytes": 1, "stored_examples": 0}
     score = {"after": "base", "evaluation": "odd_accuracy", "metric": "acc", "value": 0.5, "stderr": None, "n": 2}
-    found = {"stages": [stage], "evaluations": [score], "name": "run", "seed": 1, "metrics": None}
-    found["config"] = {"method": "x", "tasks": [], "eval": {"tasks": None}, "sfa": {"p": None}}
+    content = {"stages": [stage], "evaluations": [score], "name": "run", "seed": 1, "metrics": None}
+    content["config"] = {"method": "x", "tasks": [], "eval": {"tasks": None}, "sfa": {"p": None}}
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(found))
+    (folder / "results.json").write_text(json.dumps(content))
     readers: list[Callable[[], Any]] = [
-        lambda: compare.markdown([folder], [found], ""),
+        lambda: compare.markdown([folder], [content], ""),
         lambda: curves.curves(folder),
         lambda: export.export(folder, tmp_path / "out"),
         lambda: report._environment(folder),
@@ -82,10 +83,10 @@ def test_no_fingerprint_leads_out_of_the_stages(given: Any, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("given", ["../outside", "/etc", "", ".", "..", "a/b", "run\n", 1, None])
-def test_no_name_of_a_run_leads_out_of_the_runs(given: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["../outside", "/etc", "", ".", "..", "a/b", "run\n", 1, None])
+def test_no_name_of_a_run_leads_out_of_the_runs(value: Any, tmp_path: Path) -> None:
     index = tmp_path / "small.json"
-    index.write_text(json.dumps({"sweep": "small", "runs": [{"name": given, "label": "x", "point": {}, "seed": 1}]}))
+    index.write_text(json.dumps({"sweep": "small", "runs": [{"name": value, "label": "x", "point": {}, "seed": 1}]}))
     readers: list[Callable[[], Any]] = [
         lambda: series.points_of(index),
         lambda: claims.Runs(tmp_path, "small"),

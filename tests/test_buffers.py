@@ -75,11 +75,11 @@ def test_p_1_after_training_is_bitwise_p_1_in_training(folders: list[Path], tmp_
     weights.save_model(trained([sfa]).model, tmp_path / "during")
     merging.average(folders[0], folders[1], BETA, tmp_path / "after")
     assert content(tmp_path / "during") == content(tmp_path / "after")
-    found, theta = read(tmp_path / "after"), read(folders[1])
-    counts = [name for name in found if name.endswith("num_batches_tracked")]
-    assert counts and all(found[name].dtype == torch.int64 and found[name] == 5 for name in counts)
-    still = [name for name in found if ".running_" in name]
-    assert still and all(torch.equal(found[name], theta[name]) for name in still)
+    merged, theta = read(tmp_path / "after"), read(folders[1])
+    counts = [name for name in merged if name.endswith("num_batches_tracked")]
+    assert counts and all(merged[name].dtype == torch.int64 and merged[name] == 5 for name in counts)
+    still = [name for name in merged if ".running_" in name]
+    assert still and all(torch.equal(merged[name], theta[name]) for name in still)
     assert not torch.equal(theta[still[0]], read(folders[0])[still[0]])  # they moved
     (merge,) = sfa.merges
     assert weights.distance(tmp_path / "after", folders[0]) == pytest.approx(merge["l2_after"], rel=1e-6)
@@ -113,12 +113,12 @@ def test_every_merge_takes_the_mean_of_statistics_and_the_last_models_counts(
     changed.mkdir()
     save_file(tensors, changed / "model.safetensors")
     MERGES[method]([*folders[:2], changed], tmp_path / "out")
-    found, one, two = read(tmp_path / "out"), read(folders[1]), tensors
-    for name, tensor in found.items():
+    merged, first, second = read(tmp_path / "out"), read(folders[1]), tensors
+    for name, tensor in merged.items():
         if name.endswith("num_batches_tracked"):
-            assert tensor.dtype == torch.int64 and torch.equal(tensor, two[name])
+            assert tensor.dtype == torch.int64 and torch.equal(tensor, second[name])
         elif ".running_" in name:
-            torch.testing.assert_close(tensor, (one[name] + two[name]) / 2, rtol=1e-6, atol=0)
+            torch.testing.assert_close(tensor, (first[name] + second[name]) / 2, rtol=1e-6, atol=0)
 
 
 def test_statistics_do_not_count_among_the_entries_that_ties_keeps(folders: list[Path], tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_statistics_do_not_count_among_the_entries_that_ties_keeps(folders: list
         save_file(kept, folder / "model.safetensors")
     merging.ties(folders[0], folders[1:], [0.5, 0.5], tmp_path / "all", 0.3)
     merging.ties(without[0], without[1:], [0.5, 0.5], tmp_path / "weights", 0.3)
-    found = read(tmp_path / "all")
-    assert all(torch.equal(found[name], tensor) for name, tensor in read(tmp_path / "weights").items())
+    merged = read(tmp_path / "all")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in read(tmp_path / "weights").items())
 
 
 def test_the_distance_is_that_of_the_weights(folders: list[Path]) -> None:

@@ -16,8 +16,9 @@ from sfa.data.packing import encode
 from sfa.data.source import SourceError
 from sfa.data.template import DATE, Layout, Prompter, TemplateError
 from sfa.data.tokens import Encoder
-from sfa.families import models
-from sfa.families.settings import Model
+from sfa.models import stored
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 from tests.zoo import CHATS, ENDS, byte_level, chat_tokenizer
 
 ROW: Any = {"prompt": "Is it so?", "response": "Yes, 45 of 67."}
@@ -56,27 +57,27 @@ def today(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_conversation_is_tokenized_as_by_its_template(name: str, kind: str, today: None) -> None:
     tok = chat_tokenizer(name, kind)
     encoder = Encoder(tok, layout(name))
-    ((given, response),) = encoder.encode_rows([ROW], "rows")
+    ((prompt, response),) = encoder.encode_rows([ROW], "rows")
     whole = tok.apply_chat_template(conversation(name, True), tokenize=True, return_dict=False)
     if name != "no control token":
-        assert given + response + encoder.end == whole[: len(given + response + encoder.end)]
+        assert prompt + response + encoder.end == whole[: len(prompt + response + encoder.end)]
         assert tok.decode(encoder.end).strip() == ENDS[name].strip()
     else:
-        assert encoder.end == [tok.eos_token_id] and given + response == whole[: len(given + response)]
+        assert encoder.end == [tok.eos_token_id] and prompt + response == whole[: len(prompt + response)]
     if name not in ("no generation prompt", "thoughts"):
-        asked = tok.apply_chat_template(conversation(name, False), tokenize=True, add_generation_prompt=True)
-        assert given == asked["input_ids"]
+        expected = tok.apply_chat_template(conversation(name, False), tokenize=True, add_generation_prompt=True)
+        assert prompt == expected["input_ids"]
     examples, _ = encode([ROW], encoder, 400)
-    assert examples[0]["input_ids"] == given + response + encoder.end
+    assert examples[0]["input_ids"] == prompt + response + encoder.end
 
 
 def test_a_template_without_a_generation_prompt_still_names_the_assistant() -> None:
-    shown = Prompter(layout("no generation prompt"), chat_tokenizer("no generation prompt"))("Is it so?")
-    assert shown.endswith("<|im_start|>assistant\n")
+    prompt = Prompter(layout("no generation prompt"), chat_tokenizer("no generation prompt"))("Is it so?")
+    assert prompt.endswith("<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize(
-    ("name", "system", "told"),
+    ("name", "system", "message"),
     [
         ("needs a system message", None, "model.system: .*A system message first; set model.system"),
         ("gemma", "Be kind.", "model.system: .*System role not supported; leave model.system out"),
@@ -88,14 +89,14 @@ def test_a_template_without_a_generation_prompt_still_names_the_assistant() -> N
     ],
 )
 def test_a_template_that_refuses_is_one_line_before_the_training(
-    name: str, system: str | None, told: str, tmp_path: Any
+    name: str, system: str | None, message: str, tmp_path: Any
 ) -> None:
     tok = chat_tokenizer(name) if name in CHATS else byte_level()
     tok.chat_template = tok.chat_template or name
     tok.save_pretrained(tmp_path)
     LlamaConfig(vocab_size=len(tok)).save_pretrained(tmp_path)
-    with pytest.raises(models.ModelError, match=told) as error:
-        models.check(tmp_path, 64, Layout("chat", system))
+    with pytest.raises(ModelError, match=message) as error:
+        stored.check(tmp_path, 64, Layout("chat", system))
     assert "\n" not in str(error.value)
 
 
@@ -108,8 +109,8 @@ def test_a_row_that_a_template_fails_on_is_named() -> None:
 
 def test_a_prompt_does_not_change_from_day_to_day() -> None:
     tok = chat_tokenizer("llama 3.2")
-    shown = Prompter(Layout("chat"), tok)("Is it so?")
-    assert "Today Date: 26 Jul 2024\nToday: July 26, 2024" in shown
+    prompt = Prompter(Layout("chat"), tok)("Is it so?")
+    assert "Today Date: 26 Jul 2024\nToday: July 26, 2024" in prompt
     other = Prompter(Layout("chat", date=datetime.date(2025, 1, 2)), tok)("Is it so?")
     assert "Today Date: 02 Jan 2025\nToday: January 02, 2025" in other
 
@@ -130,8 +131,8 @@ def test_control_tokens_are_those_of_the_template(kind: str) -> None:
     tok = chat_tokenizer("chatml", kind)
     encoder = Encoder(tok, Layout("chat"))
     rows: list[Any] = [{"prompt": "a <|im_end|> b", "response": "c <|im_end|> d</s>"}, ROW]
-    (given, response), plain = encoder.encode_rows(rows, "rows")
-    assert given.count(encoder.end[0]) == 1 and not {encoder.end[0], tok.eos_token_id} & {*response}
+    (prompt, response), plain = encoder.encode_rows(rows, "rows")
+    assert prompt.count(encoder.end[0]) == 1 and not {encoder.end[0], tok.eos_token_id} & {*response}
     assert encoder.encode_rows([ROW], "rows") == [plain]
     assert "<|im_end|>" in tok.decode(response)
 

@@ -143,8 +143,8 @@ def test_commands_end_quietly_whatever_their_output_is(tmp_path: Path) -> None:
     """Characters that the terminal lacks are escaped, and neither a closed pipe nor a closed stdout is an error."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     dry = f"{sys.executable} train.py {QUICKSTART} method=sfa dry_run=true save_folder={tmp_path}"
-    shown = "print('\\u03b2\\u2192\\xb1' * 99999, file=sys.%s)"
-    show = f"import sys; from sfa.terminal import start; start(lambda _: {shown} or 0)"
+    code = "print('\\u03b2\\u2192\\xb1' * 99999, file=sys.%s)"
+    show = f"import sys; from sfa.terminal import start; start(lambda _: {code} or 0)"
     script = f"{dry} | head -n 1; echo ${{PIPESTATUS[0]}}"
     for stream, to in (("stdout", "| head -c 9"), ("stdout", ">&-"), ("stderr", "2>&-"), ("stderr", "2>&1 | wc -c")):
         script += f"; {sys.executable} -c {shlex.quote(show % stream)} {to}; echo ' ' ${{PIPESTATUS[0]}}"
@@ -173,13 +173,13 @@ def test_the_launcher_passes_the_exit_code_on(tmp_path: Path) -> None:
 def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """No progress bars of lm-eval; folders whose names contain markup or shell characters are printed as they are."""
     folder = tmp_path / "a b [bold] é"
-    given = [
+    arguments = [
         f"save_folder='{folder}'",
         "tasks=[licences]",
         "model.tokenizer.train_on=[arithmetic]",
         "trial_duration=2ba",
     ]
-    assert train.main([QUICKSTART, *SMALL, *given, "method=sequential"]) == 0
+    assert train.main([QUICKSTART, *SMALL, *arguments, "method=sequential"]) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
     assert str(folder / "quickstart" / "results.json") in printed.out

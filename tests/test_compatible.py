@@ -1,13 +1,11 @@
-"""Merges compare what shapes cannot tell, write all or nothing, and weigh information however small it is."""
+"""Merges compare what shapes cannot tell: settings, tokens, images and adapters."""
 
 import json
 import shutil
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -23,11 +21,9 @@ from transformers import (
 
 from scripts import merge
 from sfa import extras, merging
-from sfa.config import ConfigError, load
 from sfa.mlp import MLPConfig, MLPForImageClassification
-from sfa.stages.plan import plan
+from tests.folders import files
 from tests.test_bad_input import pretrained
-from tests.test_methods import QUICKSTART
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CONFIG, PIXELS, ADAPTERS = "config.json", "preprocessor_config.json", "adapter_config.json"
@@ -39,17 +35,6 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 4}
 NAMES = {"transformers_version": "4.0.0", "_name_or_path": "x", "dtype": "bfloat16", "use_cache": False}
 ORDER = {"target_modules": ["v_proj", "q_proj"], "revision": "main", "lora_dropout": 0.5, "inference_mode": False}
 Change = Callable[[Path], Any]
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) if folder.exists() else []
-
-
-def bare(folder: Path, **tensors: Any) -> Path:
-    folder.mkdir(parents=True)
-    given = {name: torch.tensor(value, dtype=torch.float32) for name, value in tensors.items()}
-    save_file(given, folder / "model.safetensors", {"format": "pt"})
-    return folder
 
 
 def edit(name: str, **changes: Any) -> Change:
@@ -121,23 +106,23 @@ DIFFERENT: list[tuple[str, str, dict[str, Any], str]] = [
 def test_settings_that_change_the_function_are_named_with_both_values(
     kind: str, file: str, changes: dict[str, Any], message: str, turned: bool, models: Path, tmp_path: Path
 ) -> None:
-    one, two = models / kind, shutil.copytree(models / kind, tmp_path / "two")
-    edit(file, **changes)(two)
+    first, second = models / kind, shutil.copytree(models / kind, tmp_path / "two")
+    edit(file, **changes)(second)
     with pytest.raises(ValueError, match="cannot be merged") as error:
-        merging.soup([two, one] if turned else [one, two], tmp_path / "out")
+        merging.soup([second, first] if turned else [first, second], tmp_path / "out")
     assert (message in str(error.value)) or turned, error.value
     assert "\n" not in str(error.value) and files(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("method", ["average", "task_arithmetic", "ties", "fisher"])
 def test_every_method_compares(method: str, models: Path, tmp_path: Path) -> None:
-    one, two = models / "llama", shutil.copytree(models / "llama", tmp_path / "two")
-    edit("config.json", hidden_act="gelu")(two)
+    first, second = models / "llama", shutil.copytree(models / "llama", tmp_path / "two")
+    edit("config.json", hidden_act="gelu")(second)
     calls: dict[str, Callable[[Path], Any]] = {
-        "average": lambda out: merging.average(one, two, 0.5, out),
-        "task_arithmetic": lambda out: merging.task_arithmetic(one, [two], [1.0], out),
-        "ties": lambda out: merging.ties(one, [two], [1.0], out),
-        "fisher": lambda out: merging.fisher([one, two], [one, two], [1.0, 1.0], out),
+        "average": lambda out: merging.average(first, second, 0.5, out),
+        "task_arithmetic": lambda out: merging.task_arithmetic(first, [second], [1.0], out),
+        "ties": lambda out: merging.ties(first, [second], [1.0], out),
+        "fisher": lambda out: merging.fisher([first, second], [first, second], [1.0, 1.0], out),
     }
     with pytest.raises(ValueError, match="hidden_act"):
         calls[method](tmp_path / "out")
@@ -159,12 +144,12 @@ SAME: list[tuple[str, str, dict[str, Any], str]] = [
 def test_settings_that_cannot_change_the_function_may_differ(
     kind: str, file: str, changes: dict[str, Any], note: str, models: Path, tmp_path: Path
 ) -> None:
-    one, two = models / kind, shutil.copytree(models / kind, tmp_path / "two")
-    edit(file, **changes)(two)
-    notes = " ".join(merging.soup([one, two], tmp_path / "out"))
+    first, second = models / kind, shutil.copytree(models / kind, tmp_path / "two")
+    edit(file, **changes)(second)
+    notes = " ".join(merging.soup([first, second], tmp_path / "out"))
     assert note in notes if note else not notes, notes
     name = "adapter_model.safetensors" if kind == "lora_one" else "model.safetensors"
-    expected = load_file(one / name)
+    expected = load_file(first / name)
     assert all(torch.equal(tensor, expected[key]) for key, tensor in load_file(tmp_path / "out" / name).items())
 
 
@@ -217,7 +202,7 @@ def test_tokens_must_have_the_same_ids(
             merging.soup([models / "llama", two], tmp_path / "out")
 
 
-def test_what_could_not_be_compared_is_told(models: Path, tmp_path: Path) -> None:
+def test_what_could_not_be_compared_is_reported(models: Path, tmp_path: Path) -> None:
     two = shutil.copytree(models / "llama", tmp_path / "two")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (two / name).unlink()
@@ -230,136 +215,22 @@ def test_what_could_not_be_compared_is_told(models: Path, tmp_path: Path) -> Non
 
 
 def test_adapters_of_other_random_draws_are_not_averaged(models: Path, tmp_path: Path) -> None:
-    one, two = models / "lora_one", models / "lora_two"
-    assert "product of averaged factors" in merging.average(one, two, 0.5, tmp_path / "same")[0]
-    other = shutil.copytree(two, tmp_path / "other")
+    first, second = models / "lora_one", models / "lora_two"
+    assert "product of averaged factors" in merging.average(first, second, 0.5, tmp_path / "same")[0]
+    other = shutil.copytree(second, tmp_path / "other")
     file = other / "adapter_model.safetensors"
     drawn = {n: torch.randn(t.shape, generator=torch.Generator().manual_seed(9)) for n, t in load_file(file).items()}
     save_file(drawn, file, {"format": "pt"})
     for call in (
-        lambda out: merging.soup([one, other], out),
-        lambda out: merging.average(one, other, 0.5, out),
-        lambda out: merging.ties(one, [two, other], [0.5, 0.5], out),
+        lambda out: merging.soup([first, other], out),
+        lambda out: merging.average(first, other, 0.5, out),
+        lambda out: merging.ties(first, [second, other], [0.5, 0.5], out),
     ):
         with pytest.raises(ValueError, match=r"different random draws \(cosine .*merge each into its base"):
             call(tmp_path / "out")
     with pytest.raises(ValueError, match="holds adapters, and the other a whole model"):
-        merging.soup([models / "llama", one], tmp_path / "out")
+        merging.soup([models / "llama", first], tmp_path / "out")
     assert files(tmp_path / "out") == []
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("method", ["average", "soup", "task_arithmetic", "ties", "fisher", "fishers"])
-def test_a_source_that_is_not_finite_is_named_and_nothing_is_left(method: str, value: float, tmp_path: Path) -> None:
-    good = bare(tmp_path / "good", a=[1.0, 2.0], b=[[1.0, 2.0]])
-    other = bare(tmp_path / "other", a=[3.0, 2.0], b=[[1.0, 1.0]])
-    wrong = bare(tmp_path / "wrong", a=[1.0, 1.0], b=[[1.0, value]])
-    calls: dict[str, Callable[[Path], Any]] = {
-        "average": lambda out: merging.average(good, wrong, 0.5, out),
-        "soup": lambda out: merging.soup([good, other, wrong], out),
-        "task_arithmetic": lambda out: merging.task_arithmetic(wrong, [good], [1.0], out),
-        "ties": lambda out: merging.ties(good, [other, wrong], [1.0, 1.0], out),
-        "fisher": lambda out: merging.fisher([good, wrong], [good, good], [1.0, 1.0], out),
-        "fishers": lambda out: merging.fisher([good, other], [good, wrong], [1.0, 1.0], out),
-    }
-    (tmp_path / "there").mkdir()
-    for out in (tmp_path / "out", tmp_path / "there"):
-        with pytest.raises(ValueError, match=r"b in .*wrong/model.safetensors is not finite"):
-            calls[method](out)
-    assert not (tmp_path / "out").exists() and files(tmp_path / "there") == []
-
-
-def test_large_finite_weights_are_no_error_and_a_merge_that_overflows_is(tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[3e38, 3e38]), bare(tmp_path / "two", a=[3e38, 2e38])
-    merging.average(one, two, 0.5, tmp_path / "average")
-    with pytest.raises(ValueError, match="the merged a is not finite"):
-        merging.task_arithmetic(bare(tmp_path / "base", a=[0.0, 0.0]), [one, two], [1.0, 1.0], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_stray_file_is_neither_merged_nor_copied(tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
-    for folder in (one, two):
-        save_file({"a": torch.full((1,), 100.0)}, folder / "model_ema.safetensors")
-        (folder / "pytorch_model.bin").write_bytes(b"")
-        (folder / "note.txt").write_text(folder.name)
-    save_file({"b": torch.ones(1)}, two / "extra.safetensors")
-    assert merging.soup([one, two], tmp_path / "out")[-1].endswith("kept: note.txt.")
-    assert load_file(tmp_path / "out" / "model.safetensors")["a"].tolist() == [2.0]
-    assert files(tmp_path / "out") == ["model.safetensors", "note.txt"]
-
-
-def test_a_merge_that_was_killed_is_made_again(tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
-    (tmp_path / "out" / ".part").mkdir(parents=True)
-    (tmp_path / "out" / ".part" / "half").write_text("")
-    merging.soup([one, two], tmp_path / "out")
-    assert files(tmp_path / "out") == ["model.safetensors"]
-
-
-@pytest.mark.parametrize("out", ["one", "one/inside", "two/in/side", "full"])
-def test_a_result_is_not_written_over_or_into_what_is_there(out: str, tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
-    bare(tmp_path / "full", a=[5.0])
-    before = files(tmp_path)
-    with pytest.raises(ValueError, match=r"is not empty|which is merged: write the result elsewhere"):
-        merging.soup([one, two], tmp_path / out)
-    assert files(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["average", "one", "two", "--beta", "nan"], 2, "--beta: must be a finite number, not nan"),
-        (["average", "one", "two", "--beta", "1.5"], 2, "--beta: must be less than or equal to 1, not 1.5"),
-        (["average", "one", "one"], 2, "one is given twice"),
-        (["average", "one", "two", "three"], 2, "average takes 2 models"),
-        (
-            ["average", "one", "two", "--weights", "1", "2"],
-            2,
-            "for dare and fisher and task_arithmetic and ties",
-        ),
-        (["soup", "one", "two", "--base", "three"], 2, "--base is only for dare and task_arithmetic and ties"),
-        (["soup", "one", "none"], 2, "none holds no safetensors files"),
-        (["soup", "one", "torn"], 1, "torn/model.safetensors"),
-        (["task_arithmetic", "one", "--base", "one"], 2, "one is given twice"),
-        (["task_arithmetic", "one", "--base", "two", "--weights", "nan"], 2, "--weights.0: must be a finite number"),
-        (["ties", "one", "--base", "two", "--weights", "inf"], 2, "--weights.0: must be a finite number"),
-        (["ties", "one", "--base", "two", "--scale", "nan"], 2, "--scale: must be a finite number, not nan"),
-        (["ties", "one", "--base", "two", "--density", "nan"], 2, "--density: must be a finite number, not nan"),
-        (["fisher", "one", "two", "--fishers", "one", "two", "--weights", "0", "0"], 1, "not all zero"),
-        (
-            ["fisher", "one", "two", "--fishers", "one", "two", "--weights", "1", "-1"],
-            1,
-            "must not be negative, and not all zero",
-        ),
-        (["fisher", "one", "two", "--fishers", "one", "minus"], 1, "minus contains a negative value"),
-        (["fisher", "one", "two", "--fishers", "one"], 2, "fisher needs as many --fishers as models"),
-        (["soup", "one", "two", "--normalize"], 2, "--normalize is only for fisher"),
-    ],
-)
-def test_scripts_merge_ends_with_one_line(
-    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    for name, value in (("one", 1.0), ("two", 2.0), ("three", 3.0), ("minus", -1.0)):
-        bare(Path(name), a=[value, 2.0])
-    Path("torn").mkdir()
-    Path("torn/model.safetensors").write_bytes(Path("one/model.safetensors").read_bytes()[:-3])
-    try:
-        found: Any = merge.main([*arguments, "--out", "out"])
-    except SystemExit as ended:
-        found = ended.code
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (found, message in told) == (code, True), told
-    assert not Path("out").exists()
-
-
-def test_negative_weights_of_task_arithmetic_forget(tmp_path: Path) -> None:
-    base, one = bare(tmp_path / "base", a=[1.0]), bare(tmp_path / "one", a=[3.0])
-    merging.task_arithmetic(base, [one], [-0.5], tmp_path / "out")
-    assert load_file(tmp_path / "out" / "model.safetensors")["a"].tolist() == [0.0]
 
 
 def test_the_card_says_what_is_averaged(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,91 +239,3 @@ def test_the_card_says_what_is_averaged(models: Path, tmp_path: Path, capsys: py
     card = (tmp_path / "o u t" / "README.md").read_text()
     assert "their factors A and B are averaged, each for itself" in card and f"--out '{tmp_path}/o u t'" in card
     assert "their factors A and B" in capsys.readouterr().out
-
-
-THETAS = [[1.5, -2.25, 0.125, 7.0, 1.0, -3.0], [0.5, 1.75, 3.0, -7.0, 2.0, 5.0], [-1.0, 4.5, 9.0, 0.5, 6.0, 1.0]]
-SCALES = [1.0, 1e-20, 1e-30, 1e-38, 1e-41, 3e-43, 1e-44, 1e30]
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.2, 0.3, 0.5], [1e-30, 2e-30, 5e-30], [1e30, 2e30, 5e30]])
-def test_fisher_merging_is_exact_however_small_or_large_the_information(
-    scale: float, weights: list[float], tmp_path: Path
-) -> None:
-    """Against fractions of what the files hold; the last two entries have no information, and that of one model."""
-    given = [[1.0, 3.0, 0.5, 2.0, 0.0, 0.0], [2.0, 1.0, 8.0, 0.0, 0.0, 1.0], [4.0, 1.0, 1.0, 3.0, 0.0, 0.0]]
-    models, fishers = [], []
-    for i, (theta, row) in enumerate(zip(THETAS, given, strict=True)):
-        models.append(bare(tmp_path / f"m{i}", a=theta))
-        fishers.append(bare(tmp_path / f"f{i}", a=[value * scale for value in row]))
-    merging.fisher(models, fishers, weights, tmp_path / "out")
-    held = [[Fraction(x) for x in load_file(f / "model.safetensors")["a"].tolist()] for f in fishers]
-    found = load_file(tmp_path / "out" / "model.safetensors")["a"]
-    for k in range(6):
-        top = sum(Fraction(w) * f[k] * Fraction(t[k]) for w, f, t in zip(weights, held, THETAS, strict=True))
-        bottom = sum(Fraction(w) * f[k] for w, f in zip(weights, held, strict=True))
-        exact = top / bottom if bottom else sum(Fraction(t[k]) for t in THETAS) / 3
-        assert float(found[k]) == float(np.float32(float(exact))), k
-
-
-def test_normalized_fisher_information_does_not_depend_on_the_size_of_gradients(tmp_path: Path) -> None:
-    """The second task's gradients are a thousand times as large; its information counts no more for that."""
-    one, two = bare(tmp_path / "one", a=[1.0, 2.0], b=[3.0]), bare(tmp_path / "two", a=[3.0, 6.0], b=[5.0])
-    information = {"a": [3.0, 0.0], "b": [4.0]}
-    bare(tmp_path / "f1", **information)
-    found = {}
-    for scale in (1.0, 1e6, 1e-20, 1e-38):
-        scaled = {name: [value * scale for value in values] for name, values in information.items()}
-        fishers = [tmp_path / "f1", bare(tmp_path / f"f{scale}", **scaled)]
-        for normalize in (False, True):
-            out = tmp_path / f"out{scale}{normalize}"
-            merging.fisher([one, two], fishers, [0.75, 0.25], out, normalize)
-            found[scale, normalize] = load_file(out / "model.safetensors")
-        # Of the second entry neither knows anything: each has the floor, and the weights are as given.
-        assert found[scale, True]["a"].tolist() == pytest.approx([1.5, 3.0], rel=1e-6)
-        assert found[scale, True]["b"].tolist() == pytest.approx([3.5], rel=1e-6)
-    assert found[1e6, False]["b"].tolist() == pytest.approx([5.0], rel=1e-4)
-
-
-def test_the_norm_is_that_of_the_whole_model_and_the_floor_a_millionth_of_it(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    theta = [{n: rng.standard_normal(size) for n, size in (("a", (40, 3)), ("b", (7,)))} for _ in range(2)]
-    information = [
-        {n: 10.0 ** rng.uniform(-12, 0, t.shape) * 50**i for n, t in one.items()} for i, one in enumerate(theta)
-    ]
-    folders = [bare(tmp_path / f"m{i}", **one) for i, one in enumerate(theta)]
-    fishers = [bare(tmp_path / f"f{i}", **one) for i, one in enumerate(information)]
-    merging.fisher(folders, fishers, [0.4, 0.6], tmp_path / "out", normalize=True)
-    norms = [np.sqrt(sum((t.astype(np.float64) ** 2).sum() for t in one.values())) for one in information]
-    found = load_file(tmp_path / "out" / "model.safetensors")
-    for name in ("a", "b"):
-        weighted = [w * np.maximum(f[name] / n, 1e-6) for w, f, n in zip((0.4, 0.6), information, norms, strict=True)]
-        expected = sum(w * t[name] for w, t in zip(weighted, theta, strict=True)) / sum(weighted)
-        np.testing.assert_allclose(found[name].numpy(), expected, rtol=1e-5)
-        assert (weighted[0] == 0.4e-6).any() and (weighted[0] > 0.4e-6).any()
-
-
-def test_information_of_zeros_is_all_floor(tmp_path: Path) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[3.0])
-    none = bare(tmp_path / "none", a=[0.0])
-    merging.fisher([one, two], [none, none], [0.75, 0.25], tmp_path / "out", normalize=True)
-    assert load_file(tmp_path / "out" / "model.safetensors")["a"].tolist() == [1.5]
-    merging.fisher([one, two], [none, none], [0.75, 0.25], tmp_path / "plain")
-    assert load_file(tmp_path / "plain" / "model.safetensors")["a"].tolist() == [2.0]
-
-
-def test_normalizing_makes_other_stages_and_the_default_the_same_as_before() -> None:
-    def ends(*overrides: str) -> dict[str, Any]:
-        return dict(plan(load(QUICKSTART, ["method=fisher", *overrides]))[-1].spec()["method"])
-
-    assert ends() == ends("fisher.normalize=false") and "normalize" not in ends()
-    assert ends("fisher.normalize=true") == {**ends(), "normalize": True}
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [("[0,1,1]", "the first more than 0"), ("[1,-1,1]", "must not be negative"), ("[1,.nan,1]", "finite")],
-)
-def test_weights_that_have_no_mean_are_told(weights: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load(QUICKSTART, ["method=fisher", f"fisher.weights={weights}"])

@@ -21,8 +21,8 @@ def test_a_run_writes_what_the_config_says(
     text = MNIST.read_text().replace("loggers: {}", "loggers: {file: {log_traces: false, filename: FILE}}")
     text = text.replace("FILE", f"'{tmp_path}/${{oc.env:HIDDEN_PLACE}}.log'").replace("5ep", "${oc.env:HIDDEN_STEPS}ba")
     file.write_text(text)
-    given = [str(file), f"save_folder={tmp_path / 'runs'}", "eval.limit=20", "method=sequential"]
-    assert train.main(given) == 0
+    arguments = [str(file), f"save_folder={tmp_path / 'runs'}", "eval.limit=20", "method=sequential"]
+    assert train.main(arguments) == 0
     written = [f for f in (tmp_path / "runs").rglob("*") if f.is_file() and f.suffix in (".json", ".txt", ".log")]
     assert len(written) > 5
     for path in written:

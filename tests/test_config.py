@@ -9,6 +9,7 @@ import yaml
 import train
 from eval import available
 from sfa.config import ConfigError, load
+from sfa.data import TASKS
 from sfa.stages.describe import describe
 from sfa.stages.plan import plan
 
@@ -53,7 +54,7 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         "sfa": {"betta": 0.5},
         "eval": {"tasks": ["return"]},
     }
-    found = "\n".join(errors(tmp_path, wrong))
+    messages = "\n".join(errors(tmp_path, wrong))
     for expected in [
         "metod: unknown key; did you mean method?",
         "seed: must be greater than or equal to 0, not -1",
@@ -65,7 +66,7 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         "train.warm_up: unknown key; did you mean warmup?",
         "sfa.betta: unknown key; did you mean beta? (known: anchor_device, beta, every, p, reset_optimizer_on_merge)",
     ]:
-        assert expected in found, f"{expected}\n--- not in ---\n{found}"
+        assert expected in messages, f"{expected}\n--- not in ---\n{messages}"
 
 
 @pytest.mark.parametrize(
@@ -103,9 +104,9 @@ def test_files_that_are_no_config(content: str, tmp_path: Path) -> None:
 
 def test_ranks_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    found = errors(tmp_path, GOOD, "parallelism=none")
-    assert "parallelism: 3 processes were started, so it must be ddp or fsdp2, not none" in found
-    assert "train.global_batch_size: must be a multiple of the 3 ranks, not 64" in found
+    messages = errors(tmp_path, GOOD, "parallelism=none")
+    assert "parallelism: 3 processes were started, so it must be ddp or fsdp2, not none" in messages
+    assert "train.global_batch_size: must be a multiple of the 3 ranks, not 64" in messages
 
 
 def test_the_command_exits_2_without_a_traceback_and_writes_nothing(
@@ -167,12 +168,14 @@ def test_methods_that_act_on_one_task_may_have_one(tmp_path: Path) -> None:
 def test_a_task_is_not_called_as_a_stage(name: str, tmp_path: Path) -> None:
     mine = {"name": name, "source": str(tmp_path), "prompt": "{a}", "response": "{b}"}
     (tmp_path / "train.jsonl").write_text('{"a": "1", "b": "2"}\n')
-    found = errors(tmp_path, {**GOOD, "tasks": ["arithmetic", mine]})
-    assert found == [f"tasks: {name} is reserved for a stage in results; give the task another name"]
+    messages = errors(tmp_path, {**GOOD, "tasks": ["arithmetic", mine]})
+    assert messages == [f"tasks: {name} is reserved for a stage in results; give the task another name"]
 
 
 @pytest.mark.parametrize("setting", ["sfa.beta=0", "wise_ft.beta=0", "rehearsal.fraction=0", "l2.strength=0"])
-def test_a_setting_that_does_nothing_is_told(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_setting_that_does_nothing_is_reported(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, method = write(tmp_path, GOOD), setting.partition(".")[0]
     assert train.main([file, f"method={method}", setting, "dry_run=true"]) == 0
     assert f"{setting} leaves the weights as method=sequential makes them" in capsys.readouterr().out
@@ -188,7 +191,7 @@ def test_every_config_of_the_project_is_valid(file: Path) -> None:
     assert plan(load(file, ["dry_run=true"], available))
 
 
-def test_a_model_that_is_still_to_be_made_is_told_before_a_run_and_not_before_a_dry_run(tmp_path: Path) -> None:
+def test_a_model_that_is_still_to_be_made_is_reported_before_a_run_and_not_before_a_dry_run(tmp_path: Path) -> None:
     glyphs = ROOT / "yamls" / "glyphs.yaml"
     with pytest.raises(ConfigError, match="models/absent is neither; make models/absent"):
         load(glyphs, ["model.name=models/absent"], available)
@@ -212,3 +215,14 @@ def test_former_names_of_keys_work_and_say_so(tmp_path: Path) -> None:
     assert errors(tmp_path, {**now, "trial": "6ba"}) == [
         "trial: is the former name of trial_duration, which is set too"
     ]
+
+
+def test_an_evaluation_that_runs_what_a_model_writes_must_be_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: its task says so."""
+    monkeypatch.setattr(TASKS["returns"], "code_evals", ("returns",))
+    content = {**GOOD, "tasks": ["arithmetic", "returns"]}
+    (error,) = errors(tmp_path, content)
+    assert error.startswith("eval.run_generated_code: must be true for returns, which runs what the model writes")
+    load(write(tmp_path, content), ["eval.run_generated_code=true"], available)

@@ -18,9 +18,9 @@ from sfa import runs, store
 from sfa.data.array_cache import built_once
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.models import build
-from sfa.families.pretrained import ModelError
-from sfa.families.settings import Model
+from sfa.models.building import build
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 from sfa.stages.callbacks import Stopper
 from sfa.store import DamagedStage, verify_checksums, write_checksums
 
@@ -46,8 +46,8 @@ def flip(file: Path) -> None:
 
 
 def of_task(folder: Path, task: str) -> Path:
-    found = [f.parent for f in folder.glob("stages/*/manifest.json") if json.loads(f.read_text())["task"] == task]
-    return found[0]
+    folders = [f.parent for f in folder.glob("stages/*/manifest.json") if json.loads(f.read_text())["task"] == task]
+    return folders[0]
 
 
 FILES: dict[str, Callable[[Path], Path]] = {
@@ -120,13 +120,13 @@ def test_a_seal_notices_what_is_missing_or_changed(tmp_path: Path) -> None:
         verify_checksums(tmp_path)
 
 
-def test_too_little_room_is_told_before_anything_is_written(
+def test_too_little_room_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage(2**30, 2**30 - 2**20, 2**20))
     assert train.main([MNIST, *SMALL, f"save_folder={tmp_path / 'runs'}"]) == 1
-    assert "has 1.0 MiB free" in (told := capsys.readouterr().err) and "3 models" in told
+    assert "has 1.0 MiB free" in (output := capsys.readouterr().err) and "3 models" in output
     assert not list(tmp_path.rglob("manifest.json"))
 
 
@@ -171,24 +171,24 @@ def test_no_secret_of_the_environment_is_written(
     for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, secret)
     (tmp_path / "small.yaml").write_text(f"config: {MNIST}\nruns: [{{method: sfa}}]\n")
-    given = [
+    arguments = [
         "loggers={file: {}, tensorboard: {}}",
         "train.max_duration=4ba",
         "eval.limit=20",
         f"save_folder={tmp_path}",
     ]
-    assert sweep.main([str(tmp_path / "small.yaml"), *given]) == 0
+    assert sweep.main([str(tmp_path / "small.yaml"), *arguments]) == 0
     assert report.main([str(tmp_path / "small.json"), "--out", str(tmp_path / "report.html")]) == 0
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(written) > 20
     assert [file for file in written if secret.encode() in file.read_bytes()] == []
-    shown = capsys.readouterr()
-    assert secret not in shown.out + shown.err
+    output = capsys.readouterr()
+    assert secret not in output.out + output.err
 
 
 def test_data_that_two_processes_want_at_once_are_prepared_once(tmp_path: Path) -> None:
     """Threads, which have locks of their own as processes do."""
-    made, found = [], []
+    made, read = [], []
 
     def want() -> None:
         with built_once(tmp_path / "cache" / "odd") as temporary:
@@ -196,14 +196,14 @@ def test_data_that_two_processes_want_at_once_are_prepared_once(tmp_path: Path) 
                 made.append(temporary)
                 time.sleep(0.2)
                 (temporary / "data").write_text("whole")
-        found.append((verify_checksums(tmp_path / "cache" / "odd") / "data").read_text())
+        read.append((verify_checksums(tmp_path / "cache" / "odd") / "data").read_text())
 
     threads = [threading.Thread(target=want) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1 and found == ["whole"] * 4
+    assert len(made) == 1 and read == ["whole"] * 4
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "3", '{"files": null}', '{"files": {"a": 1}}'])
@@ -214,12 +214,12 @@ def test_a_manifest_of_something_else_is_named(
     shutil.copytree(made, tmp_path / "runs")
     stage = of_task(tmp_path / "runs", "even")
     (stage / "manifest.json").write_text(content)
-    given = [MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]
-    assert train.main(given) == 1
-    told = capsys.readouterr().err
-    assert str(stage / "manifest.json") in told and "Delete its folder to make it again" in told
+    arguments = [MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]
+    assert train.main(arguments) == 1
+    output = capsys.readouterr().err
+    assert str(stage / "manifest.json") in output and "Delete its folder to make it again" in output
     shutil.rmtree(stage)
-    assert train.main(given) == 0
+    assert train.main(arguments) == 0
 
 
 @pytest.mark.parametrize("key", ["fingerprint", "steps", "seconds", "made", "l2_from_anchor"])
@@ -242,12 +242,12 @@ def test_scores_of_something_else_are_named(
     shutil.copytree(made, tmp_path / "runs")
     file = of_task(tmp_path / "runs", "even") / "evaluations.json"
     file.write_text(content)
-    given = [MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]
-    assert train.main(given) == 1
-    told = capsys.readouterr().err
-    assert str(file) in told and "Delete it to score the model again" in told
+    arguments = [MNIST, *SMALL, "method=ewc", f"save_folder={tmp_path / 'runs'}"]
+    assert train.main(arguments) == 1
+    output = capsys.readouterr().err
+    assert str(file) in output and "Delete it to score the model again" in output
     file.unlink()
-    assert train.main(given) == 0
+    assert train.main(arguments) == 0
 
 
 def test_a_stage_that_is_made_again_serves_the_checkpoint_of_the_next(
@@ -255,16 +255,16 @@ def test_a_stage_that_is_made_again_serves_the_checkpoint_of_the_next(
 ) -> None:
     """Task one's folder is deleted while task two is half done; the hash of the anchor is that of its weights."""
     folder = tmp_path / "runs"
-    given = [MNIST, *SMALL, "method=ewc", f"save_folder={folder}", "train.save_interval=1ba"]
+    arguments = [MNIST, *SMALL, "method=ewc", f"save_folder={folder}", "train.save_interval=1ba"]
     with monkeypatch.context() as patch:
         stop = lambda self, state, logger: setattr(  # noqa: E731
             self, "requested", bool(list(folder.glob("stages/*/fisher-*"))) and state.timestamp.batch >= 2
         )
         patch.setattr(Stopper, "batch_end", stop)
-        assert train.main(given) == 130
+        assert train.main(arguments) == 130
     assert list(folder.glob("stages/*/checkpoints/*"))
     shutil.rmtree(of_task(folder, "even"))
-    assert train.main(given) == 0
+    assert train.main(arguments) == 0
     for task in ("even", "odd"):
         whole, again = (of_task(runs, task) / "model" / "model.safetensors" for runs in (made, folder))
         assert whole.read_bytes() == again.read_bytes()

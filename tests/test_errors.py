@@ -10,7 +10,7 @@ from sfa.config import ConfigError
 from sfa.config.reading import Unreadable
 from sfa.data.source import SourceError
 from sfa.errors import Interrupted, MergeError, MissingExtra, ModelFilesError, NotFinite, SFAError, UsageError
-from sfa.families.pretrained import ModelError
+from sfa.models.pretrained import ModelError
 from sfa.stages.checkpoint_files import UntrustedCheckpoint
 from sfa.store import DamagedStage
 from sfa.terminal import UNAFFECTED, command

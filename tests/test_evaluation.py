@@ -35,7 +35,7 @@ from eval.kind import Settings
 from eval.lm import LiveLM, alike
 from scripts import evaluate
 from sfa.data import registered
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.tokenizer_training import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,10 @@ def model(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 def by_hand(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> float:
     """log P(response | prompt), one forward pass of the whole."""
-    given, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + response)["input_ids"]
+    context, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + response)["input_ids"]
     with torch.no_grad():
         logs = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
-    return float(sum(logs[i - 1, whole[i]] for i in range(len(given), len(whole))))
+    return float(sum(logs[i - 1, whole[i]] for i in range(len(context), len(whole))))
 
 
 @pytest.mark.parametrize("template", ["plain", "instruction"])
@@ -69,9 +69,9 @@ def test_accuracy_is_that_of_log_likelihoods_by_hand(
     rows = evaluations.kinds["returns"].rows["returns"]
     right = []
     for row in rows:
-        shown = row["prompt"] if template == "plain" else f"### Instruction:\n{row['prompt']}\n\n### Response:"
-        found = [by_hand(model, tokenizer, shown, f" {choice}") for choice in row["choices"]]
-        right.append(row["choices"][int(np.argmax(found))] == row["response"])
+        prompt = row["prompt"] if template == "plain" else f"### Instruction:\n{row['prompt']}\n\n### Response:"
+        values = [by_hand(model, tokenizer, prompt, f" {choice}") for choice in row["choices"]]
+        right.append(row["choices"][int(np.argmax(values))] == row["response"])
     assert score["value"] == pytest.approx(np.mean(right)) and score["n"] == 40
     assert score["stderr"] == pytest.approx(np.std(right, ddof=1) / 40**0.5)
     answers = [row["response"] for row in rows]
@@ -96,8 +96,8 @@ def any_model(request: pytest.FixtureRequest, model: Any, tokenizer: PreTrainedT
     return model
 
 
-def asked(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
-    return [Instance(kind, {}, found, i) for i, found in enumerate(arguments)]  # type: ignore[arg-type]
+def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [Instance(kind, {}, argument, i) for i, argument in enumerate(arguments)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -107,7 +107,9 @@ def test_log_likelihoods_are_those_of_lm_eval(
     """Choices of one token and of several, contexts of all lengths."""
     rows = registered("returns").rows("test")[:30]
     contexts = [row["prompt"][-n * 3 :] for n, row in enumerate(rows, 1)]
-    requests = asked("loglikelihood", [(c, choice) for c in contexts for choice in (" int", " a", " b", " int list")])
+    requests = instances(
+        "loglikelihood", [(c, choice) for c in contexts for choice in (" int", " a", " b", " int list")]
+    )
     ours, theirs = (
         kind(pretrained=any_model, tokenizer=tokenizer, batch_size=batch_size, max_length=300).loglikelihood(requests)
         for kind in (LiveLM, HFLM)
@@ -125,7 +127,7 @@ def test_what_is_written_is_what_lm_eval_writes(
 
     def written(until: list[str]) -> list[list[str]]:
         options = {"until": until, "max_gen_toks": 40, "do_sample": False}
-        return [lm.generate_until(asked("generate_until", [(c, dict(options)) for c in contexts])) for lm in lms]
+        return [lm.generate_until(instances("generate_until", [(c, dict(options)) for c in contexts])) for lm in lms]
 
     ours, theirs = written([])
     assert ours == theirs
@@ -176,8 +178,8 @@ def test_gsm8k_agrees_with_its_own_answer_rule(tmp_path: Path) -> None:
     said = ["a #### 72", "so it is 7\n#### 10", "#### 1,000", "#### 3", "#### 0.5", "no number"]
 
     def rule(text: str) -> str | None:
-        found = re.search(r"#### (\-?[0-9\.\,]+)", text)
-        return found[1].replace(",", "") if found else None
+        match = re.search(r"#### (\-?[0-9\.\,]+)", text)
+        return match[1].replace(",", "") if match else None
 
     expected = [rule(text) == rule(f"#### {answer}") for text, answer in zip(said, gold, strict=True)]
     assert expected == [True, True, True, False, True, False]
@@ -221,9 +223,9 @@ def test_strict_and_flexible_are_those_of_lm_eval(tmp_path: Path) -> None:
     rows = [{"question": f"q{i}", "answer": f"so\n#### {answer}"} for i, answer in enumerate(gold)]
     own = {"custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "num_fewshot": 0, "fewshot_split": None}
     task = ConfigurableTask(config={**shipped, **own, "training_split": None, "doc_to_text": "{{question}}"})
-    found = evaluate_lm(Parrot({f"q{i}": text for i, text in enumerate(said)}), {"tasks": {"gsm8k": task}})["results"]
+    results = evaluate_lm(Parrot({f"q{i}": text for i, text in enumerate(said)}), {"tasks": {"gsm8k": task}})["results"]
     expected = {
-        key.replace("-", "_"): found["gsm8k"][f"exact_match,{key}"] for key in ("strict-match", "flexible-extract")
+        key.replace("-", "_"): results["gsm8k"][f"exact_match,{key}"] for key in ("strict-match", "flexible-extract")
     }
     assert score["also"] == pytest.approx(expected)
 
@@ -314,8 +316,8 @@ def test_scripts_evaluate_gives_the_same_scores(
     arguments = [str(tmp_path / "model"), "--tasks", "returns", "arithmetic_loss", "--limit", "20"]
     assert evaluate.main([*arguments, "--out", str(tmp_path / "scores.json")]) == 0
     expected = Evaluations(["returns", "arithmetic_loss"], [], Settings(limit=20))(model, tokenizer)
-    found = json.loads((tmp_path / "scores.json").read_text())
-    assert [row["value"] for row in found] == pytest.approx([row["value"] for row in expected])
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert [row["value"] for row in scores] == pytest.approx([row["value"] for row in expected])
     assert "majority class" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         evaluate.main([str(tmp_path / "model"), "--tasks", "humaneval"])

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import transformers
 
+import sfa.mlp  # noqa: F401  registers its architecture
 from sfa.data import registered
-from sfa.families import WrongFamily, family_of, family_of_tasks, register_architectures
+from sfa.families import WrongFamily, family_of, family_of_tasks
 from sfa.families.base import FAMILIES
 from sfa.families.decoder import Decoder
 from sfa.families.encoder_decoder import EncoderDecoder
@@ -28,7 +29,6 @@ from sfa.families.image_classifier import ImageClassifier
     ],
 )
 def test_the_family_of_a_model_shows_in_its_configuration(kind: str, options: dict[str, Any], family: Any) -> None:
-    register_architectures()
     assert family_of(transformers.AutoConfig.for_model(kind, **options)) == family
 
 
@@ -66,6 +66,30 @@ def test_a_family_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert isinstance(family_of(transformers.Wav2Vec2Config()), Listener)
     assert family_of(transformers.GPT2Config()) == Decoder()
+
+
+def test_a_family_of_another_package_is_found(tmp_path: Path) -> None:
+    """From its entry point, in a new process, for the suite's families are registered when they are imported."""
+    (tmp_path / "listener.py").write_text(
+        "from sfa.families.decoder import Decoder\n\n"
+        "class Listener(Decoder):\n"
+        "    name = 'listener'\n\n"
+        "    @classmethod\n"
+        "    def knows(cls, configuration):\n"
+        "        return configuration.model_type == 'wav2vec2'\n\n"
+        "    @classmethod\n"
+        "    def refuse(cls, configuration):\n"
+        "        pass\n"
+    )
+    about = tmp_path / "listener-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: listener\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[sfa.families]\nlistener = listener\n")
+    root = Path(__file__).parent.parent
+    code = f"import sys; sys.path[:0] = [{str(root)!r}, {str(tmp_path)!r}]; from sfa.families import family_of; "
+    code += "import transformers; print(family_of(transformers.Wav2Vec2Config()).name)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "listener\n"
 
 
 def test_a_stream_s_family_is_known_without_torch_and_transformers() -> None:

@@ -21,8 +21,8 @@ from sfa.config import load
 from sfa.data import Custom, Images, registered
 from sfa.data.source import SourceError
 from sfa.data.text_arrays import content
-from sfa.families.settings import Model
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.settings import Model
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages import plan, stage
 
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
@@ -33,8 +33,8 @@ def made(folder: Path, *overrides: str) -> tuple[str, bytes]:
     """The fingerprint of a run's last stage, and its weights."""
     assert train.main([MNIST, *SMALL, f"save_folder={folder}", *overrides]) == 0
     name = next((o.removeprefix("name=") for o in overrides if o.startswith("name=")), "run")
-    found = json.loads((folder / name / "results.json").read_text())
-    fingerprint = found["stages"][-1]["fingerprint"]
+    results = json.loads((folder / name / "results.json").read_text())
+    fingerprint = results["stages"][-1]["fingerprint"]
     return fingerprint, (folder / "stages" / fingerprint / "model" / "model.safetensors").read_bytes()
 
 
@@ -84,12 +84,12 @@ def pictures(folder: Path, colour: int) -> Path:
 def test_pictures_that_a_data_set_names_are_part_of_it(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "set", 0)
     task = f"tasks=[{{name: one, source: {folder}, image: image, label: label, classes: 2}}]"
-    given = [task, "method=sequential", "train.global_batch_size=4"]
-    first = made(tmp_path / "runs", *given)
+    arguments = [task, "method=sequential", "train.global_batch_size=4"]
+    first = made(tmp_path / "runs", *arguments)
     rows = (folder / "train.jsonl").read_bytes()
     pictures(folder, 100)
     assert (folder / "train.jsonl").read_bytes() == rows
-    second = made(tmp_path / "runs", *given)
+    second = made(tmp_path / "runs", *arguments)
     assert first[0] != second[0] and first[1] != second[1]
 
 
@@ -141,31 +141,31 @@ def test_data_that_change_while_an_earlier_stage_trains_are_an_error(
 ) -> None:
     first, second = pictures(tmp_path / "first", 0), pictures(tmp_path / "second", 0)
     tasks = [f"{{name: {f.name}, source: {f}, image: image, label: label, classes: 2}}" for f in (first, second)]
-    given = [MNIST, *SMALL, f"tasks=[{', '.join(tasks)}]", "method=sequential", "train.global_batch_size=4"]
-    given += [f"save_folder={tmp_path / 'runs'}", "eval.tasks=[first_accuracy]"]
+    overrides = [MNIST, *SMALL, f"tasks=[{', '.join(tasks)}]", "method=sequential", "train.global_batch_size=4"]
+    overrides += [f"save_folder={tmp_path / 'runs'}", "eval.tasks=[first_accuracy]"]
     train_stage = stage.train
 
     def then_change(*arguments: Any) -> Any:
-        found = train_stage(*arguments)
+        result = train_stage(*arguments)
         pictures(second, 50)
-        return found
+        return result
 
     monkeypatch.setattr(stage, "train", then_change)
-    assert train.main(given) == 1
+    assert train.main(overrides) == 1
     assert "second: its data, or the model that the stream starts from, were changed" in capsys.readouterr().err
     manifests = [json.loads(file.read_text())["task"] for file in (tmp_path / "runs").glob("stages/*/manifest.json")]
     assert sorted(manifests) == ["base", "first"]
     monkeypatch.setattr(stage, "train", train_stage)
-    assert train.main(given) == 0
+    assert train.main(overrides) == 0
 
 
 def test_prepared_rows_are_those_of_their_tokenizer() -> None:
     """With the same vocabulary and another end of text."""
-    one = train_tokenizer(400, [registered("arithmetic")])
+    first = train_tokenizer(400, [registered("arithmetic")])
     other = train_tokenizer(400, [registered("arithmetic")])
-    assert content(one) == content(other)
+    assert content(first) == content(other)
     other.add_special_tokens({"eos_token": "!"})
-    assert one.get_vocab() == other.get_vocab() and content(one) != content(other)
+    assert first.get_vocab() == other.get_vocab() and content(first) != content(other)
 
 
 def cached(home: Path, commit: str, kind: str = "models") -> None:
@@ -183,11 +183,11 @@ def test_a_branch_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch:
 
     def base(*overrides: str) -> str:
         hub.commit.cache_clear()
-        asked = load(MNIST, []).model_copy(
+        edited = load(MNIST, []).model_copy(
             update={"model": Model(name="owner/name", revision=(overrides or (None,))[0])}
         )
         monkeypatch.setattr(plan, "splits_matter", lambda config: False)
-        return plan.Stream(asked).base.fingerprint
+        return plan.Stream(edited).base.fingerprint
 
     cached(tmp_path, "a" * 40)
     first = base()
@@ -207,9 +207,9 @@ def test_dropout_makes_the_split_of_a_batch_part_of_the_fingerprint(monkeypatch:
     dropout = "model.config.hidden_dropout=0.1"
     assert last(dropout) != last(dropout, "train.microbatch_size=2") and last(dropout) != last()
     assert last(dropout) == last(dropout, "train.microbatch_size=4")  # all of a batch of 4
-    one = last(dropout)
+    first = last(dropout)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert last(dropout) != one
+    assert last(dropout) != first
 
 
 def test_a_stage_says_with_what_it_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ def test_a_run_that_diverges_ends_with_the_step_and_keeps_its_checkpoint(
     """Steps of SGD over 2/(λ·F) diverge; checkpoints from before are whole and finite."""
     arguments = ["method=l2", "l2.strength=1000", "train.max_duration=60ba", "train.save_interval=5ba", "name=run"]
     assert train.main([MNIST, *arguments, f"save_folder={tmp_path}"]) == 1
-    assert "step " in (told := capsys.readouterr().err) and "gradient of" in told and "checkpoint" in told
+    assert "step " in (output := capsys.readouterr().err) and "gradient of" in output and "checkpoint" in output
     finished = [json.loads(file.read_text())["task"] for file in tmp_path.glob("stages/*/manifest.json")]
     assert sorted(finished) == ["base", "even"]
     (checkpoint,) = tmp_path.glob("stages/*/checkpoints/*.pt")

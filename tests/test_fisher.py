@@ -31,23 +31,23 @@ SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attenti
 
 def texts() -> Examples:
     """Of two lengths, padded at the end."""
-    found = []
+    examples = []
     for i in range(9):
         length, end = 16 + 16 * (i % 2), 10 + i
         tokens = torch.randint(1, 100, (1, length))
         learned = torch.where((torch.arange(length) > 3) & (torch.arange(length) < end), tokens, IGNORED)
         positions = torch.arange(length)[None]
-        found.append({"input_ids": tokens, "labels": learned, "position_ids": positions, "weight": torch.ones(1)})
-    return found
+        examples.append({"input_ids": tokens, "labels": learned, "position_ids": positions, "weight": torch.ones(1)})
+    return examples
 
 
 def pairs() -> Examples:
-    found = []
+    examples = []
     for i in range(6):
-        given, learned = torch.randint(1, 100, (1, 8)), torch.randint(1, 100, (1, 4 + i % 2))
-        mask = torch.ones_like(given)
-        found.append({"input_ids": given, "attention_mask": mask, "labels": learned, "weight": torch.ones(1)})
-    return found
+        prompt, learned = torch.randint(1, 100, (1, 8)), torch.randint(1, 100, (1, 4 + i % 2))
+        mask = torch.ones_like(prompt)
+        examples.append({"input_ids": prompt, "attention_mask": mask, "labels": learned, "weight": torch.ones(1)})
+    return examples
 
 
 def images() -> Examples:
@@ -90,10 +90,10 @@ def one_backward_each(model: StageModel, examples: Examples) -> dict[str, Tensor
     return total
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():  # a bias of keys has no gradient but rounding: softmax takes it out
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5 * float(tensor.max()) + 1e-10)
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5 * float(tensor.max()) + 1e-10)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -115,19 +115,19 @@ def test_only_what_is_trained_has_fisher_information() -> None:
     model, examples = of_kind("llama")
     for parameter in model.model.model.parameters():
         parameter.requires_grad_(False)
-    found = diagonal(model, examples, "empirical")
-    assert list(found) == ["model.lm_head.weight"]
-    same(found, one_backward_each(model, examples))
+    fisher = diagonal(model, examples, "empirical")
+    assert list(fisher) == ["model.lm_head.weight"]
+    same(fisher, one_backward_each(model, examples))
 
 
 @pytest.mark.parametrize("kind", ["llama", "vit"])
 def test_sampled_labels_are_drawn_example_by_example(kind: str) -> None:
     """The same draws, whether the gradients are then taken together or not."""
     model, examples = of_kind(kind)
-    found = diagonal(model, examples[:1] * 8, "sampled", seed=3)
+    fisher = diagonal(model, examples[:1] * 8, "sampled", seed=3)
     generator = torch.Generator().manual_seed(3)
     drawn = [model.sampled(model(example), example, generator) for example in examples[:1] * 8]
-    same(found, one_backward_each(model, drawn))
+    same(fisher, one_backward_each(model, drawn))
 
 
 def test_bfloat16_on_a_cpu_is_taken_one_by_one() -> None:

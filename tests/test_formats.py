@@ -24,7 +24,7 @@ def folder(path: Path, **files: str | bytes) -> str:
     return str(path)
 
 
-def shown(source: str, template: str = "{a}", split: str = "train") -> list[str]:
+def prompts(source: str, template: str = "{a}", split: str = "train") -> list[str]:
     options = {"name": "mine", "source": source, "prompt": template, "response": "{a}"}
     return [row["prompt"] for row in Custom(**options, train_split=split, test_split="other").rows("train")]
 
@@ -38,7 +38,7 @@ CELLS = ["00501", "3.10", "1e10", "FALSE", "true", "NA", "None", "null", "nan", 
 def test_a_cell_of_a_csv_file_is_its_text(tmp_path: Path, ends: str, mark: str) -> None:
     quoted = ['"' + cell.replace('"', '""') + '"' if set(cell) & set('",\r\n') else cell for cell in CELLS]
     content = mark + ends.join(["a,b", *(f"{cell},0" for cell in quoted), "", ""])
-    assert shown(folder(tmp_path / "d", train_csv=content)) == CELLS
+    assert prompts(folder(tmp_path / "d", train_csv=content)) == CELLS
 
 
 def test_a_value_of_json_is_shown_with_its_own_digits(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_value_of_json_is_shown_with_its_own_digits(tmp_path: Path) -> None:
     values += ['["é", 1.50, null]', '{"b": [true], "ü": {}}', '"{b}"']
     lines = "".join(f'{{"a": {value}}}\n' for value in values)
     expected = [json.loads(value) if value.startswith('"') else value for value in values]
-    assert shown(folder(tmp_path / "d", train_jsonl=lines.encode("utf-8-sig") + b"\n \n")) == expected
+    assert prompts(folder(tmp_path / "d", train_jsonl=lines.encode("utf-8-sig") + b"\n \n")) == expected
 
 
 def test_a_value_of_parquet_is_shown_as_json_writes_it(tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_a_value_of_parquet_is_shown_as_json_writes_it(tmp_path: Path) -> None:
     expected = {"a": "00501", "double": "72.0", "single": "0.1", "big": "9223372036854775807", "no": "false"}
     expected |= {"day": "2020-01-02", "moment": "2020-01-02T03:04:05", "money": "3.10", "list": '["é", null]'}
     expected |= {"object": '{"x": 1, "y": "NA"}', "object.y": "NA"}
-    assert {name: shown(str(tmp_path / "d"), f"{{{name}}}")[0] for name in expected} == expected
+    assert {name: prompts(str(tmp_path / "d"), f"{{{name}}}")[0] for name in expected} == expected
     for name in ("bytes", "nan"):
         with pytest.raises(SourceError, match=f"the column {name} holds"):
-            shown(str(tmp_path / "d"), f"{{{name}}}")
+            prompts(str(tmp_path / "d"), f"{{{name}}}")
 
 
 def test_a_column_is_what_the_file_stores_whatever_its_metadata_say(tmp_path: Path) -> None:
@@ -82,15 +82,15 @@ def test_a_column_is_what_the_file_stores_whatever_its_metadata_say(tmp_path: Pa
     table = pa.table({"a": ["a text"], "b": [1]}).replace_schema_metadata({"huggingface": json.dumps(features)})
     (tmp_path / "d").mkdir()
     pq.write_table(table, tmp_path / "d" / "train.parquet")
-    assert shown(str(tmp_path / "d"), "{a} {b}") == ["a text 1"]
+    assert prompts(str(tmp_path / "d"), "{a} {b}") == ["a text 1"]
 
 
 def test_a_replaced_file_gives_its_new_rows(tmp_path: Path) -> None:
     for content in ("one", "two"):
-        assert shown(folder(tmp_path / "d", train_jsonl=json.dumps({"a": content}))) == [content]
+        assert prompts(folder(tmp_path / "d", train_jsonl=json.dumps({"a": content}))) == [content]
         (tmp_path / "p").mkdir(exist_ok=True)
         pq.write_table(pa.table({"a": [content]}), tmp_path / "p" / "train.parquet")
-        assert shown(str(tmp_path / "p")) == [content]
+        assert prompts(str(tmp_path / "p")) == [content]
 
 
 BROKEN: dict[str, tuple[dict[str, str | bytes], str]] = {
@@ -134,18 +134,18 @@ def test_a_file_that_would_have_to_be_guessed_at(case: str, tmp_path: Path) -> N
     files, message = BROKEN[case]
     source = folder(tmp_path / "d", **files)
     with pytest.raises(SourceError) as caught:
-        shown(source)
-    told = str(caught.value)
-    assert (message in told or "it holds ['train.CSV']" in told) and source in told and "\n" not in told, told
+        prompts(source)
+    text = str(caught.value)
+    assert (message in text or "it holds ['train.CSV']" in text) and source in text and "\n" not in text, text
 
 
 def test_the_shards_of_a_split_are_read_in_their_order(tmp_path: Path) -> None:
     parts = {f"train__0000{k}__of__00003_csv": f"a\n{k}\n" for k in (2, 0, 1)}
-    assert shown(folder(tmp_path / "c", **parts)) == ["0", "1", "2"]
+    assert prompts(folder(tmp_path / "c", **parts)) == ["0", "1", "2"]
     (tmp_path / "p").mkdir()
     for k in (1, 0):
         pq.write_table(pa.table({"a": [2 * k, 2 * k + 1]}), tmp_path / "p" / f"train-0000{k}-of-00002.parquet", 1)
-    assert shown(str(tmp_path / "p")) == ["0", "1", "2", "3"]
+    assert prompts(str(tmp_path / "p")) == ["0", "1", "2", "3"]
     before = identity(find(str(tmp_path / "p"), None))
     pq.write_table(pa.table({"a": [7]}), tmp_path / "p" / "train-00001-of-00002.parquet")
     assert len(before["train"]) == 2 and identity(find(str(tmp_path / "p"), None)) != before
@@ -162,13 +162,13 @@ def test_a_test_split_in_a_form_that_is_not_read_is_not_drawn_instead(tmp_path: 
 def test_a_dot_is_a_column_s_own_or_leads_into_an_object(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"a": 0, "meta": {"text": "in", "x.y": {"z": 3}}, "meta.own": "own"}]
     source = folder(tmp_path / "d", train_jsonl="".join(json.dumps(row) for row in rows))
-    assert shown(source, "{meta.text} {meta.own} {meta.x.y.z} {{a}} {meta.x.y}") == ['in own 3 {a} {"z": 3}']
+    assert prompts(source, "{meta.text} {meta.own} {meta.x.y.z} {{a}} {meta.x.y}") == ['in own 3 {a} {"z": 3}']
     flat = folder(tmp_path / "e", train_csv="meta.text,meta,a\nown,0,1\n")
-    assert shown(flat, "{meta.text}") == ["own"]
+    assert prompts(flat, "{meta.text}") == ["own"]
     with pytest.raises(SourceError, match=r"lacks the columns \['meta.txt'\].*did you mean meta.text\?"):
-        shown(source, "{meta.txt}")
+        prompts(source, "{meta.txt}")
     with pytest.raises(SourceError, match=r"lacks the columns \['a.__class__'\]"):
-        shown(source, "{a.__class__}")
+        prompts(source, "{a.__class__}")
 
 
 @pytest.mark.parametrize(
@@ -226,4 +226,4 @@ def test_a_parquet_file_whose_rows_are_damaged(tmp_path: Path) -> None:
     content[40:400] = bytes(360)
     file.write_bytes(content)
     with pytest.raises(SourceError, match=r"train.parquet cannot be read: "):
-        shown(str(tmp_path / "d"))
+        prompts(str(tmp_path / "d"))

@@ -85,14 +85,14 @@ def test_the_draw_is_the_same_on_every_machine(tmp_path: Path) -> None:
     ]
     keyed = "{'p': [f'prompt\\n{i}' for i in range(500)]}"
     code = f"from sfa.data.holdout import draw; print(sum(i * h for i, h in enumerate(draw({keyed}, 50, 'x'))))"
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONHASHSEED": "7"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert int(told.stdout) == sum(i for i, key in enumerate(keys) if key in held)
+    assert int(output.stdout) == sum(i for i, key in enumerate(keys) if key in held)
 
 
 def test_how_many_are_held_out_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,9 +32,10 @@ from sfa.data.image_arrays import ImageArrays
 from sfa.data.images import Images, decode
 from sfa.data.source import SourceError
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.models import build, read_model, read_processor
-from sfa.families.settings import Model
 from sfa.mlp import MLPConfig, MLPForImageClassification
+from sfa.models.building import build
+from sfa.models.settings import Model
+from sfa.models.stored import read_model, read_processor
 from sfa.store import DamagedStage
 from tests import COMPOSER
 from tests.test_methods import METHODS
@@ -85,7 +86,7 @@ def test_grouping_and_order_are_seeded_or_listed() -> None:
         ("eval.tasks=[food101_01_acuracy]", "did you mean food101_01_accuracy?"),
     ],
 )
-def test_a_wrong_split_is_told(override: str, message: str) -> None:
+def test_a_wrong_split_is_reported(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(YAMLS / "food101_vit.yaml", [override], available)
     assert message in str(caught.value)
@@ -137,7 +138,7 @@ def test_any_data_set_with_a_label_column_is_read_and_only_its_own_labels(tmp_pa
     assert len(limited["labels"]) == 7
 
 
-def test_a_label_column_that_holds_something_else_is_told(tmp_path: Path) -> None:
+def test_a_label_column_that_holds_something_else_is_reported(tmp_path: Path) -> None:
     folder(tmp_path / "data", True)
     task = Images(name="m", source=str(tmp_path / "data"), image="picture", label="kind", classes=3)
     with pytest.raises(SourceError, match="kind must hold whole numbers from 0 to 2"):
@@ -161,7 +162,7 @@ def test_grey_and_coloured_images_get_the_channels_that_the_model_takes() -> Non
     assert decode(encoded(9), 3).shape == (3, 12, 10)
 
 
-def test_idx_files_are_read_and_told_from_others(tmp_path: Path) -> None:
+def test_idx_files_are_read_and_distinguished_from_others(tmp_path: Path) -> None:
     pixels = np.arange(3 * 28 * 28, dtype=np.int64).astype(np.uint8).reshape(3, 28, 28)
     for prefix in ("train", "t10k"):
         content = b"\0\0\x08\x03" + struct.pack(">III", 3, 28, 28) + pixels.tobytes()
@@ -208,8 +209,8 @@ def test_accuracy_is_counted_over_all_labels_and_a_task_s_own_images(tmp_path: P
         Model(architecture="mlp", config={"image_size": 32, "hidden_sizes": [20]}), 3, ImageClassifier(100)
     )
     names = ["a_accuracy", "b_accuracy"]
-    found = Evaluations(names, tasks, Settings(cache=tmp_path, batch_size=7))(model, processor)
-    for score, task in zip(found, tasks, strict=True):
+    scores = Evaluations(names, tasks, Settings(cache=tmp_path, batch_size=7))(model, processor)
+    for score, task in zip(scores, tasks, strict=True):
         right = 0
         for row in task.rows("test"):
             pixels = torch.tensor(row["image"]).float().view(1, 1, 32, 32) / 255
@@ -241,8 +242,8 @@ def test_augmentation_depends_on_the_position_alone_and_workers_change_nothing(t
     plain = BatchSchedule([noisy], 4, 8, 1)
     assert sum(torch.equal(steps[i]["pixel_values"], plain[i]["pixel_values"]) for i in range(32)) < 8
     first = BatchSchedule([packed], 4, 8, 1, transform=Augment(5))
-    alone, helped = (list(data_spec(first, 8, workers).dataloader) for workers in (0, 2))
-    assert all(torch.equal(a[key], b[key]) for a, b in zip(alone, helped, strict=True) for key in a)
+    in_process, helped = (list(data_spec(first, 8, workers).dataloader) for workers in (0, 2))
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(in_process, helped, strict=True) for key in a)
 
 
 VIT = {"image_size": 32, "patch_size": 16, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 1}
@@ -270,11 +271,11 @@ def glyph_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_runs_on_a_stream_of_images(glyph_runs: Path) -> None:
     ends = {}
     for method in METHODS:
-        found = json.loads((glyph_runs / method / "results.json").read_text())
-        ends[method] = found["stages"][-1]["fingerprint"]
-        assert {row["evaluation"] for row in found["evaluations"]} == {f"glyphs_{k}_accuracy" for k in (1, 2, 3)}
+        results = json.loads((glyph_runs / method / "results.json").read_text())
+        ends[method] = results["stages"][-1]["fingerprint"]
+        assert {row["evaluation"] for row in results["evaluations"]} == {f"glyphs_{k}_accuracy" for k in (1, 2, 3)}
         if method == "sfa":
-            assert [stage["merge_steps"] for stage in found["stages"]] == [[], *[merge_steps(6, 0.5)] * 2]
+            assert [stage["merge_steps"] for stage in results["stages"]] == [[], *[merge_steps(6, 0.5)] * 2]
     assert len(set(ends.values())) == len(METHODS)
 
 
@@ -290,13 +291,13 @@ def test_while_a_task_trains_only_those_seen_so_far_are_scored(glyph_runs: Path)
 def test_a_pretrained_classifier_gets_a_new_head_and_keeps_the_rest(glyph_runs: Path, tmp_path: Path) -> None:
     stage = json.loads((glyph_runs / "sequential" / "results.json").read_text())["stages"][-1]["fingerprint"]
     source = glyph_runs / "stages" / stage / "model"
-    one, two = (build(Model(name=str(source)), seed, ImageClassifier(7))[0].state_dict() for seed in (1, 2))
+    first, second = (build(Model(name=str(source)), seed, ImageClassifier(7))[0].state_dict() for seed in (1, 2))
     old = read_model(source).state_dict()
-    heads = [name for name in one if name.startswith("classifier")]
-    assert one["classifier.weight"].shape == (7, 16) and not torch.equal(
-        one["classifier.weight"], two["classifier.weight"]
+    heads = [name for name in first if name.startswith("classifier")]
+    assert first["classifier.weight"].shape == (7, 16) and not torch.equal(
+        first["classifier.weight"], second["classifier.weight"]
     )
-    assert heads and all(torch.equal(one[name], old[name]) for name in one if name not in heads)
+    assert heads and all(torch.equal(first[name], old[name]) for name in first if name not in heads)
     assert read_processor(source).size["height"] == 32
 
 
@@ -307,12 +308,12 @@ def test_two_ranks_make_the_same_of_images_as_one(tmp_path: Path) -> None:
     command = [COMPOSER, "-n", "2", "train.py", MNIST, *overrides, "parallelism=fsdp2", "name=two"]
     # Stages do not depend on the number of ranks, so those of the first run are put out of the way.
     stage = json.loads((tmp_path / "one" / "results.json").read_text())["stages"][1]["fingerprint"]
-    alone = load_file(tmp_path / "stages" / stage / "model" / "model.safetensors")
+    single = load_file(tmp_path / "stages" / stage / "model" / "model.safetensors")
     (tmp_path / "stages").rename(tmp_path / "before")
     ended = subprocess.run(command, cwd=YAMLS.parent, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     both = load_file(tmp_path / "stages" / stage / "model" / "model.safetensors")
-    for name, tensor in alone.items():
+    for name, tensor in single.items():
         torch.testing.assert_close(both[name], tensor, rtol=0, atol=1e-6)
     rows = [json.loads((tmp_path / name / "results.json").read_text())["evaluations"] for name in ("one", "two")]
     assert rows[0] == [{**b, "value": pytest.approx(b["value"]), "stderr": pytest.approx(b["stderr"])} for b in rows[1]]

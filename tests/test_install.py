@@ -19,7 +19,7 @@ import sfa
 import train
 from sfa import compatible, extras, merging
 from sfa.errors import MissingExtra
-from tests.test_compatible import bare
+from tests.folders import bare
 
 ROOT = Path(train.__file__).parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -42,8 +42,8 @@ def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
 
 
 def file_of(module: str) -> Path:
-    found = ROOT / module.replace(".", "/")
-    return found / "__init__.py" if found.is_dir() else found.with_suffix(".py")
+    place = ROOT / module.replace(".", "/")
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 @pytest.mark.parametrize("start", CORE)
@@ -74,12 +74,12 @@ def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
 def test_what_an_extra_brings_is_named_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, two, out = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[2.0]), tmp_path / "out"
+    first, second, out = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[2.0]), tmp_path / "out"
     without(monkeypatch, "mergekit", "composer")
     merges = [
-        lambda: merging.soup([one, two], out),
-        lambda: merging.task_arithmetic(one, [two], [1.0], out),
-        lambda: merging.ties(one, [two], [1.0], out),
+        lambda: merging.soup([first, second], out),
+        lambda: merging.task_arithmetic(first, [second], [1.0], out),
+        lambda: merging.ties(first, [second], [1.0], out),
     ]
     for merge in merges:
         with pytest.raises(MissingExtra, match=r"^mergekit is not installed: pip install 'sfa-soup\[merge\]'.*$"):
@@ -96,37 +96,37 @@ def test_what_an_extra_brings_is_named_in_one_line(
 
 def test_models_are_averaged_without_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, *extras.MODULES["suite"])
-    one, two = bare(tmp_path / "one", a=[1.0, 2.0]), bare(tmp_path / "two", a=[3.0, 4.0])
-    merging.average(one, two, 0.25, tmp_path / "out")
+    first, second = bare(tmp_path / "one", a=[1.0, 2.0]), bare(tmp_path / "two", a=[3.0, 4.0])
+    merging.average(first, second, 0.25, tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors")["a"].tolist() == [2.5, 3.5]
-    merging.fisher([one, two], [one, two], [0.5, 0.5], tmp_path / "fisher")
+    merging.fisher([first, second], [first, second], [0.5, 0.5], tmp_path / "fisher")
     torch.testing.assert_close(
         load_file(tmp_path / "fisher" / "model.safetensors")["a"], torch.tensor([10 / 4, 20 / 6])
     )
 
 
 def test_without_transformers_defaults_count_as_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = bare(tmp_path / "one", a=[1.0])
-    (one / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 16, "hidden_act": "silu"}))
-    two = Path(shutil.copytree(one, tmp_path / "two"))
+    model = bare(tmp_path / "one", a=[1.0])
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 16, "hidden_act": "silu"}))
+    two = Path(shutil.copytree(model, tmp_path / "two"))
     without(monkeypatch, "transformers")
-    assert compatible.compare([one, two]) == []
+    assert compatible.compare([model, two]) == []
     (two / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 16}))
     with pytest.raises(ValueError, match=r'hidden_act is "silu" and not there\. Defaults .* without transformers\.$'):
-        compatible.compare([one, two])
+        compatible.compare([model, two])
 
 
 def test_tokenizers_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[2.0])
-    for folder in (one, two):
+    first, second = bare(tmp_path / "one", a=[1.0]), bare(tmp_path / "two", a=[2.0])
+    for folder in (first, second):
         (folder / "config.json").write_text("{}")
         (folder / "tokenizer.model").write_text(folder.name)
     without(monkeypatch, "transformers")
-    assert f"The tokenizers of {one} and {two} were not compared: that needs transformers." in compatible.compare(
-        [one, two]
+    assert f"The tokenizers of {first} and {second} were not compared: that needs transformers." in compatible.compare(
+        [first, second]
     )
     unigram = {"model": {"vocab": [["a", -1.0], ["b", -2.0]]}, "added_tokens": [{"content": "<end>", "id": 2}]}
-    (one / "tokenizer.json").write_text(json.dumps(unigram))
-    (two / "tokenizer.json").write_text(json.dumps({**unigram, "added_tokens": [{"content": "<end>", "id": 3}]}))
+    (first / "tokenizer.json").write_text(json.dumps(unigram))
+    (second / "tokenizer.json").write_text(json.dumps({**unigram, "added_tokens": [{"content": "<end>", "id": 3}]}))
     with pytest.raises(ValueError, match=r"1 tokens other ids: '<end>' \(2 and 3\)"):
-        compatible.compare([one, two])
+        compatible.compare([first, second])

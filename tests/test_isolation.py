@@ -10,10 +10,11 @@ from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate, example_count
 from sfa.data.packing import encode, pack, pad_each
 from sfa.data.tokens import Encoder
-from sfa.families import family_of, models
+from sfa.families import family_of
 from sfa.families.decoder import Decoder
-from sfa.families.isolation import NotCausal, padding_reason
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.isolation import NotCausal, padding_reason
+from sfa.models.pretrained import ModelError
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages.composer_model import StageModel
 
 ROWS = registered("arithmetic").rows("train")[:20]
@@ -89,8 +90,8 @@ def test_models_that_do_not_are_padded_without_harm(kind: str, tokenizer: Any) -
         together = stage_model.sequence_losses(stage_model(batch), batch)
         for place in range(0, len(ROWS), 7):
             example = examples[int(steps.order[place])]
-            one = {key: torch.tensor([example[key]]) for key in ("input_ids", "labels")}  # type: ignore[literal-required]
-            apart = stage_model.sequence_losses(stage_model(one), one)
+            single = {key: torch.tensor([example[key]]) for key in ("input_ids", "labels")}  # type: ignore[literal-required]
+            apart = stage_model.sequence_losses(stage_model(single), single)
             assert float(together[place]) == pytest.approx(float(apart), rel=1e-4)
     assert torch.isfinite(stage_model.loss(stage_model(batch), batch))
 
@@ -98,7 +99,7 @@ def test_models_that_do_not_are_padded_without_harm(kind: str, tokenizer: Any) -
 def test_packing_such_a_model_would_change_the_loss(tokenizer: Any) -> None:
     """Why it is refused: the packed loss is not that of the examples."""
     examples, _ = encode(ROWS, Encoder(tokenizer), 96)
-    found = {}
+    losses_by_kind = {}
     for kind in ("llama", "mamba"):
         stage_model = StageModel(tiny(kind, tokenizer, initializer_range=0.3).eval(), tokenizer)
         losses = []
@@ -108,11 +109,11 @@ def test_packing_such_a_model_would_change_the_loss(tokenizer: Any) -> None:
             batch = collate([steps[i] for i in range(n)])
             with torch.no_grad():
                 losses.append(float(stage_model.loss(stage_model(batch), batch)))
-        found[kind] = abs(losses[0] - losses[1])
-    assert found["llama"] < 1e-4 < 1e-3 < found["mamba"]
+        losses_by_kind[kind] = abs(losses[0] - losses[1])
+    assert losses_by_kind["llama"] < 1e-4 < 1e-3 < losses_by_kind["mamba"]
 
 
-def test_a_model_that_fails_on_positions_is_padded_and_the_reason_told(tokenizer: Any) -> None:
+def test_a_model_that_fails_on_positions_is_padded_and_the_reason_reported(tokenizer: Any) -> None:
     model = tiny("llama", tokenizer)
     forward = model.model.forward
 
@@ -128,7 +129,7 @@ def test_a_model_that_fails_on_positions_is_padded_and_the_reason_told(tokenizer
 def test_a_model_that_sees_what_it_is_to_predict_is_refused(tokenizer: Any) -> None:
     with pytest.raises(NotCausal, match="is_decoder"):
         padding_reason(tiny("bert", tokenizer), tokenizer)
-    with pytest.raises(models.ModelError, match="is_decoder"):
+    with pytest.raises(ModelError, match="is_decoder"):
         Decoder().padding_reason(tiny("bert", tokenizer), tokenizer)
     padding_reason(tiny("bert", tokenizer, is_decoder=True), tokenizer)
 

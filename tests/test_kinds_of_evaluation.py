@@ -82,8 +82,8 @@ def test_one_run_mixes_kinds() -> None:
 def test_kinds_follow_what_tasks_declare() -> None:
     images = [Glyphs(name="mine_loss", labels=(1, 2))]
     assert available(images) == ["mine_loss_accuracy"]
-    found = owner("mine_loss_accuracy", images)
-    assert found is not None and found.name == "accuracy"
+    kind = owner("mine_loss_accuracy", images)
+    assert kind is not None and kind.name == "accuracy"
     assert not {"digits_loss", "glyphs_accuracy"} & set(available()) and "law_loss" in available()
 
 

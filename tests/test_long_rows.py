@@ -37,17 +37,17 @@ def encoder(template: Any, name: str) -> Encoder:
 
 @pytest.mark.parametrize(("template", "name"), LAYOUTS)
 def test_a_cut_takes_the_middle_out_of_a_prompt_and_nothing_else(template: Any, name: str) -> None:
-    found = encoder(template, name)
-    whole = found.encode_rows(ROWS, "rows")
-    examples, cut = encode(ROWS, found, 64, "cut")
+    coder = encoder(template, name)
+    whole = coder.encode_rows(ROWS, "rows")
+    examples, cut = encode(ROWS, coder, 64, "cut")
     assert cut == 1 and len(examples) == 2  # the response of the last leaves no room
     (prompt, response), ids = whole[1], examples[1]["input_ids"]
     learned = [label for label in examples[1]["labels"] if label != IGNORED]
-    assert learned == response + found.end and len(ids) == 64
-    given = ids[: len(ids) - len(learned)]
-    head = next(i for i, (a, b) in enumerate(zip(given, prompt, strict=False)) if a != b)
-    assert head > found.head and given[head - len(given) :] == prompt[head - len(given) :]
-    text = found.tokenizer.decode(given, skip_special_tokens=False)
+    assert learned == response + coder.end and len(ids) == 64
+    prompt_ids = ids[: len(ids) - len(learned)]
+    head = next(i for i, (a, b) in enumerate(zip(prompt_ids, prompt, strict=False)) if a != b)
+    assert head > coder.head and prompt_ids[head - len(prompt_ids) :] == prompt[head - len(prompt_ids) :]
+    text = coder.tokenizer.decode(prompt_ids, skip_special_tokens=False)
     for part in {"plain": ["<s>"], "instruction": ["<s>", "### Instruction:", "### Response:"]}.get(
         template, ["<s>", "<start_of_turn>user", "<end_of_turn>", "<start_of_turn>model\n"]
     ):
@@ -63,34 +63,34 @@ def test_the_default_leaves_long_rows_out() -> None:
 
 
 def test_an_error_names_the_row_and_its_length() -> None:
-    found = encoder("plain", "llama")
-    length = sum(map(len, found.encode_rows(ROWS, "rows")[1])) + 1
+    coder = encoder("plain", "llama")
+    length = sum(map(len, coder.encode_rows(ROWS, "rows")[1])) + 1
     with pytest.raises(SourceError, match=rf"law: row 1 has {length:,} tokens, more than train.seq_len: 64"):
-        encode(ROWS, found, 64, "error", "law")
-    assert encode([SHORT], found, 64, "error")[1] == 0
+        encode(ROWS, coder, 64, "error", "law")
+    assert encode([SHORT], coder, 64, "error")[1] == 0
 
 
 def test_an_encoder_and_a_decoder_have_the_length_each() -> None:
-    found = Encoder(tokenizer("unigram"), seq2seq=True)
-    packed, cut = encode_seq2seq(ROWS, found, 64, "cut")
+    coder = Encoder(tokenizer("unigram"), seq2seq=True)
+    packed, cut = encode_seq2seq(ROWS, coder, 64, "cut")
     assert cut == 1 and len(packed["labels"]) == 2
-    given = packed["input_ids"][1][packed["attention_mask"][1] == 1]
-    assert len(given) == 64 and given[-1] == found.tokenizer.eos_token_id
+    prompt_ids = packed["input_ids"][1][packed["attention_mask"][1] == 1]
+    assert len(prompt_ids) == 64 and prompt_ids[-1] == coder.tokenizer.eos_token_id
     fits: Any = {"prompt": "Is it so? " * 4, "response": "Yes, 45 of 67. " * 2}
-    assert len(encode_seq2seq([fits], found, 64)[0]["labels"]) == 1
+    assert len(encode_seq2seq([fits], coder, 64)[0]["labels"]) == 1
 
 
 @pytest.mark.parametrize("room", [40, 41, 48, 49])
 def test_a_response_may_leave_a_quarter_to_the_prompt(room: int) -> None:
     """Of 64 tokens, 16 at least are the prompt's own."""
-    found = encoder("plain", "llama")
-    (_, response), end = found.encode_rows([LONG], "rows")[0], len(found.end)
+    coder = encoder("plain", "llama")
+    (_, response), end = coder.encode_rows([LONG], "rows")[0], len(coder.end)
     words: Any = {**LONG, "response": "Yes"}
-    while len(response) + end < 64 - found.head - room // 3:
+    while len(response) + end < 64 - coder.head - room // 3:
         words = {**words, "response": words["response"] + " 1"}
-        response = found.encode_rows([words], "rows")[0][1]
-    examples, _ = encode([words], found, 64, "cut")
-    assert bool(examples) == (64 - len(response) - end - found.head >= 16)
+        response = coder.encode_rows([words], "rows")[0][1]
+    examples, _ = encode([words], coder, 64, "cut")
+    assert bool(examples) == (64 - len(response) - end - coder.head >= 16)
 
 
 class Given(Task):
@@ -101,17 +101,17 @@ class Given(Task):
 
 
 def test_what_was_dropped_and_cut_is_counted(tmp_path: Path) -> None:
-    found = encoder("plain", "llama")
+    coder = encoder("plain", "llama")
     for rule, counts in (("drop", {"dropped": 2, "cut": 0}), ("cut", {"dropped": 1, "cut": 1})):
-        data = DecoderArrays(found, 64, rule)  # type: ignore[arg-type]
+        data = DecoderArrays(coder, 64, rule)  # type: ignore[arg-type]
         changed = data.training([Given(name="given")], 0, tmp_path)[1]
         assert changed == counts and data.training([Given(name="given")], 0, tmp_path)[1] == counts
         assert len(data.examples(Given(name="given"), 3, 0)) == 3 - counts["dropped"]
     assert len(list(tmp_path.glob("given-*"))) == 2
-    DecoderArrays(found, 64, "drop", packs=False).training([Given(name="given")], 0, tmp_path)
+    DecoderArrays(coder, 64, "drop", packs=False).training([Given(name="given")], 0, tmp_path)
     assert len(list(tmp_path.glob("given-*"))) == 3
     with pytest.raises(SourceError, match=r"given: no row fits into train\.seq_len: 5 tokens"):
-        DecoderArrays(found, 5).training([Given(name="given")], 0, tmp_path)
+        DecoderArrays(coder, 5).training([Given(name="given")], 0, tmp_path)
 
 
 def model(size: int, positions: int = 400) -> Any:
@@ -139,16 +139,16 @@ def test_a_context_longer_than_the_model_loses_its_middle(monkeypatch: pytest.Mo
     tok = tokenizer("llama")
     lm = LiveLM(pretrained=model(len(tok), positions=64), tokenizer=tok, batch_size=4)
     lm.use(Layout("instruction"))
-    shown = lm.encoder.render_prompts([SHORT, LONG], "rows")
+    prompts = lm.encoder.render_prompts([SHORT, LONG], "rows")
     requests = [
-        Instance("loglikelihood", {}, (text, " Yes"), 0, metadata=("licences", i, 1)) for i, text in enumerate(shown)
+        Instance("loglikelihood", {}, (text, " Yes"), 0, metadata=("licences", i, 1)) for i, text in enumerate(prompts)
     ]
     scores = lm.loglikelihood(requests)
     assert lm.cut == {("licences", 1)}
-    (given, response) = lm.encoder.encode_pairs([shown[1]], [" Yes"], str)[0]
+    (prompt_ids, response) = lm.encoder.encode_pairs([prompts[1]], [" Yes"], str)[0]
     kept = 65 - len(response)
     first = lm.encoder.head + (kept - lm.encoder.head - lm.encoder.tail + 1) // 2
-    ids = given[:first] + given[len(given) - (kept - first) :]
+    ids = prompt_ids[:first] + prompt_ids[len(prompt_ids) - (kept - first) :]
     with torch.no_grad():
         logs = lm.model(torch.tensor([[*ids, *response][:-1]])).logits[0].log_softmax(-1)
     by_hand = sum(float(logs[len(ids) - 1 + k, token]) for k, token in enumerate(response))
@@ -164,7 +164,7 @@ def test_a_context_longer_than_the_model_loses_its_middle(monkeypatch: pytest.Mo
         lm, "_model_generate", lambda context, max_length, stop, **o: generate(context, o["attention_mask"])
     )
     options = {"until": ["\n"], "max_gen_toks": 8, "do_sample": False}
-    lm.generate_until([Instance("generate_until", {}, (shown[1], options), 0, metadata=("returns", 7, 1))])
+    lm.generate_until([Instance("generate_until", {}, (prompts[1], options), 0, metadata=("returns", 7, 1))])
     assert context is not None and context.shape == (1, 56) and ("returns", 7) in lm.cut
     text = tok.decode(context[0])
     assert text.startswith("<s>") and "### Instruction:" in text and text.endswith("### Response:")

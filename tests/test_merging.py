@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from sfa import machine, merging
-from sfa.methods import method
+from sfa.methods import METHODS
 from sfa.methods.base import Sources
 from sfa.tensors import write
 from sfa.threshold import threshold
@@ -50,7 +50,7 @@ Vectors = dict[str, NDArray[np.float64]]
 def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A base and two models; layers move by very different amounts."""
     root = tmp_path_factory.mktemp(request.param)
-    found = []
+    paths = []
     torch.manual_seed(0)
     model = MODELS[request.param]()
     origin = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -60,8 +60,8 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                 for k, (name, p) in enumerate(model.named_parameters()):
                     p.copy_(origin[name] + torch.randn_like(p) * 10.0 ** (-(k % 5)))
         model.save_pretrained(root / str(i))
-        found.append(root / str(i))
-    return found
+        paths.append(root / str(i))
+    return paths
 
 
 def read(folder: Path) -> Vectors:
@@ -69,9 +69,9 @@ def read(folder: Path) -> Vectors:
 
 
 def same(out: Path, expected: Vectors, tolerance: float = 1e-5) -> None:
-    found = read(out)
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+    actual = read(out)
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
         np.testing.assert_allclose(tensor, expected[name], rtol=0, atol=tolerance)
     AutoModel.from_pretrained(out)  # a whole model in Hugging Face format
 
@@ -84,16 +84,16 @@ def test_soup_is_the_mean(folders: list[Path], tmp_path: Path) -> None:
 
 def test_task_arithmetic_adds_weighted_task_vectors(folders: list[Path], tmp_path: Path) -> None:
     merging.task_arithmetic(folders[0], folders[1:], [0.75, 0.4], tmp_path)
-    base, one, two = map(read, folders)
-    same(tmp_path, {n: base[n] + 0.75 * (one[n] - base[n]) + 0.4 * (two[n] - base[n]) for n in base})
+    base, first, second = map(read, folders)
+    same(tmp_path, {n: base[n] + 0.75 * (first[n] - base[n]) + 0.4 * (second[n] - base[n]) for n in base})
 
 
 def test_ties_trims_the_whole_vector_elects_signs_and_averages_what_agrees(folders: list[Path], tmp_path: Path) -> None:
     density, scale = 0.3, 0.8
     merging.ties(folders[0], folders[1:], [0.5, 0.5], tmp_path, density, scale)
-    base, one, two = map(read, folders)
+    base, first, second = map(read, folders)
     names = sorted(base)
-    flat = [np.concatenate([(m[n] - base[n]).ravel() for n in names]) for m in (one, two)]
+    flat = [np.concatenate([(m[n] - base[n]).ravel() for n in names]) for m in (first, second)]
     trimmed = []
     for vector in flat:
         kept = max(1, round(density * vector.size))
@@ -108,10 +108,10 @@ def test_ties_trims_the_whole_vector_elects_signs_and_averages_what_agrees(folde
         size = base[name].size
         expected[name] = base[name] + scale * mean[start : start + size].reshape(base[name].shape)
         start += size
-    found = read(tmp_path)
-    wrong = sum(int((np.abs(found[n] - expected[n]) > 1e-5).sum()) for n in names)
+    tensors = read(tmp_path)
+    wrong = sum(int((np.abs(tensors[n] - expected[n]) > 1e-5).sum()) for n in names)
     assert wrong <= 2 * len(flat[0]) * 1e-5 + 2  # an entry at the threshold may fall on the other side by rounding
-    trimmed_by_tensor = sum(int((np.abs(found[n] - base[n]) > 0).sum()) for n in names) / len(flat[0])
+    trimmed_by_tensor = sum(int((np.abs(tensors[n] - base[n]) > 0).sum()) for n in names) / len(flat[0])
     assert 0.3 <= trimmed_by_tensor <= 0.6  # what one or both task vectors keep
 
 
@@ -130,8 +130,8 @@ def test_the_threshold_is_exactly_that_of_sorting(kind: str, density: float) -> 
     }[kind].astype(np.float32)
     kept = max(1, round(density * len(vector)))
     expected = np.partition(np.abs(vector), len(vector) - kept)[len(vector) - kept]
-    found = threshold(lambda: (torch.from_numpy(part.copy()) for part in np.array_split(vector, 7)), density)
-    np.testing.assert_array_equal(np.float32(found), expected)
+    least = threshold(lambda: (torch.from_numpy(part.copy()) for part in np.array_split(vector, 7)), density)
+    np.testing.assert_array_equal(np.float32(least), expected)
 
 
 @pytest.mark.parametrize("density", [-0.1, 1.1, float("nan")])
@@ -143,8 +143,8 @@ def test_a_density_that_is_no_share_is_refused(density: float) -> None:
 def test_fisher_merging_weighs_by_information(folders: list[Path], tmp_path: Path) -> None:
     """Equation 15."""
     rng = np.random.default_rng(0)
-    _, one, two = map(read, folders)
-    information = [{n: rng.random(t.shape) * (rng.random(t.shape) > 0.2) for n, t in one.items()} for _ in range(2)]
+    _, start, end = map(read, folders)
+    information = [{n: rng.random(t.shape) * (rng.random(t.shape) > 0.2) for n, t in start.items()} for _ in range(2)]
     for i, tensors in enumerate(information):
         (tmp_path / f"fisher{i}").mkdir()
         save_file(
@@ -153,18 +153,18 @@ def test_fisher_merging_weighs_by_information(folders: list[Path], tmp_path: Pat
         )
     merging.fisher(folders[1:], [tmp_path / "fisher0", tmp_path / "fisher1"], [0.7, 0.3], tmp_path / "out")
     expected = {}
-    for n in one:
+    for n in start:
         first, second = 0.7 * information[0][n], 0.3 * information[1][n]
         with np.errstate(invalid="ignore"):
-            weighted = (first * one[n] + second * two[n]) / (first + second)
-        expected[n] = np.where(first + second > 0, weighted, (one[n] + two[n]) / 2)
+            weighted = (first * start[n] + second * end[n]) / (first + second)
+        expected[n] = np.where(first + second > 0, weighted, (start[n] + end[n]) / 2)
     same(tmp_path / "out", expected)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 def test_slerp_turns_each_tensor_along_the_arc(beta: float, folders: list[Path], tmp_path: Path) -> None:
     _, old, new = folders
-    method("slerp", beta=beta).merge(Sources([old, new]), tmp_path / "out")
+    METHODS["slerp"](beta=beta).merge(Sources([old, new]), tmp_path / "out")
     theta_o, theta = read(old), read(new)
     expected = {}
     for name, start in theta.items():
@@ -180,16 +180,16 @@ def test_slerp_turns_each_tensor_along_the_arc(beta: float, folders: list[Path],
 
 
 def test_dare_drops_entries_by_the_seed_and_rescales_the_rest(folders: list[Path], tmp_path: Path) -> None:
-    base, one, _ = folders
-    dare = method("dare", weights=[1.0], density=0.5)
+    base, model, _ = folders
+    dare = METHODS["dare"](weights=[1.0], density=0.5)
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        dare.merge(Sources([one], base, seed=seed), tmp_path / out)
-    origin, moved = read(base), read(one)
-    found, again, other = (read(tmp_path / out) for out in "abc")
+        dare.merge(Sources([model], base, seed=seed), tmp_path / out)
+    origin, moved = read(base), read(model)
+    result, again, other = (read(tmp_path / out) for out in "abc")
     kept, count = 0, 0
     for name, start in origin.items():
-        vector, merged = moved[name] - start, found[name] - start
-        np.testing.assert_array_equal(found[name], again[name])
+        vector, merged = moved[name] - start, result[name] - start
+        np.testing.assert_array_equal(result[name], again[name])
         there = np.abs(merged) > 1e-12
         if not there.any():
             continue
@@ -197,8 +197,8 @@ def test_dare_drops_entries_by_the_seed_and_rescales_the_rest(folders: list[Path
         np.testing.assert_allclose(merged[there], factor * vector[there], rtol=1e-2, atol=1e-6)
         kept, count = kept + int(there.sum()), count + there.size
     assert 0.45 < kept / count < 0.55
-    assert any(not np.array_equal(found[name], other[name]) for name in found)
-    method("dare", weights=[1.0], density=1.0).merge(Sources([one], base), tmp_path / "all")
+    assert any(not np.array_equal(result[name], other[name]) for name in result)
+    METHODS["dare"](weights=[1.0], density=1.0).merge(Sources([model], base), tmp_path / "all")
     same(tmp_path / "all", moved, 1e-5)
 
 
@@ -212,8 +212,8 @@ def test_an_average_after_training_is_bitwise_sfa_with_p_1(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         save_file(weights(model), tmp_path / name / "model.safetensors")
     merging.average(tmp_path / "theta_o", tmp_path / "theta", 0.3, tmp_path / "out")
-    found = load_file(tmp_path / "out" / "model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in weights(merged).items())
+    result = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(result[name], tensor) for name, tensor in weights(merged).items())
 
 
 def test_mismatched_models_end_in_an_error_that_names_the_tensor(tmp_path: Path) -> None:
@@ -288,13 +288,13 @@ def test_a_model_of_several_files_is_merged_like_one_of_a_single_file(count: int
     out = tmp_path / "split" / "out"
     files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert sorted(file.name for file in out.iterdir()) == [*files, "model.safetensors.index.json"]
-    found = {name: tensor for file in files for name, tensor in load_file(out / file).items()}
+    merged = {name: tensor for file in files for name, tensor in load_file(out / file).items()}
     expected = load_file(tmp_path / "whole" / "out" / "model.safetensors")
-    assert found.keys() == expected.keys() == AWKWARD.keys()
+    assert merged.keys() == expected.keys() == AWKWARD.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == torch.float32
-        assert found[name].shape == AWKWARD[name]
-        assert torch.equal(found[name], tensor)
+        assert merged[name].dtype == torch.float32
+        assert merged[name].shape == AWKWARD[name]
+        assert torch.equal(merged[name], tensor)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
@@ -315,8 +315,8 @@ def test_merging_piece_by_piece_is_bitwise_merging_whole_tensors(count: int, tmp
     parameters = {"weight": dict(enumerate(weights, 1)), "normalize": False}
     arithmetic = merge_state_dicts(named, "task_arithmetic", base=0, parameters=parameters, dtype=torch.float32)
     for folder, expected in (("soup", soup), ("arithmetic", arithmetic)):
-        found = load_file(tmp_path / folder / "model.safetensors")
-        assert all(torch.equal(found[name], expected[name]) for name in AWKWARD)
+        result = load_file(tmp_path / folder / "model.safetensors")
+        assert all(torch.equal(result[name], expected[name]) for name in AWKWARD)
 
 
 def test_a_merge_does_not_import_composer() -> None:

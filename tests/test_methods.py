@@ -47,14 +47,14 @@ def weights(folder: Path, name: str, stage: int = -1) -> dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_runs_by_one_word_and_says_what_it_cost(method: str, runs: Path) -> None:
-    found = results(runs, method)
-    assert {stage["method"] for stage in found["stages"][1:]} <= {method}
-    for stage in found["stages"]:
+    written = results(runs, method)
+    assert {stage["method"] for stage in written["stages"][1:]} <= {method}
+    for stage in written["stages"]:
         assert min(stage["steps"], stage["seconds"], stage["peak_bytes"], stage["l2_from_anchor"]) > 0
         assert (stage["stored_examples"] > 0) == (stage["method"] == "rehearsal")
-    assert found["metrics"] is not None
+    assert written["metrics"] is not None
     if method != "multitask":
-        assert [stage["task"] for stage in found["stages"]] == ["arithmetic", "licences", "returns"]
+        assert [stage["task"] for stage in written["stages"]] == ["arithmetic", "licences", "returns"]
 
 
 def test_methods_end_in_different_models(runs: Path) -> None:
@@ -97,10 +97,10 @@ def test_task_arithmetic_of_the_streams_models(runs: Path) -> None:
     singles = [m for m in manifests if m["parent"] == base["fingerprint"] and m["method"] == "sequential"]
     assert sorted(m["task"] for m in singles) == ["arithmetic", "licences", "returns"]
     tensors = [load_file(runs / "stages" / m["fingerprint"] / "model" / "model.safetensors") for m in (base, *singles)]
-    for name, found in weights(runs, "task_arithmetic").items():
+    for name, merged in weights(runs, "task_arithmetic").items():
         origin, *others = (t[name].double() for t in tensors)
         expected = origin + sum(other - origin for other in others) / 3
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(merged.double(), expected, rtol=0, atol=1e-6)
 
 
 def test_a_penalty_keeps_the_model_near(runs: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_buffer_is_a_seeded_part_whose_examples_are_counted() -> None:
 def test_scripts_merge_writes_a_model_with_a_card(runs: Path, tmp_path: Path) -> None:
     folders = [str(runs / "stages" / results(runs, "sequential")["stages"][i]["fingerprint"] / "model") for i in (0, 1)]
     assert merge.main(["average", *folders, "--beta", "0.5", "--out", str(tmp_path / "out")]) == 0
-    found = load_file(tmp_path / "out" / "model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in weights(runs, "wise_ft", 1).items())
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in weights(runs, "wise_ft", 1).items())
     assert "average" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(SystemExit, match="2"):
         merge.main(["ties", *folders, "--out", str(tmp_path / "other")])
@@ -154,27 +154,32 @@ def test_scripts_merge_writes_a_model_with_a_card(runs: Path, tmp_path: Path) ->
 
 def test_runs_are_compared_side_by_side(runs: Path) -> None:
     names = ["sequential", "sfa", "l2"]
-    found = [results(runs, name) for name in names]
-    lines = compare.compare(found)
+    written = [results(runs, name) for name in names]
+    lines = compare.compare(written)
     assert lines[0] == ["", *names]
     cells = {line[0]: line[1:] for line in lines[1:]}
     for name in ("average", "forgetting"):
-        assert cells[name] == [f"{run['metrics'][name]:.3f}" for run in found]
-    text = compare.markdown([runs / name for name in names], found, "the command")
+        assert cells[name] == [f"{run['metrics'][name]:.3f}" for run in written]
+    text = compare.markdown([runs / name for name in names], written, "the command")
     assert "`the command`" in text and "`method=sfa seed=17`" in text and "Seeds [17]" in text
-    other = {**found[1], "seed": 18, "name": "sfa-18", "config": {**found[1]["config"], "seed": 18, "name": "sfa-18"}}
-    other["metrics"] = {key: value + 0.2 for key, value in found[1]["metrics"].items()}
-    head, *rest = compare.compare([{**found[1], "name": "sfa-17"}, other])
+    other = {
+        **written[1],
+        "seed": 18,
+        "name": "sfa-18",
+        "config": {**written[1]["config"], "seed": 18, "name": "sfa-18"},
+    }
+    other["metrics"] = {key: value + 0.2 for key, value in written[1]["metrics"].items()}
+    head, *rest = compare.compare([{**written[1], "name": "sfa-17"}, other])
     assert head == ["", "sfa, 2 seeds"]
-    mean = found[1]["metrics"]["average"] + 0.1
+    mean = written[1]["metrics"]["average"] + 0.1
     assert {line[0]: line[1] for line in rest}[
         "average"
     ] == f"{mean:.3f} ± {0.1 * 12.706:.3f}"  # t of one degree of freedom
 
 
 def test_the_table_of_methods_puts_the_best_average_first(runs: Path) -> None:
-    found = [(name, results(runs, name)) for name in ("sequential", "rehearsal", "wise_ft")]
-    lines = [line for line in summary.table(found).splitlines() if "|" in line]
+    written = [(name, results(runs, name)) for name in ("sequential", "rehearsal", "wise_ft")]
+    lines = [line for line in summary.table(written).splitlines() if "|" in line]
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     averages = [float(row[1]) for row in rows]
     assert averages == sorted(averages, reverse=True) and len(rows) == 3

@@ -88,7 +88,7 @@ def test_mnist_ab_is_what_a_plain_loop_makes_of_it(method: str, tmp_path: Path) 
         nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward()
         fisher = [f + p.grad**2 / 50 for f, p in zip(fisher, model.parameters(), strict=True)]  # type: ignore[operator]
     loop(model, *arrays(odd, "train"), orders[1], 0.05, After(method, old, fisher, 35))
-    found = load_file(tmp_path / "stages" / results["stages"][1]["fingerprint"] / "model" / "model.safetensors")
+    merged = load_file(tmp_path / "stages" / results["stages"][1]["fingerprint"] / "model" / "model.safetensors")
     expected = dict(
         zip(
             ("hidden.0.weight", "hidden.0.bias", "classifier.weight", "classifier.bias"),
@@ -97,7 +97,7 @@ def test_mnist_ab_is_what_a_plain_loop_makes_of_it(method: str, tmp_path: Path) 
         )
     )
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor.detach(), rtol=0, atol=2e-6)
+        torch.testing.assert_close(merged[name], tensor.detach(), rtol=0, atol=2e-6)
     scores = {row["evaluation"]: row["value"] for row in results["evaluations"] if row["after"] == "odd"}
     for labels, name in ((even, "even_accuracy"), (odd, "odd_accuracy")):
         x, y = arrays(labels, "test")

@@ -30,13 +30,13 @@ from transformers import (
 
 import train
 from sfa import weights
-from sfa.families import models
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.pretrained import ModelError
-from sfa.families.settings import Model
-from sfa.families.tokenizer_training import train_tokenizer
 from sfa.mlp import MLPConfig, MLPForImageClassification
+from sfa.models import building, stored
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.tensors import locations
 from tests.test_bad_input import config, pretrained
 
@@ -91,14 +91,14 @@ def reindexed(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
 
 def built(folder: Path, classes: int | None = None, **more: Any) -> Any:
     family = Decoder() if classes is None else ImageClassifier(classes)
-    return models.build(Model(name=str(folder)), 1, family, **more)[0]
+    return building.build(Model(name=str(folder)), 1, family, **more)[0]
 
 
 def test_an_index_decides_and_what_lies_beside_it_is_not_the_model(llama: Path, tmp_path: Path) -> None:
     folder, expected = sharded(llama, tmp_path / "m"), load_file(llama / "model.safetensors")
     save_file({"model.norm.weight": torch.zeros(16), "ema": torch.zeros(3)}, folder / "model_ema.safetensors")
-    found = locations(folder)
-    assert found.keys() == expected.keys() and {file.name for file in found.values()} == {
+    files = locations(folder)
+    assert files.keys() == expected.keys() and {file.name for file in files.values()} == {
         f"model-{k:05d}-of-00002.safetensors" for k in (1, 2)
     }
     assert all(torch.equal(tensor, expected[name]) for name, tensor in built(folder).state_dict().items())
@@ -124,7 +124,7 @@ def test_an_index_that_points_out_of_its_folder_is_refused_before_anything_is_tr
     folder = sharded(
         llama, tmp_path / "m", place.replace("/{}", f"{tmp_path}/out/{{}}" if place == "/{}" else "/{}").format
     )
-    for read in (locations, built, models.read_model, weights.full_state):
+    for read in (locations, built, stored.read_model, weights.full_state):
         with pytest.raises((ValueError, ModelError), match=r"weights must be in the folder itself"):
             read(folder)
     assert train.main([config(tmp_path, model={"name": str(folder)})]) == 2
@@ -213,7 +213,7 @@ def test_a_language_model_whose_files_lack_tensors_or_hold_others_is_refused(
 ) -> None:
     change, message = WRONG[wrong]
     folder = changed(llama, tmp_path / "m", change)
-    for read in (built, models.read_model):
+    for read in (built, stored.read_model):
         with pytest.raises(ModelError, match=message):
             read(folder)
 
@@ -250,8 +250,8 @@ def test_tied_tensors_and_buffers_of_old_versions_may_be_absent_or_there(
     kept = changed(tmp_path / "neox", tmp_path / "n", lambda t: t | old)
     for folder, model in ((tmp_path / "headless", tied), (bare, gpt2), (kept, neox)):
         tokenizer.save_pretrained(folder)
-        found = built(folder).state_dict()
-        assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items()), folder
+        state = built(folder).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items()), folder
 
 
 def save_images(model: Any, folder: Path) -> Path:
@@ -273,26 +273,26 @@ def save_images(model: Any, folder: Path) -> Path:
         (lambda: MLPForImageClassification(MLPConfig(image_size=8, num_channels=3, num_labels=5)), ""),
     ],
 )
-def test_a_classifiers_new_head_is_told_and_all_else_is_the_files(
+def test_a_classifiers_new_head_is_reported_and_all_else_is_the_files(
     make: Callable[[], Any], unused: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
     source, notes = make(), []
     folder = save_images(source, tmp_path / "m")
-    found = built(folder, 7, report=notes.append).state_dict()
+    state = built(folder, 7, report=notes.append).state_dict()
     (line,) = notes
     assert "gets a new, randomly initialized head: classifier.bias, classifier.weight" + unused in line
     backbone = {n.removeprefix(f"{source.base_model_prefix}."): t for n, t in source.state_dict().items()}
     prefix = type(source).base_model_prefix
-    for name, tensor in found.items():
+    for name, tensor in state.items():
         if not name.startswith("classifier"):
             assert torch.equal(tensor, backbone[name.removeprefix(f"{prefix}.")]), name
 
 
 def test_a_classifiers_own_head_is_kept_silently(tmp_path: Path) -> None:
     source, notes = ViTForImageClassification(ViTConfig(**IMAGES)), []
-    found = built(save_images(source, tmp_path / "m"), 5, report=notes.append)
-    assert not notes and torch.equal(found.classifier.weight, source.classifier.weight)
+    model = built(save_images(source, tmp_path / "m"), 5, report=notes.append)
+    assert not notes and torch.equal(model.classifier.weight, source.classifier.weight)
 
 
 @pytest.mark.parametrize(
@@ -315,10 +315,10 @@ def test_of_a_classifier_the_head_alone_may_be_new(
 
 
 def test_adapters_are_read_whole_and_are_no_base(llama: Path, tmp_path: Path) -> None:
-    adapted = get_peft_model(models.read_model(llama), LoraConfig(r=2, target_modules="all-linear"))
+    adapted = get_peft_model(stored.read_model(llama), LoraConfig(r=2, target_modules="all-linear"))
     adapted.peft_config["default"].base_model_name_or_path = str(llama)
     adapted.save_pretrained(folder := tmp_path / "adapters")
-    assert models.read_model(folder) is not None
+    assert stored.read_model(folder) is not None
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(llama / name, folder / name)
     with pytest.raises(ModelError, match="contains adapters of another model: merge them"):
@@ -328,7 +328,7 @@ def test_adapters_are_read_whole_and_are_no_base(llama: Path, tmp_path: Path) ->
     gone = sorted(tensors)[0]
     save_file({name: tensor for name, tensor in tensors.items() if name != gone}, file)
     with pytest.raises(ModelError, match=f"differ in tensors: .*{gone}"):
-        models.read_model(folder)
+        stored.read_model(folder)
     file.unlink()
     save_file(tensors, folder / "others.safetensors")
     with pytest.raises(FileNotFoundError, match=r"lacks adapter_model\.safetensors"):

@@ -20,10 +20,11 @@ from sfa.data import registered
 from sfa.data.batches import BatchSchedule, collate
 from sfa.data.packing import IGNORED, encode, encode_seq2seq, pack
 from sfa.data.tokens import Encoder
-from sfa.families import family_of, models
+from sfa.families import family_of
 from sfa.families.decoder import Decoder
-from sfa.families.settings import LoRA, Model
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models import building, stored
+from sfa.models.settings import LoRA, Model
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages.composer_model import StageModel
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -83,18 +84,18 @@ def test_training_computes_the_logits_of_learned_tokens_alone(
         packed = pack(encode(ROWS, Encoder(tokenizer), 64)[0], 64, int(tokenizer.pad_token_id), seed=0)
     batch = batch_of(BatchSchedule([packed], 1, 6, 0), 6)
     batch["labels"][3] = IGNORED  # one sequence has nothing to learn
-    found = {}
+    losses = {}
     for training in (False, True):
         stage_model.train(training)
         logits = stage_model(batch)
         stage_model.loss(logits, batch).backward()
         gradients = {key: p.grad.clone() for key, p in stage_model.named_parameters() if p.grad is not None}
         stage_model.zero_grad()
-        found[training] = logits, stage_model.sequence_losses(logits, batch), gradients
+        losses[training] = logits, stage_model.sequence_losses(logits, batch), gradients
     learned = int((batch["labels"] != IGNORED).sum())
-    assert found[False][0].shape[:2] == batch["labels"].shape and found[True][0].shape == (learned, len(tokenizer))
-    torch.testing.assert_close(found[True][1:], found[False][1:])
-    assert found[True][1][3] == 0
+    assert losses[False][0].shape[:2] == batch["labels"].shape and losses[True][0].shape == (learned, len(tokenizer))
+    torch.testing.assert_close(losses[True][1:], losses[False][1:])
+    assert losses[True][1][3] == 0
 
 
 def test_an_encoder_decoder_learns_the_response_given_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -120,7 +121,7 @@ def test_adapters_alone_are_trained_saved_and_read(
 ) -> None:
     model(name, tokenizer).save_pretrained(tmp_path / "pretrained")
     tokenizer.save_pretrained(tmp_path / "pretrained")
-    adapted, _ = models.build(Model(name=str(tmp_path / "pretrained"), lora=LoRA(rank=2)), 1, Decoder())
+    adapted, _ = building.build(Model(name=str(tmp_path / "pretrained"), lora=LoRA(rank=2)), 1, Decoder())
     trained = {key for key, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert trained and all("lora_" in key for key in trained)
     with torch.no_grad():
@@ -129,7 +130,7 @@ def test_adapters_alone_are_trained_saved_and_read(
                 parameter.add_(0.01)
     weights.save_model(adapted, tmp_path / "stage")
     assert not (tmp_path / "stage" / "model.safetensors").exists()
-    again = models.read_model(tmp_path / "stage")
+    again = stored.read_model(tmp_path / "stage")
     state = dict(adapted.named_parameters())
     assert {key for key, parameter in again.named_parameters() if parameter.requires_grad} == trained
     assert all(torch.equal(parameter, state[key]) for key, parameter in again.named_parameters())

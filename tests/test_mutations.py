@@ -93,13 +93,13 @@ def test_a_mistake_is_named_or_harmless(
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = train.main([str(file), "dry_run=true"])
-    told = err.getvalue()
-    assert code in (0, 2), told
-    assert (code == 0) == (not told), told
+    output = err.getvalue()
+    assert code in (0, 2), output
+    assert (code == 0) == (not output), output
     assert (code == 0) == bool(out.getvalue())
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     if code:
-        assert re.search(r": \d+ errors?\n  \S", told), told
+        assert re.search(r": \d+ errors?\n  \S", output), output
     assert not unknown or code == 2, f"{unknown} passed over"
-    assert not unknown or mistakes > 1 or unknown[0] in told, f"{unknown} not named"
+    assert not unknown or mistakes > 1 or unknown[0] in output, f"{unknown} not named"
     assert sorted(path.name for path in file.parent.iterdir()) == ["config.yaml"]

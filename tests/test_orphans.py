@@ -36,14 +36,14 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("kind", ["worker", "stage", "rank"])
 def test_a_process_ends_with_the_one_that_started_it(kind: str, tmp_path: Path) -> None:
-    script, told = tmp_path / "parent.py", tmp_path / "pid"
+    script, pid_file = tmp_path / "parent.py", tmp_path / "pid"
     script.write_text(PARENT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen([sys.executable, str(script), str(told), kind], env=environment)
-    while not (told.is_file() and told.read_text()):
+    parent = subprocess.Popen([sys.executable, str(script), str(pid_file), kind], env=environment)
+    while not (pid_file.is_file() and pid_file.read_text()):
         assert parent.poll() is None
         time.sleep(0.05)
-    child = psutil.Process(int(told.read_text()))
+    child = psutil.Process(int(pid_file.read_text()))
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     psutil.wait_procs([child], timeout=60)
@@ -75,9 +75,9 @@ def test_a_sweep_that_is_stopped_stops_its_stages_and_says_how_to_go_on(
     started = psutil.Process(sweep.pid).children(recursive=True)
     assert started
     sweep.send_signal(number)
-    told, _ = sweep.communicate(timeout=120)
+    output, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == 130
-    assert "Interrupted. To resume:\n  python -m scripts.sweep" in told
+    assert "Interrupted. To resume:\n  python -m scripts.sweep" in output
     _, left = psutil.wait_procs([process for process in started if process.is_running()], timeout=60)
     assert not left
     assert list(runs.glob("stages/*/checkpoints/*"))

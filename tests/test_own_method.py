@@ -87,8 +87,8 @@ def test_it_runs_and_goes_on_and_merges_by_its_name(tmp_path: Path, capsys: pyte
         assert merge.main(["shrink", *folders, "--share", "0.25", "--out", str(tmp_path / "merged")]) == 0
     finally:
         del merge.MERGES["shrink"]
-    found = load_file(tmp_path / "merged" / "model.safetensors")
-    assert all(torch.equal(found[n], merged[n]) for n in merged)
+    by_command = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(by_command[n], merged[n]) for n in merged)
 
 
 def test_it_is_in_sweeps_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from sfa.data import registered
 from sfa.data.batches import BatchSchedule
 from sfa.data.packing import IGNORED, encode, pack
 from sfa.data.tokens import Encoder
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.tokenizer_training import train_tokenizer
 from sfa.schedule import Duration
 from sfa.stages.composer_model import StageModel
 
@@ -38,12 +38,12 @@ def model(tokenizer) -> StageModel:  # type: ignore[no-untyped-def]
 
 def test_every_example_is_packed_once_and_whole(packed_rows) -> None:  # type: ignore[no-untyped-def]
     tokenizer, rows, examples, packed = packed_rows
-    found = []
+    pieces = []
     for ids, positions, used in zip(packed["input_ids"], packed["position_ids"], packed["tokens"], strict=True):
         starts = [*np.flatnonzero(positions[:used] == 0), used]
-        found += [ids[a:b].tolist() for a, b in itertools.pairwise(starts)]
-    assert sorted(found) == sorted(example["input_ids"] for example in examples)
-    texts = {tokenizer.decode(ids) for ids in found}
+        pieces += [ids[a:b].tolist() for a, b in itertools.pairwise(starts)]
+    assert sorted(pieces) == sorted(example["input_ids"] for example in examples)
+    texts = {tokenizer.decode(ids) for ids in pieces}
     assert {f"{row['prompt']} {row['response']}{tokenizer.eos_token}" for row in rows} == texts
 
 

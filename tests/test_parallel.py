@@ -91,13 +91,13 @@ def test_merging_does_not_communicate(out: Path) -> None:
 
 
 def test_the_ranks_share_the_cores(out: Path) -> None:
-    alone = torch.get_num_threads()
-    assert record(out)["threads"] == [alone if "OMP_NUM_THREADS" in os.environ else max(1, alone // 2)] * 2
+    threads = torch.get_num_threads()
+    assert record(out)["threads"] == [threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // 2)] * 2
 
 
 def test_a_rank_holds_its_share_of_the_anchor(out: Path) -> None:
-    found = record(out)
-    assert found["anchor bytes"] == [found["model bytes"] / 2] * 2
+    records = record(out)
+    assert records["anchor bytes"] == [records["model bytes"] / 2] * 2
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -120,5 +120,5 @@ def test_a_penalty_on_two_ranks_is_that_of_one_and_resumes_bitwise(
     assert_same(load_file(out / f"{form}-{kind}.safetensors"), weights(model))
     assert record(out)[f"resumed {form}-{kind}"]
     if kind == "ewc":
-        one, two = (folder / "model.safetensors" for folder in (tmp_path / "fisher", out / f"fisher-{form}"))
-        assert_same(load_file(two), load_file(one), atol=1e-7)
+        first, second = (folder / "model.safetensors" for folder in (tmp_path / "fisher", out / f"fisher-{form}"))
+        assert_same(load_file(second), load_file(first), atol=1e-7)

@@ -39,8 +39,8 @@ def test_the_gradient_is_autograds(kind: Any, bucket: int, monkeypatch: pytest.M
     (0.3 * penalty).backward()
     expected = {name: gradient[name] + leaf.grad for name, leaf in leaves.items()}  # type: ignore[operator]
     add_gradient(kind, 0.3, gradient, theta, theta_o, fisher if kind == "ewc" else None)
-    for name, found in gradient.items():
-        torch.testing.assert_close(found, expected[name])
+    for name, actual in gradient.items():
+        torch.testing.assert_close(actual, expected[name])
 
 
 class Examples:
@@ -65,8 +65,8 @@ def by_hand(model: Regression, count: int) -> dict[str, Tensor]:
 
 def test_the_fisher_information_is_the_mean_squared_gradient() -> None:
     model = Regression()
-    for name, found in diagonal(model, Examples(9)(), "empirical").items():
-        torch.testing.assert_close(found, by_hand(model, 9)[name])
+    for name, actual in diagonal(model, Examples(9)(), "empirical").items():
+        torch.testing.assert_close(actual, by_hand(model, 9)[name])
 
 
 def test_sampled_labels_are_the_models_own() -> None:
@@ -121,8 +121,8 @@ def test_training_with_a_penalty_equals_a_plain_loop(kind: Any, tmp_path: Path) 
     fit.fit()
     fit.close()
     expected = reference(kind, 0.5, fisher if kind == "ewc" else None)
-    for name, found in weights(model).items():
-        torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-6)
+    for name, actual in weights(model).items():
+        torch.testing.assert_close(actual, expected[name], rtol=0, atol=1e-6)
     assert kind != "ewc" or list((tmp_path / "fisher").glob("*.safetensors"))
 
 
@@ -168,8 +168,8 @@ def test_one_accumulated_fisher_is_the_sum_and_one_a_task_pulls_to_each(tmp_path
         plain = Regression()
         grads = torch.autograd.grad(nn.functional.mse_loss(plain((x[:4], y[:4])), y[:4]), list(plain.parameters()))
         # At θ_o only the pull to θ₁ has a gradient: F₁(θ_o − θ₁) = −F₁.
-        for (name, found), grad in zip(weights(again).items(), grads, strict=True):
-            torch.testing.assert_close(found, theta_o[name] - 0.1 * (grad - pull[name]), rtol=0, atol=1e-6)
+        for (name, actual), grad in zip(weights(again).items(), grads, strict=True):
+            torch.testing.assert_close(actual, theta_o[name] - 0.1 * (grad - pull[name]), rtol=0, atol=1e-6)
         total = sum(float(f.shards[n].sum()) for _, f in penalty._pulls if f for n in f.shards)
         assert total == pytest.approx(sum(float((first[n] + second[n]).sum()) for n in first), rel=1e-5)
 

@@ -24,8 +24,9 @@ from sfa.data.images import Images, decode
 from sfa.data.pixels import BOUND, Pixels, normalised
 from sfa.data.source import SourceError
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.models import ModelError, build, configuration_errors
-from sfa.families.settings import Model
+from sfa.models.building import build, configuration_errors
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
 from sfa.stages.composer_model import StageModel
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -45,8 +46,8 @@ def test_a_photograph_is_upright(kind: str) -> None:
     image = Image.fromarray(np.vstack([np.zeros((16, 32), np.uint8), np.full((16, 32), 255, np.uint8)]))
     exif = Image.Exif()
     exif[0x0112] = 6
-    found = decode(encoded(image.convert("RGB"), kind, exif=exif, **lossless), 1)[0]
-    assert found.shape == (32, 32) and found[:, :16].min() == 255 and found[:, 16:].max() == 0
+    decoded = decode(encoded(image.convert("RGB"), kind, exif=exif, **lossless), 1)[0]
+    assert decoded.shape == (32, 32) and decoded[:, :16].min() == 255 and decoded[:, 16:].max() == 0
 
 
 SIXTEEN = np.array([[0, 255, 256, 257 * 128, 65535]], np.uint16)
@@ -91,8 +92,8 @@ def test_an_image_in_any_form_has_the_levels_that_it_shows(case: str, tmp_path: 
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     if isinstance(image, dict):
         image = {**image, "path": image["path"].format(folder=tmp_path)}
-    found = decode(image, channels)
-    assert found.dtype == np.uint8 and found.tolist() == np.asarray(expected).tolist()
+    decoded = decode(image, channels)
+    assert decoded.dtype == np.uint8 and decoded.tolist() == np.asarray(expected).tolist()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "PA"])
@@ -135,7 +136,7 @@ UNREADABLE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_an_image_that_would_have_to_be_guessed_is_told_in_one_line_or_left_out(case: str) -> None:
+def test_an_image_that_would_have_to_be_guessed_is_reported_in_one_line_or_left_out(case: str) -> None:
     rows = [{"image": RAMP, "label": 0}, {"image": UNREADABLE[case], "label": 1}]
     processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
 
@@ -191,12 +192,12 @@ def test_the_model_sees_what_its_processor_makes_of_the_image(case: str, backend
         image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8))
         image = image.convert("L") if case == "grey" else image
         wanted = np.asarray(processor(image, return_tensors="np")["pixel_values"], np.float32)
-        found = normalised(torch.from_numpy(pixels(decode(image, pixels.channels)))[None], processor).numpy()
-        assert found.shape == wanted.shape and found.dtype == np.float32
-        assert np.abs(found - wanted).max() <= BOUND * max(1, np.abs(wanted).max())
+        normal = normalised(torch.from_numpy(pixels(decode(image, pixels.channels)))[None], processor).numpy()
+        assert normal.shape == wanted.shape and normal.dtype == np.float32
+        assert np.abs(normal - wanted).max() <= BOUND * max(1, np.abs(wanted).max())
 
 
-def test_a_processor_that_makes_patches_instead_of_a_picture_is_told() -> None:
+def test_a_processor_that_makes_patches_instead_of_a_picture_is_reported() -> None:
     with pytest.raises(ValueError, match=r"its image processor turns an image into \[1, 256, 768\]"):
         Pixels(transformers.Siglip2ImageProcessor(), 3)
 
@@ -209,7 +210,7 @@ class Seen(nn.Module):
         self.config, self.weight = config, nn.Parameter(torch.zeros(1))
 
     def forward(self, pixel_values: torch.Tensor) -> Any:
-        self.given = pixel_values
+        self.pixels = pixel_values
         return transformers.modeling_outputs.ImageClassifierOutput(logits=pixel_values.flatten(1)[:, :4])
 
 
@@ -227,9 +228,9 @@ def test_training_and_evaluation_see_the_processor_s_own_output(kind: str, tmp_p
     model = Seen(transformers.EfficientNetConfig())
     wanted = torch.from_numpy(np.asarray(processor([image], return_tensors="np")["pixel_values"], np.float32))
     StageModel(model, processor)({"pixel_values": torch.from_numpy(np.array(packed["pixel_values"]))})
-    torch.testing.assert_close(model.given, wanted.expand_as(model.given), rtol=0, atol=BOUND)
+    torch.testing.assert_close(model.pixels, wanted.expand_as(model.pixels), rtol=0, atol=BOUND)
     Evaluations(["m_accuracy"], [task], Settings(cache=tmp_path / "cache", batch_size=2))(model, processor)
-    torch.testing.assert_close(model.given, wanted.expand_as(model.given), rtol=0, atol=BOUND)
+    torch.testing.assert_close(model.pixels, wanted.expand_as(model.pixels), rtol=0, atol=BOUND)
     item = {"pixel_values": torch.from_numpy(np.array(packed["pixel_values"][0]))}
     changed = Augment(3)(item, 0)["pixel_values"]
     assert changed.shape == item["pixel_values"].shape and changed.dtype == item["pixel_values"].dtype
@@ -249,7 +250,7 @@ def test_pixels_in_lists_and_labels_in_digits_are_read(tmp_path: Path) -> None:
         task.rows("test")
 
 
-def test_images_that_the_processor_leaves_in_several_sizes_are_told(tmp_path: Path) -> None:
+def test_images_that_the_processor_leaves_in_several_sizes_are_reported(tmp_path: Path) -> None:
     processor = ViTImageProcessor(do_resize=False, image_mean=[0.5], image_std=[0.5])
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.jsonl").write_text('{"image": [[0, 1]], "label": 0}\n{"image": [[0, 1, 2]], "label": 1}\n')
@@ -265,7 +266,7 @@ TINY |= {"image_size": 16, "patch_size": 8}
 
 
 @pytest.mark.parametrize(
-    ("channels", "processor", "told"),
+    ("channels", "processor", "message"),
     [
         (3, {"size": {"height": 16, "width": 16}}, ""),
         (1, {"size": {"height": 16, "width": 16}, "do_normalize": False}, ""),
@@ -279,22 +280,22 @@ TINY |= {"image_size": 16, "patch_size": 8}
     ],
 )
 def test_a_model_and_its_processor_are_tried_together(
-    channels: int, processor: dict[str, Any], told: str, tmp_path: Path
+    channels: int, processor: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     ViTForImageClassification(ViTConfig(**TINY, num_channels=channels)).save_pretrained(tmp_path)
     ViTImageProcessor(**processor).save_pretrained(tmp_path)
-    if not told:
+    if not message:
         model, _ = build(Model(name=str(tmp_path)), 0, ImageClassifier(5))
         assert model.classifier.out_features == 5
         return
     with pytest.raises(ModelError, match="cannot be used: ") as caught:
         build(Model(name=str(tmp_path)), 0, ImageClassifier(5))
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_classifier_whose_images_are_not_known_is_a_fault_of_the_config() -> None:
-    told = configuration_errors(Model(architecture="resnet"), ImageClassifier(5), 0)
-    assert told == ["model.config: no model can be built: image_size is required: resnet takes images of any size"]
+    messages = configuration_errors(Model(architecture="resnet"), ImageClassifier(5), 0)
+    assert messages == ["model.config: no model can be built: image_size is required: resnet takes images of any size"]
     assert configuration_errors(
         Model(architecture="vit", config={**TINY, "num_channels": 2}), ImageClassifier(5), 0
     ) == ["model.config.num_channels: must be 1 or 3, not 2"]

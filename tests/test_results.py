@@ -11,16 +11,16 @@ from sfa.stages.results import metrics
 
 def test_metrics_of_three_tasks_by_hand() -> None:
     matrix = np.array([[0.8, 0.1, 0.0], [0.5, 0.9, 0.1], [0.3, 0.7, 0.6]])
-    found = metrics([0.1, 0.2, 0.3], matrix)
-    assert found["average"] == pytest.approx((0.3 + 0.7 + 0.6) / 3)
-    assert found["forgetting"] == pytest.approx(((0.8 - 0.3) + (0.9 - 0.7)) / 2)
-    assert found["backward_transfer"] == pytest.approx(((0.3 - 0.8) + (0.7 - 0.9)) / 2)
+    result = metrics([0.1, 0.2, 0.3], matrix)
+    assert result["average"] == pytest.approx((0.3 + 0.7 + 0.6) / 3)
+    assert result["forgetting"] == pytest.approx(((0.8 - 0.3) + (0.9 - 0.7)) / 2)
+    assert result["backward_transfer"] == pytest.approx(((0.3 - 0.8) + (0.7 - 0.9)) / 2)
 
 
 def test_a_task_that_was_best_before_the_stream_is_forgotten_from_there() -> None:
-    found = metrics([0.9, 0.0], np.array([[0.5, 0.0], [0.4, 1.0]]))
-    assert found["forgetting"] == pytest.approx(0.5)
-    assert found["backward_transfer"] == pytest.approx(-0.1)
+    result = metrics([0.9, 0.0], np.array([[0.5, 0.0], [0.4, 1.0]]))
+    assert result["forgetting"] == pytest.approx(0.5)
+    assert result["backward_transfer"] == pytest.approx(-0.1)
 
 
 def test_one_task_forgets_nothing() -> None:
@@ -38,9 +38,9 @@ def stage(folder: Path) -> Path:
 
 def test_a_finished_stage_verifies(tmp_path: Path) -> None:
     runs.verify(stage(tmp_path))
-    found = runs.read_manifest(tmp_path)
-    assert found is not None and found["steps"] == 3
-    assert found["files"]["model/model.safetensors"]["bytes"] == 700
+    manifest = runs.read_manifest(tmp_path)
+    assert manifest is not None and manifest["steps"] == 3
+    assert manifest["files"]["model/model.safetensors"]["bytes"] == 700
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "add"])

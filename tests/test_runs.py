@@ -37,18 +37,18 @@ def rewrite(file: Path, change: Any) -> None:
 
 
 def test_results_say_their_schema_and_name_evaluations(made: Path) -> None:
-    found = json.loads((made / "run" / "results.json").read_text())
-    assert found["schema"] == 2
-    assert {row["evaluation"] for row in found["evaluations"]} == {"even_accuracy", "odd_accuracy"}
-    assert not any("task" in row for row in found["evaluations"])
+    content = json.loads((made / "run" / "results.json").read_text())
+    assert content["schema"] == 2
+    assert {row["evaluation"] for row in content["evaluations"]} == {"even_accuracy", "odd_accuracy"}
+    assert not any("task" in row for row in content["evaluations"])
 
 
 def test_results_of_schema_1_are_read_alike(made: Path, tmp_path: Path) -> None:
     old = shutil.copytree(made, tmp_path / "runs") / "run"
 
-    def change(found: dict[str, Any]) -> dict[str, Any]:
-        rows = [as_schema_1(row) for row in found["evaluations"]]
-        return {**{key: value for key, value in found.items() if key != "schema"}, "evaluations": rows}
+    def change(results: dict[str, Any]) -> dict[str, Any]:
+        rows = [as_schema_1(row) for row in results["evaluations"]]
+        return {**{key: value for key, value in results.items() if key != "schema"}, "evaluations": rows}
 
     rewrite(old / "results.json", change)
     for file in old.parent.glob("stages/*/evaluations.json"):

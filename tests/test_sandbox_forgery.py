@@ -256,8 +256,8 @@ def test_good_programs_pass(user: str) -> None:
 def test_no_completion_forges_a_pass(user: str) -> None:
     right = {"right": "    return x + 1\n", "also right": "    yield_ = x\n    return True + yield_\n"}
     cases = COMPLETIONS | right
-    found = true_for(cases, user, lambda completion: sandbox.solves(BEFORE, completion, AFTER, seconds=2))
-    assert found == list(right)
+    forged = true_for(cases, user, lambda completion: sandbox.solves(BEFORE, completion, AFTER, seconds=2))
+    assert forged == list(right)
 
 
 @needs_sandbox

@@ -137,9 +137,9 @@ def test_no_error_ends_the_tests_quietly(name: str) -> None:
     ],
 )
 def test_the_completed_function_is_not_the_judges(before: str, completion: str, names: list[str]) -> None:
-    found: dict[str, object] = {}
-    exec(trusted(before, completion), found)
-    assert sorted(found.keys() - {"__builtins__"}) == names
+    namespace: dict[str, object] = {}
+    exec(trusted(before, completion), namespace)
+    assert sorted(namespace.keys() - {"__builtins__"}) == names
 
 
 @needs_sandbox

@@ -223,12 +223,12 @@ def test_nothing_is_left_when_time_is_up(how: str, user: str) -> None:
         f"import os, sys, threading\nos.execv(sys.executable, [sys.executable, '-c', 'while True: pass', '{mark}'])\n"
     )
     if how == "passes":
-        found = as_user(user, lambda: sandbox.passes(loop, seconds=1))
+        passed = as_user(user, lambda: sandbox.passes(loop, seconds=1))
     else:
-        found = as_user(
+        passed = as_user(
             user, lambda: sandbox.solves("def f():\n", "    pass\n" + loop, "\nassert f() is None\n", seconds=1)
         )
-    assert found is False
+    assert passed is False
     until = time.monotonic() + 10
     while mark in running() and time.monotonic() < until:
         time.sleep(0.05)

@@ -64,18 +64,18 @@ def test_a_folder_is_that_of_a_single_process(name: str, out: Path, tmp_path: Pa
     """File list, names, shapes, dtypes and bytes; and as transformers itself writes it, with its adapters alone."""
     model = built(name)
     weights.save_model(model, tmp_path / "one")
-    one = content(tmp_path / "one")
+    single = content(tmp_path / "one")
     if hasattr(model, "peft_config"):
         assert all("lora_" in tensor for tensor in load_file(tmp_path / "one" / "adapter_model.safetensors"))
     else:
         model.save_pretrained(tmp_path / "theirs")
-        assert one == content(tmp_path / "theirs")
+        assert single == content(tmp_path / "theirs")
     for form in ("ddp", "fsdp2"):
-        found = content(out / form / name)
-        assert found.keys() == one.keys()
-        assert [file for file in one if found[file] != one[file]] == []
+        actual = content(out / form / name)
+        assert actual.keys() == single.keys()
+        assert [file for file in single if actual[file] != single[file]] == []
     shards = content(out / "shards" / name)
-    assert {file: shards[file] for file in one} == one
+    assert {file: shards[file] for file in single} == single
     assert weights.distance(out / "fsdp2" / name, tmp_path / "one") == 0
 
 
@@ -101,12 +101,12 @@ def test_ranks_that_were_built_differently_train_and_resume_as_rank_0_alone(
     fit = trainer(model, STEPS, [DIFFERENT[kind](tmp_path / "fisher")])
     fit.fit()
     fit.close()
-    found = load_file(out / f"different-{kind}.safetensors")
+    shards = load_file(out / f"different-{kind}.safetensors")
     for name, expected in parameters(model).items():
-        torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-6)
-    told = record["different"][kind]
-    assert told["replicas"] and told["resumed"]
-    assert all("anchor of the resumed fit is not the one" in said for said in told["wrong"])
+        torch.testing.assert_close(shards[name], expected, rtol=0, atol=1e-6)
+    message = record["different"][kind]
+    assert message["replicas"] and message["resumed"]
+    assert all("anchor of the resumed fit is not the one" in said for said in message["wrong"])
 
 
 def test_shards_that_were_built_differently_resume_bitwise(record: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def test_a_run_goes_on_under_another_parallelism(out: Path, record: dict[str, An
     for name in [*runs, "sharded"]:
         assert not list((out / name).glob("stages/*/checkpoints"))
         for stage, tensors in whole.items():
-            found = load_file(out / name / "stages" / stage / "model" / "model.safetensors")
-            assert found.keys() == tensors.keys()
+            weights = load_file(out / name / "stages" / stage / "model" / "model.safetensors")
+            assert weights.keys() == tensors.keys()
             for tensor, expected in tensors.items():
-                torch.testing.assert_close(found[tensor], expected, rtol=0, atol=1e-6)
+                torch.testing.assert_close(weights[tensor], expected, rtol=0, atol=1e-6)

@@ -108,9 +108,9 @@ def test_law_is_three_data_sets_with_holdouts_that_never_leak(hub: Path) -> None
     law = registered("law", data_folder=hub, tos={"limit": 10, "repeat": 3})
     rows = law.rows("train")
     held = {name: law.eval_rows(name) for name in ("casehold", "tos", "overruling")}
-    assert {name: len(found) for name, found in held.items()} == {"casehold": 20, "tos": 60, "overruling": 60}
+    assert {name: len(held_rows) for name, held_rows in held.items()} == {"casehold": 20, "tos": 60, "overruling": 60}
     assert len(rows) == 20 + 10 * 3 + 240
-    tested = {row["prompt"] for found in held.values() for row in found}
+    tested = {row["prompt"] for held_rows in held.values() for row in held_rows}
     assert not tested & {row["prompt"] for row in rows}
     assert held["casehold"][0]["response"] == "D" and held["casehold"][0]["choices"] == list("ABCDE")
     assert {row["response"] for row in held["tos"]} == {"Yes"}

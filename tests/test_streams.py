@@ -14,7 +14,7 @@ import train
 from scripts import evaluate
 from sfa import merge_steps
 from sfa.data import registered
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models.tokenizer_training import train_tokenizer
 from tests.test_sources import SCHEMAS, jsonl, numbered
 
 TRAIN = {"max_duration": "10ba", "global_batch_size": 4, "seq_len": 64, "lr": 1e-3, "save_interval": "4ba"}
@@ -47,23 +47,23 @@ def test_an_instruction_stream_on_an_encoder_decoder(data: Path, tmp_path: Path)
         "data_folder": str(data),
         "eval": {"interval": "5ba", "limit": 10},
     }
-    found = run(tmp_path, config)
-    assert [stage["merge_steps"] for stage in found["stages"]] == [[], merge_steps(10, 0.25)]
-    losses = {(row["after"], row["evaluation"]): row for row in found["evaluations"]}
+    results = run(tmp_path, config)
+    assert [stage["merge_steps"] for stage in results["stages"]] == [[], merge_steps(10, 0.25)]
+    losses = {(row["after"], row["evaluation"]): row for row in results["evaluations"]}
     assert losses["simpl", "simpl_loss"]["value"] < losses["base", "simpl_loss"]["value"]
     assert losses["covid_fact", "covid_fact"]["majority"] == 1.0 and losses["base", "simpl_loss"]["n"] == 10
-    assert found["metrics"] is None  # one task has a loss alone, the other an accuracy
+    assert results["metrics"] is None  # one task has a loss alone, the other an accuracy
     # A task that is held back is evaluated, never trained on.
-    alone = run(tmp_path, config, "name=alone", "method=multitask", "tasks.0.evaluate_only=true")
-    assert [stage["task"] for stage in alone["stages"]] == ["multitask"]
-    assert {row["evaluation"] for row in alone["evaluations"]} == {"simpl_loss", "covid_fact", "covid_fact_loss"}
+    single = run(tmp_path, config, "name=alone", "method=multitask", "tasks.0.evaluate_only=true")
+    assert [stage["task"] for stage in single["stages"]] == ["multitask"]
+    assert {row["evaluation"] for row in single["evaluations"]} == {"simpl_loss", "covid_fact", "covid_fact_loss"}
     both = run(tmp_path, config, "name=both", "method=multitask")
-    assert [stage["steps"] for stage in alone["stages"] + both["stages"]] == [10, 20]
+    assert [stage["steps"] for stage in single["stages"] + both["stages"]] == [10, 20]
     loss = {
         name: next(
             r["value"] for r in result["evaluations"] if r["after"] != "base" and r["evaluation"] == "simpl_loss"
         )
-        for name, result in (("alone", alone), ("both", both))
+        for name, result in (("alone", single), ("both", both))
     }
     assert loss["both"] < loss["alone"]
 
@@ -85,11 +85,11 @@ def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest
         "sfa": {"p": 0.5, "beta": 0.25},
         "eval": {"interval": None, "limit": 6},
     }
-    found = run(tmp_path, config)
-    folders = [tmp_path / "stages" / stage["fingerprint"] for stage in found["stages"]]
+    results = run(tmp_path, config)
+    folders = [tmp_path / "stages" / stage["fingerprint"] for stage in results["stages"]]
     first, second = (load_file(folder / "model" / "adapter_model.safetensors") for folder in folders)
     moved = float(sum(((second[key] - first[key]).double() ** 2).sum() for key in first) ** 0.5)
-    assert found["stages"][1]["l2_from_anchor"] == pytest.approx(moved, rel=1e-6)
+    assert results["stages"][1]["l2_from_anchor"] == pytest.approx(moved, rel=1e-6)
     (*_, last) = json.loads((folders[1] / "manifest.json").read_text())["merges"]
     assert last["l2_after"] == pytest.approx(moved, rel=1e-4)
     assert last["l2_after"] == pytest.approx(0.75 * last["l2_before"], rel=1e-4)
@@ -109,8 +109,10 @@ def test_only_the_model_that_was_written_is_evaluated(tmp_path: Path, capsys: py
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model_block = {"architecture": "llama", "config": sizes, "tokenizer": {"vocab_size": 300}}
     tasks = [{"name": "arithmetic"}, {"name": "returns", "lines": 1}]
-    found = run(tmp_path, {"name": "one", "model": model_block, "tasks": tasks, "eval": {"interval": None, "limit": 2}})
-    model = tmp_path / "stages" / found["stages"][-1]["fingerprint"] / "model"
+    results = run(
+        tmp_path, {"name": "one", "model": model_block, "tasks": tasks, "eval": {"interval": None, "limit": 2}}
+    )
+    model = tmp_path / "stages" / results["stages"][-1]["fingerprint"] / "model"
     (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-4] + b"abcd")
     capsys.readouterr()
     assert evaluate.main([str(model), "--tasks", "arithmetic_loss", "--limit", "2"]) == 1
@@ -124,9 +126,9 @@ def test_multitask_takes_all_rows_at_once_and_shares_the_base(tmp_path: Path) ->
     small += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "loggers={}"]
     for method in ("multitask", "sequential"):
         assert train.main([quickstart, *small, f"save_folder={tmp_path}", f"method={method}", f"name={method}"]) == 0
-    found = json.loads((tmp_path / "multitask" / "results.json").read_text())
-    assert [(stage["task"], stage["steps"]) for stage in found["stages"]] == [("multitask", 18)]
-    assert found["metrics"]["forgetting"] == 0 and found["stages"][0]["l2_from_anchor"] > 0
+    results = json.loads((tmp_path / "multitask" / "results.json").read_text())
+    assert [(stage["task"], stage["steps"]) for stage in results["stages"]] == [("multitask", 18)]
+    assert results["metrics"]["forgetting"] == 0 and results["stages"][0]["l2_from_anchor"] > 0
     assert len(list((tmp_path / "stages").glob("*/manifest.json"))) == 1 + 1 + 3
 
 
@@ -138,19 +140,19 @@ def test_a_model_is_evaluated_as_in_its_run(tmp_path: Path, capsys: pytest.Captu
     small += ["train.lr=0.02", "model.template=instruction", "train.seq_len=128", "method=wise_ft"]
     small += ["eval.tasks=[arithmetic_loss]"]
     assert train.main([quickstart, *small, f"save_folder={tmp_path}"]) == 0
-    found = json.loads((tmp_path / "quickstart" / "results.json").read_text())
-    for stage in found["stages"]:
+    results = json.loads((tmp_path / "quickstart" / "results.json").read_text())
+    for stage in results["stages"]:
         model = str(tmp_path / "stages" / stage["fingerprint"] / "model")
         command = [model, "--tasks", "arithmetic_loss", "--limit", "20", "--out", str(tmp_path / "scores.json")]
         assert evaluate.main(command) == 0
         assert "template instruction (from the stage's manifest)" in capsys.readouterr().err
-        (row,) = (row for row in found["evaluations"] if row["after"] == stage["task"])
+        (row,) = (row for row in results["evaluations"] if row["after"] == stage["task"])
         own = json.loads((tmp_path / "scores.json").read_text())[0]["value"]
         assert own == pytest.approx(row["value"], rel=1e-5)
         assert evaluate.main([*command, "--template", "plain"]) == 0
         assert "template plain (the model was trained with instruction)" in capsys.readouterr().err
         assert json.loads((tmp_path / "scores.json").read_text())[0]["value"] != pytest.approx(own, rel=1e-3)
-    base = found["evaluations"][0]
+    base = results["evaluations"][0]
     assert base["after"] == "base"
     (folder,) = (f.parent for f in tmp_path.glob("stages/*/manifest.json") if '"parent": null' in f.read_text())
     assert evaluate.main([str(folder / "model"), "--tasks", "arithmetic_loss", "--limit", "20"]) == 0

@@ -31,13 +31,13 @@ def tiny(size: int, seq2seq: bool = False) -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=size, initializer_range=0.3, **sizes)).eval()
 
 
-def seen(lm: LiveLM, monkeypatch: pytest.MonkeyPatch, rows: list[Any], shown: list[str]) -> tuple[Any, Any]:
+def seen(lm: LiveLM, monkeypatch: pytest.MonkeyPatch, rows: list[Any], prompts: list[str]) -> tuple[Any, Any]:
     """The ids that lm-eval scores of each row, and those that its generation starts from."""
     scored: list[Any] = []
     monkeypatch.setattr(
-        lm, "_loglikelihood_tokens", lambda given, **_: scored.extend(given) or [(0.0, True)] * len(given)
+        lm, "_loglikelihood_tokens", lambda prompt, **_: scored.extend(prompt) or [(0.0, True)] * len(prompt)
     )
-    pairs = [(text, lm.encoder.prompter.separator + row["response"]) for text, row in zip(shown, rows, strict=True)]
+    pairs = [(text, lm.encoder.prompter.separator + row["response"]) for text, row in zip(prompts, rows, strict=True)]
     lm.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)])
     started: dict[str, list[int]] = {}
 
@@ -48,8 +48,8 @@ def seen(lm: LiveLM, monkeypatch: pytest.MonkeyPatch, rows: list[Any], shown: li
 
     monkeypatch.setattr(lm, "_model_generate", lambda context, max_length, stop, **more: generate(context, **more))
     options = {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}
-    lm.generate_until([Instance("generate_until", {}, (text, dict(options)), i) for i, text in enumerate(shown)])
-    return [(given, learned) for _, given, learned in scored], list(started.values())
+    lm.generate_until([Instance("generate_until", {}, (text, dict(options)), i) for i, text in enumerate(prompts)])
+    return [(prompt, learned) for _, prompt, learned in scored], list(started.values())
 
 
 @pytest.mark.parametrize("template", ["plain", "instruction"])
@@ -61,14 +61,14 @@ def test_training_scoring_and_generation_see_the_same_ids(
     encoder = Encoder(tok, Layout(template))
     pairs = encoder.encode_rows(ROWS, "rows")
     examples, _ = encode(ROWS, encoder, 400)
-    for (given, response), example in zip(pairs, examples, strict=True):
+    for (prompt, response), example in zip(pairs, examples, strict=True):
         learned = [label for label in example["labels"] if label != IGNORED]
-        assert example["input_ids"] == given + learned and learned == [*response, tok.eos_token_id]
+        assert example["input_ids"] == prompt + learned and learned == [*response, tok.eos_token_id]
     lm = LiveLM(pretrained=tiny(len(tok)), tokenizer=tok, batch_size=64)
     lm.use(Layout(template))
     scored, started = seen(lm, monkeypatch, ROWS, encoder.render_prompts(ROWS, "rows"))
     assert scored == pairs
-    assert sorted(started) == sorted(given for given, _ in pairs)
+    assert sorted(started) == sorted(prompt for prompt, _ in pairs)
 
 
 @pytest.mark.parametrize("name", list(ZOO))
@@ -76,13 +76,13 @@ def test_a_row_is_the_whole_text_tokenized_once(name: str) -> None:
     """Where no token crosses the boundary, prompt and response are the tokenizer's own ids of the whole."""
     tok = tokenizer(name)
     encoder = Encoder(tok)
-    ((given, response),) = encoder.encode_rows([{"prompt": "Is it so?", "response": "Yes"}], "rows")
+    ((prompt, response),) = encoder.encode_rows([{"prompt": "Is it so?", "response": "Yes"}], "rows")
     whole = tok("Is it so? Yes")["input_ids"]
     appended = len(tok("a")["input_ids"]) - len(tok("a", add_special_tokens=False)["input_ids"]) - len(encoder.prefix)
     if name != "metaspace, across words":
-        assert given + response == whole[: len(whole) - appended]
-    assert tok.eos_token_id not in given + response and len(response) > 0
-    text = tok.decode(given + response, skip_special_tokens=True)
+        assert prompt + response == whole[: len(whole) - appended]
+    assert tok.eos_token_id not in prompt + response and len(response) > 0
+    text = tok.decode(prompt + response, skip_special_tokens=True)
     assert text.replace(" ", "").lower() == "isitso?yes"
 
 
@@ -91,15 +91,15 @@ def test_control_tokens_in_a_row_stay_text(name: str) -> None:
     tok = tokenizer(name)
     encoder = Encoder(tok)
     row: Any = {"prompt": f"Is {tok.eos_token} it?", "response": f"a {tok.eos_token} b"}
-    ((given, response),) = encoder.encode_rows([row], "rows")
-    assert tok.eos_token_id not in given[1:] + response
+    ((prompt, response),) = encoder.encode_rows([row], "rows")
+    assert tok.eos_token_id not in prompt[1:] + response
 
 
 def test_a_prompt_gets_one_bos_row_by_row() -> None:
     encoder = Encoder(tokenizer("llama"))
     rows: list[Any] = [{"prompt": text, "response": "Yes"} for text in ("Is it so?", "<s>Is it so?")]
-    (one, _), (other, _) = encoder.encode_rows(rows, "rows")
-    assert one == other and one.count(encoder.tokenizer.bos_token_id) == 1
+    (first, _), (second, _) = encoder.encode_rows(rows, "rows")
+    assert first == second and first.count(encoder.tokenizer.bos_token_id) == 1
 
 
 @pytest.mark.parametrize("name", ["unigram", "bytes", "byte-level, eos appended"])
@@ -110,19 +110,19 @@ def test_an_encoder_is_given_what_the_tokenizer_adds_and_a_response_is_not(
     encoder = Encoder(tok, seq2seq=True)
     rows: list[Any] = [row for row in ROWS if row["prompt"].startswith("Is it so")]
     pairs = encoder.encode_rows(rows, "rows")
-    assert all(given == tok("Is it so?")["input_ids"] for given, _ in pairs)
+    assert all(prompt == tok("Is it so?")["input_ids"] for prompt, _ in pairs)
     assert all(tok.eos_token_id not in response for _, response in pairs)
     lm = LiveLM(pretrained=tiny(len(tok), seq2seq=True), tokenizer=tok, batch_size=64)
     scored, started = seen(lm, monkeypatch, rows, encoder.render_prompts(rows, "rows"))
-    assert scored == pairs and started == [given for given, _ in pairs[: len(started)]]
+    assert scored == pairs and started == [prompt for prompt, _ in pairs[: len(started)]]
 
 
 @pytest.mark.parametrize("name", ["mistral, legacy", "byte-level, eos appended", "word pieces", "bytes", "unigram"])
 def test_what_was_learned_is_scored_as_right(name: str) -> None:
     """A model that knows the answers by heart chooses all of them."""
     tok = tokenizer(name)
-    asked = {"Is it so?": "Yes", "Was it so?": "No", "Say yes or no.": "Yes", "Today Date": "No"}
-    rows: list[Any] = [{"prompt": p, "response": r, "choices": ["Yes", "No"]} for p, r in asked.items()]
+    answers = {"Is it so?": "Yes", "Was it so?": "No", "Say yes or no.": "Yes", "Today Date": "No"}
+    rows: list[Any] = [{"prompt": p, "response": r, "choices": ["Yes", "No"]} for p, r in answers.items()]
     model, (examples, _) = tiny(len(tok)), encode(rows, Encoder(tok), 64)
     batch = {key: torch.from_numpy(array) for key, array in pad_each(examples, int(tok.pad_token_id)).items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -131,7 +131,7 @@ def test_what_was_learned_is_scored_as_right(name: str) -> None:
         model(input_ids=batch["input_ids"], labels=batch["labels"]).loss.backward()
         optimizer.step()
     evaluations = Evaluations(["licences"], [], Settings())
-    evaluations.kinds["licences"].sources["licences"] = Fixed(name="fixed", given=rows)
+    evaluations.kinds["licences"].sources["licences"] = Fixed(name="fixed", fixed_rows=rows)
     (score,) = evaluations(model, tok)
     assert score["value"] == 1
 
@@ -139,10 +139,10 @@ def test_what_was_learned_is_scored_as_right(name: str) -> None:
 class Fixed(Task):
     """Gives an evaluation these rows."""
 
-    given: list[Any]
+    fixed_rows: list[Any]
 
     def rows(self, split: Any) -> list[Any]:
-        return self.given
+        return self.fixed_rows
 
 
 def test_the_content_of_a_tokenizer_is_all_that_it_saves(tmp_path: Any) -> None:
@@ -153,16 +153,16 @@ def test_the_content_of_a_tokenizer_is_all_that_it_saves(tmp_path: Any) -> None:
     other.pad_token = "</s>"
     third = byte_level()
     third.chat_template = "{{ messages }}"
-    assert all(content(one) != base for one in (changed, other, third, byte_level(add_eos_token=True)))
+    assert all(content(tokenizer_) != base for tokenizer_ in (changed, other, third, byte_level(add_eos_token=True)))
     for name in ("byte-level", "mistral", "bytes", "word pieces"):
-        one = ZOO[name]()
-        one.save_pretrained(tmp_path / name)
-        again = type(one).from_pretrained(tmp_path / name)
+        tokenizer_ = ZOO[name]()
+        tokenizer_.save_pretrained(tmp_path / name)
+        again = type(tokenizer_).from_pretrained(tmp_path / name)
         before = content(again)
         again(["a", "bb"], padding=True, truncation=True, max_length=1)
         after = content(again)
         settings = ("padding_side", "truncation_side", "pad_token_type_id")
-        for found in (before, after):
+        for tok in (before, after):
             for key in settings:
-                found["tokenizer_config.json"].pop(key, None)
+                tok["tokenizer_config.json"].pop(key, None)
         assert before == after

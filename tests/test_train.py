@@ -57,8 +57,8 @@ def results(folder: Path, name: str = "quickstart") -> dict[str, Any]:
     return dict(json.loads((folder / name / "results.json").read_text()))
 
 
-def weights(folder: Path, found: dict[str, Any], stage: int = -1) -> dict[str, torch.Tensor]:
-    fingerprint = found["stages"][stage]["fingerprint"]
+def weights(folder: Path, results: dict[str, Any], stage: int = -1) -> dict[str, torch.Tensor]:
+    fingerprint = results["stages"][stage]["fingerprint"]
     return load_file(folder / "stages" / fingerprint / "model" / "model.safetensors")
 
 
@@ -71,32 +71,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_results_hold_what_the_contract_says(folder: Path) -> None:
-    found = results(folder)
+    written = results(folder)
     tasks = ["arithmetic", "licences", "returns"]
-    assert found["name"] == "quickstart" and found["seed"] == found["config"]["seed"]
-    assert [stage["task"] for stage in found["stages"]] == tasks
-    assert [stage["method"] for stage in found["stages"]] == ["sequential", "sfa", "sfa"]
-    assert [stage["merge_steps"] for stage in found["stages"]] == [[], *[merge_steps(STEPS, 0.25)] * 2]
-    for stage in found["stages"]:
+    assert written["name"] == "quickstart" and written["seed"] == written["config"]["seed"]
+    assert [stage["task"] for stage in written["stages"]] == tasks
+    assert [stage["method"] for stage in written["stages"]] == ["sequential", "sfa", "sfa"]
+    assert [stage["merge_steps"] for stage in written["stages"]] == [[], *[merge_steps(STEPS, 0.25)] * 2]
+    for stage in written["stages"]:
         assert stage["steps"] == STEPS and stage["stored_examples"] == 0
         assert min(stage["l2_from_anchor"], stage["seconds"], stage["tokens"], stage["peak_bytes"]) > 0
-    rows = {(row["after"], row["evaluation"]) for row in found["evaluations"]}
+    rows = {(row["after"], row["evaluation"]) for row in written["evaluations"]}
     assert rows == {(after, task) for after in ["base", *tasks] for task in tasks}
-    for row in found["evaluations"]:
+    for row in written["evaluations"]:
         assert 0 <= row["value"] <= 1 and row["n"] == 12
-    final = [row["value"] for row in found["evaluations"] if row["after"] == "returns"]
-    assert found["metrics"]["average"] == pytest.approx(sum(final) / 3)
+    final = [row["value"] for row in written["evaluations"] if row["after"] == "returns"]
+    assert written["metrics"]["average"] == pytest.approx(sum(final) / 3)
     assert (folder / "quickstart" / "curves.png").stat().st_size > 10_000
 
 
 def test_the_anchor_of_a_task_is_the_merged_model_of_the_one_before(folder: Path) -> None:
-    found = results(folder)
+    written = results(folder)
     manifests = [json.loads(file.read_text()) for file in (folder / "stages").glob("*/manifest.json")]
     by_task = {manifest["task"]: manifest for manifest in manifests}
     for before, task in (("arithmetic", "licences"), ("licences", "returns")):
         assert by_task[task]["parent"] == by_task[before]["fingerprint"]
-    for i, stage in enumerate(found["stages"][1:], 1):
-        moved = [(weights(folder, found, i)[n] - w).double() for n, w in weights(folder, found, i - 1).items()]
+    for i, stage in enumerate(written["stages"][1:], 1):
+        moved = [(weights(folder, written, i)[n] - w).double() for n, w in weights(folder, written, i - 1).items()]
         distance = float(sum((change**2).sum() for change in moved) ** 0.5)
         assert stage["l2_from_anchor"] == pytest.approx(distance, rel=1e-6)
         assert by_task[stage["task"]]["merges"][-1]["l2_after"] == pytest.approx(distance, rel=1e-4)
@@ -121,8 +121,8 @@ def test_a_damaged_stage_is_named_and_not_used(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(folder / "stages", tmp_path / "stages")
-    found = results(folder)
-    victim = tmp_path / "stages" / found["stages"][0]["fingerprint"] / "model" / "model.safetensors"
+    written = results(folder)
+    victim = tmp_path / "stages" / written["stages"][0]["fingerprint"] / "model" / "model.safetensors"
     content = bytearray(victim.read_bytes())
     content[-1] ^= 1
     victim.write_bytes(content)
@@ -152,14 +152,14 @@ def test_two_ranks_give_the_same_merges_and_weights(parallelism: str, tmp_path: 
     """With SGD, momentum and clipping, which would show gradients that are summed instead of averaged."""
     sgd = ["method=sfa", "train.optimizer=sgd", "train.momentum=0.9", "train.lr=0.1"]
     assert train.main([QUICKSTART, *SMALL, *sgd, f"save_folder={tmp_path / 'one'}"]) == 0
-    one = results(tmp_path / "one")
-    two = ran(tmp_path / "two", *sgd, f"parallelism={parallelism}", ranks=2)
-    assert [s["merge_steps"] for s in two["stages"]] == [s["merge_steps"] for s in one["stages"]]
-    theirs = weights(tmp_path / "two", two)
-    for name, weight in weights(tmp_path / "one", one).items():
+    first = results(tmp_path / "one")
+    second = ran(tmp_path / "two", *sgd, f"parallelism={parallelism}", ranks=2)
+    assert [s["merge_steps"] for s in second["stages"]] == [s["merge_steps"] for s in first["stages"]]
+    theirs = weights(tmp_path / "two", second)
+    for name, weight in weights(tmp_path / "one", first).items():
         torch.testing.assert_close(theirs[name], weight, rtol=0, atol=1e-6)
-    assert [row["n"] for row in two["evaluations"]] == [row["n"] for row in one["evaluations"]]
-    values = [[row["value"] for row in found["evaluations"]] for found in (one, two)]
+    assert [row["n"] for row in second["evaluations"]] == [row["n"] for row in first["evaluations"]]
+    values = [[row["value"] for row in result["evaluations"]] for result in (first, second)]
     assert values[1] == pytest.approx(values[0], abs=0.1)  # an argmax may flip by rounding
 
 
@@ -216,7 +216,7 @@ def test_the_quickstart_shows_the_effect_over_three_seeds(tmp_path: Path) -> Non
     assert min(kept["sfa"]) >= max(kept["sequential"]) + 0.2
 
 
-def test_a_torn_or_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_path: Path) -> None:
+def test_a_torn_or_damaged_checkpoint_is_reported_and_the_one_before_it_taken(tmp_path: Path) -> None:
     lines = io.StringIO()
     console = Console(file=lines, soft_wrap=True)
     assert newest_checkpoint(tmp_path, console) is None
@@ -239,20 +239,20 @@ def test_a_torn_or_damaged_checkpoint_is_told_and_the_one_before_it_taken(tmp_pa
 
 def test_scores_of_other_evaluations_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that is stopped goes on with fewer evaluations, and with fewer rows of each."""
-    given = [f"save_folder={tmp_path}", "eval.interval=2ba", "tasks=[arithmetic]", "method=sequential"]
+    arguments = [f"save_folder={tmp_path}", "eval.interval=2ba", "tasks=[arithmetic]", "method=sequential"]
     with monkeypatch.context() as patch:
         patch.setattr(Stopper, "batch_end", lambda self, state, logger: setattr(self, "requested", True))
-        assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic,arithmetic_loss]"]) == 130
+        assert train.main([QUICKSTART, *SMALL, *arguments, "eval.tasks=[arithmetic,arithmetic_loss]"]) == 130
     with monkeypatch.context() as patch:
         later = lambda self, state, logger: setattr(self, "requested", state.timestamp.batch >= 3)  # noqa: E731
         patch.setattr(Stopper, "batch_end", later)
-        assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic,arithmetic_loss]"]) == 130
-    assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic]", "eval.limit=8"]) == 0
-    found = results(tmp_path)
-    rows = json.loads((tmp_path / "stages" / found["stages"][0]["fingerprint"] / "evaluations.json").read_text())
+        assert train.main([QUICKSTART, *SMALL, *arguments, "eval.tasks=[arithmetic,arithmetic_loss]"]) == 130
+    assert train.main([QUICKSTART, *SMALL, *arguments, "eval.tasks=[arithmetic]", "eval.limit=8"]) == 0
+    written = results(tmp_path)
+    rows = json.loads((tmp_path / "stages" / written["stages"][0]["fingerprint"] / "evaluations.json").read_text())
     assert [(row["step"], row["evaluation"], row["n"]) for row in rows[:3]] == [
         (2, "arithmetic", 12), (2, "arithmetic_loss", 12), (4, "arithmetic", 8)]  # fmt: skip
     assert len({row["key"] for row in rows}) == 3
     # Asked for 12 rows again, the score of 8 is not given for it.
-    assert train.main([QUICKSTART, *SMALL, *given, "eval.tasks=[arithmetic]", "name=again"]) == 0
+    assert train.main([QUICKSTART, *SMALL, *arguments, "eval.tasks=[arithmetic]", "name=again"]) == 0
     assert {row["n"] for row in results(tmp_path, "again")["evaluations"] if row["after"] == "arithmetic"} == {12}

@@ -362,8 +362,8 @@ def test_what_torch_saves_is_harmless(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "ep0-ba1.pt")
     assert checkpoint_files.is_whole(tmp_path / "ep0-ba1.pt")
     with checkpoint_files.weights_only():
-        found = torch.load(tmp_path / "ep0-ba1.pt", weights_only=False)
-    assert found.keys() == content.keys() and found["time"] == timedelta(1) and found["n"] == 1
+        loaded = torch.load(tmp_path / "ep0-ba1.pt", weights_only=False)
+    assert loaded.keys() == content.keys() and loaded["time"] == timedelta(1) and loaded["n"] == 1
     torch.save({"f": shutil.rmtree}, tmp_path / "ep0-ba1.pt")
     with pytest.raises(checkpoint_files.UntrustedCheckpoint, match="loading it would run shutil rmtree"):
         checkpoint_files.is_whole(tmp_path / "ep0-ba1.pt")

@@ -1,4 +1,4 @@
-"""A value, a path or a model that cannot be used is told with its key and what to do; nothing is guessed."""
+"""A value, a path or a model that cannot be used is reported with its key and what to do; nothing is guessed."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,14 @@ from eval import available
 from scripts import compare, sweep
 from sfa.config import ConfigError, load, loggers
 from sfa.config.reading import read_value, written
-from sfa.families import family_of, models
+from sfa.families import family_of
 from sfa.families.decoder import Decoder
 from sfa.families.image_classifier import ImageClassifier
-from sfa.families.isolation import NotCausal, padding_reason
-from sfa.families.models import ModelError
-from sfa.families.settings import Model
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models import building
+from sfa.models.isolation import NotCausal, padding_reason
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
+from sfa.models.tokenizer_training import train_tokenizer
 from tests.test_config import GOOD, write
 
 LINE = "would be read as the number"
@@ -155,8 +156,8 @@ def test_home_is_expanded_wherever_a_path_is_named(tmp_path: Path, monkeypatch: 
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text('{"q": "a", "a": "b"}\n')
     mine = "{name: mine, source: SOURCE, prompt: '{q}', response: '{a}'}"
-    given = ["save_folder=~/runs", "data_folder=~/rows", f"tasks=[{mine.replace('SOURCE', '~/rows/mine')}]"]
-    config = load(write(tmp_path, GOOD), given)
+    overrides = ["save_folder=~/runs", "data_folder=~/rows", f"tasks=[{mine.replace('SOURCE', '~/rows/mine')}]"]
+    config = load(write(tmp_path, GOOD), overrides)
     assert (config.save_folder, config.data_folder) == (tmp_path / "runs", tmp_path / "rows")
     there = load(write(tmp_path, GOOD), [f"tasks=[{mine.replace('SOURCE', str(folder))}]"])
     assert config.tasks[0].data_spec() == there.tasks[0].data_spec()
@@ -182,9 +183,9 @@ def test_a_file_that_cannot_be_a_config_or_a_sweep(
     Path("folder").mkdir()
     Path("list.yaml").write_text("[1, 2]\n")
     assert train.main([name, "dry_run=true"]) == 2
-    assert "Traceback" not in (told := capsys.readouterr().err) and len(told.splitlines()) == 2, told
+    assert "Traceback" not in (output := capsys.readouterr().err) and len(output.splitlines()) == 2, output
     assert exit_code(name, "dry_run=true") == 2
-    assert "Traceback" not in (told := capsys.readouterr().err) and told
+    assert "Traceback" not in (output := capsys.readouterr().err) and output
 
 
 @pytest.mark.parametrize(
@@ -235,14 +236,14 @@ def folder_of(kind: str, folder: Path, **options: Any) -> Model:
     "kind", ["gemma3", "qwen2_vl", "llava", "mllama", "paligemma", "idefics3", "llama4", "whisper", "moshi", "t5gemma2"]
 )
 def test_a_model_that_takes_more_than_text_is_refused(kind: str, tmp_path: Path) -> None:
-    (error,) = models.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
+    (error,) = building.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
     assert error.startswith("model.name: ") and f"{kind} takes images or sound as well as text" in error
     assert "a text-only checkpoint is required" in error
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm", "xlnet", "bert-generation"])
 def test_an_encoder_is_refused_for_text(kind: str, tmp_path: Path) -> None:
-    (error,) = models.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
+    (error,) = building.configuration_errors(folder_of(kind, tmp_path), Decoder(), 32)
     assert f"{kind} is an encoder: it reads text in both directions, and a decoder is required" in error
 
 
@@ -259,17 +260,17 @@ def test_an_encoder_is_refused_for_text(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_image_classifiers_of_any_architecture(architecture: str, config: dict[str, Any], message: str | None) -> None:
-    asked = Model(architecture=architecture, config=config)
-    found = models.configuration_errors(asked, ImageClassifier(3), 32)
+    model_settings = Model(architecture=architecture, config=config)
+    messages = building.configuration_errors(model_settings, ImageClassifier(3), 32)
     if message is not None:
-        assert len(found) == 1 and message in found[0], found
+        assert len(messages) == 1 and message in messages[0], messages
         return
-    assert not found
-    model, processor = models.build(asked, 17, ImageClassifier(3))
+    assert not messages
+    model, processor = building.build(model_settings, 17, ImageClassifier(3))
     assert model.config.num_labels == 3 and processor.size["height"] == 32
 
 
-def test_what_a_new_model_cannot_do_is_told_before_it_is_trained(tmp_path: Path) -> None:
+def test_what_a_new_model_cannot_do_is_reported_before_it_is_trained(tmp_path: Path) -> None:
     small = {
         "vocab_size": 9,
         "hidden_size": 8,
@@ -288,4 +289,4 @@ def test_what_a_new_model_cannot_do_is_told_before_it_is_trained(tmp_path: Path)
     assert decoder.training  # as it was
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ModelError, match=r"^the model .* cannot be used: [^\n]*$"):
-        models.build(Model(name=str(tmp_path)), 17, Decoder())
+        building.build(Model(name=str(tmp_path)), 17, Decoder())

@@ -83,9 +83,9 @@ def llama(kind: str, legacy: bool = False) -> Any:
         made = LlamaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True, extra_special_tokens=SPECIAL[4:])
         made.save_pretrained(folder)
     CONFIG_MAPPING[kind]().save_pretrained(folder)
-    found = AutoTokenizer.from_pretrained(folder)
-    found.pad_token = "<pad>"
-    return found
+    loaded = AutoTokenizer.from_pretrained(folder)
+    loaded.pad_token = "<pad>"
+    return loaded
 
 
 def unigram(dummy: bool) -> Any:
@@ -176,6 +176,6 @@ ENDS = {
 
 def chat_tokenizer(name: str, kind: str = "llama") -> Any:
     """A tokenizer with one of the chat templates, of its own."""
-    found = ZOO[kind]()
-    found.chat_template = CHATS[name]
-    return found
+    tok = ZOO[kind]()
+    tok.chat_template = CHATS[name]
+    return tok

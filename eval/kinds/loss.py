@@ -34,15 +34,13 @@ class Loss(TextKind):
 
     def measure(self, model: Any, processor: Any, rows: dict[str, list[int]]) -> dict[str, RankResult]:
         """The summed loss and the number of tokens of each row."""
-
         from eval.row_losses import row_losses
         from sfa.data.text_arrays import TextArrays
-        from sfa.families import family_of
+        from sfa.families import Sequences, family_of
 
         settings = self.settings
-        builder = family_of(model.config).array_builder(
-            processor, model.config, settings.layout, settings.seq_len, settings.long_rows
-        )
+        sequences = Sequences(settings.layout, settings.seq_len, settings.long_rows)
+        builder = family_of(model.config).array_builder(processor, model.config, sequences)
         assert isinstance(builder, TextArrays), "only language models have a loss evaluation"
         results = {}
         for name, wanted in rows.items():

@@ -20,8 +20,8 @@ from eval.kinds.lm_eval import LMEval
 from scripts.bench.measure import Missing, Row, Setup, commands_in_turn
 from sfa.data import registered
 from sfa.data.source import SourceError
-from sfa.families import models
-from sfa.families.tokenizer_training import train_tokenizer
+from sfa.models import stored
+from sfa.models.tokenizer_training import train_tokenizer
 
 EVALUATIONS = ["gsm8k", "casehold", "tos", "overruling"]
 PRETRAINED = Path("models/smollm2-135m")
@@ -62,7 +62,7 @@ def run(setup: Setup) -> list[Row]:
 
 
 def _measure(case: Case, setup: Setup) -> Row:
-    model, tokenizer = models.read_model(case.folder).to(setup.device).train(), models.read_processor(case.folder)
+    model, tokenizer = stored.read_model(case.folder).to(setup.device).train(), stored.read_processor(case.folder)
     settings = Settings("instruction", limit=case.rows, batch_size=case.batch_size, data_folder=setup.data_folder)
     evaluations = Evaluations(EVALUATIONS, [], settings)
     tasks, out = setup.scratch / "tasks", setup.scratch / "scores"

@@ -9,8 +9,9 @@ from eval import available
 from scripts.bench.measure import Missing, Row, Setup, in_turn
 from sfa import config as configs
 from sfa.config.schema import Config
-from sfa.families import family_of, models
+from sfa.families import Sequences, family_of
 from sfa.fisher import diagonal
+from sfa.models import building
 from sfa.stages.composer_model import StageModel
 
 LINE = "Fisher information"
@@ -43,11 +44,11 @@ def run(setup: Setup) -> list[Row]:
 
 
 def _prepare(config: Config, count: int, device: str) -> tuple[StageModel, list[dict[str, Tensor]]]:
-    model, processor = models.build(config.model, config.seed, config.family(), config.tokenizer_tasks())
+    model, processor = building.build(config.model, config.seed, config.family(), config.tokenizer_tasks())
     task = config.tasks[0]
     settings = config.train_of(task)
-    family, layout = family_of(model.config), config.model.layout
-    data = family.array_builder(processor, model.config, layout, settings.seq_len, settings.long_rows)
+    sequences = Sequences(config.model.layout, settings.seq_len, settings.long_rows)
+    data = family_of(model.config).array_builder(processor, model.config, sequences)
     examples = data.examples(task, count, config.seed)
     moved = [{key: tensor.to(device) for key, tensor in example.items()} for example in examples]
     return StageModel(model, processor).eval().to(device), moved

@@ -7,7 +7,6 @@ import shutil
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -93,10 +92,10 @@ def _over_the_parameters(setup: Setup) -> list[Row]:
     rows, sizes, times = [], [], []
     names = ["1M", "10M"] if setup.small else ["1M", "10M", "135M", "1B"]
     for count in (1,) if setup.device == "cuda" else (1, 2):
-        arguments: dict[str, Any] = {"names": names, "device": setup.device, "rounds": setup.rounds(9)}
-        for name, (parameters, seconds) in on_ranks(count, "scripts.bench.growth:merging", threads=1, **arguments)[
-            0
-        ].items():
+        results, *_ = on_ranks(
+            count, "scripts.bench.growth:merging", threads=1, names=names, device=setup.device, rounds=setup.rounds(9)
+        )
+        for name, (parameters, seconds) in results.items():
             per_parameter = [taken / parameters * 1e9 for taken in seconds]
             case = f"{name} on {count} rank" + ("s" if count > 1 else "") + ", one thread each"
             rows.append(Row(MERGE, case, "", per_parameter, (), unit="ns a parameter of a rank"))

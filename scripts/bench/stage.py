@@ -13,6 +13,7 @@ from eval.evaluator import evaluator
 from scripts.bench.measure import Row, Setup, in_turn
 from scripts.bench.ranks import on_ranks
 from sfa import config as configs
+from sfa.methods import plain_method
 from sfa.stages import stage
 from sfa.stages.context import Context
 from sfa.stages.plan import plan, topological_order
@@ -26,20 +27,23 @@ def run(setup: Setup) -> list[Row]:
     kinds = [("none", 1), ("ddp", ranks), ("fsdp2", ranks)]
     steps = 8 if setup.small else 60
     for parallelism, count in kinds[: 1 if setup.small else None]:
-        arguments: dict[str, Any] = {
-            "folder": str(setup.scratch / f"stage-{parallelism}"),
-            "parallelism": parallelism,
-            "steps": steps,
-        }
-        taken = on_ranks(count, "scripts.bench.stage:series", **arguments, rounds=setup.rounds(25))[0]
+        taken, *_ = on_ranks(
+            count,
+            "scripts.bench.stage:series",
+            folder=str(setup.scratch / f"stage-{parallelism}"),
+            parallelism=parallelism,
+            steps=steps,
+            rounds=setup.rounds(25),
+        )
         case = f"quickstart's Law, {steps} steps, {parallelism}, {count} rank" + ("s" if count > 1 else "")
         against = "the same stage, sequential"
-        rows.append(Row(LINE, case, against, taken["sfa"], taken["sequential"], 1.01))
+        rows.append(Row(LINE, case, against, taken["sfa"], taken["plain"], 1.01))
     return rows
 
 
 def series(folder: str, parallelism: str, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of the second stage of the quickstart, from reading its parent to writing its folder, by method."""
+    """Seconds of the second stage of the quickstart, from reading its parent to writing its folder, with and
+    without merges."""
     shared = [
         f"save_folder={folder}",
         f"parallelism={parallelism}",
@@ -47,7 +51,7 @@ def series(folder: str, parallelism: str, steps: int, rounds: int) -> dict[str, 
         "tasks=[arithmetic,licences]",
     ]
     shared += ["eval.tasks=[]", "eval.interval=null", "sfa.p=0.25", "loggers={}"]
-    works = {method: _work(shared, method) for method in ("sfa", "sequential")}
+    works = {"sfa": _work(shared, "sfa"), "plain": _work(shared, plain_method().name)}
     return in_turn(works, rounds)
 
 

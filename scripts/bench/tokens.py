@@ -20,7 +20,7 @@ from sfa.data.batches import BatchSchedule, data_spec
 from sfa.data.packing import IGNORED, Example, encode, pack
 from sfa.data.source import SourceError
 from sfa.data.tokens import Encoder
-from sfa.families import models
+from sfa.models import stored
 from sfa.stages.composer_model import StageModel
 from sfa.stages.training import release
 
@@ -77,9 +77,9 @@ def _load(setup: Setup, seq_len: int) -> tuple[Any, Any, list[Example]]:
         rows = [row for task in config.tasks for row in task.rows("train")]
     except (configs.ConfigError, SourceError) as error:
         raise Missing(str(error)) from error
-    processor = models.read_processor(MODEL)
+    processor = stored.read_processor(MODEL)
     examples, _ = encode(rows, Encoder(processor, config.model.layout), seq_len)
-    return models.read_model(MODEL), processor, examples
+    return stored.read_model(MODEL), processor, examples
 
 
 def _padded_tokens(examples: list[Example], rows: int) -> list[int]:

@@ -1,7 +1,6 @@
 """The average over all tasks at the end of a stream, one bar per method (the paper's Figure 1)."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +9,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from scripts.interval import half_width
+from scripts.interval import mean_interval
 from scripts.series import Swept, label, look
 from sfa.curves import save
 from sfa.methods import METHODS
-from sfa.records import Overrides, Results
+from sfa.records import Results
 from sfa.stages.results import is_loss
+from sfa.values import Overrides
 
 
 def draw(results: Swept, out: Path) -> Path:
@@ -46,16 +46,13 @@ def draw(results: Swept, out: Path) -> Path:
     if not losses:
         ax.set_ylim(0, 1)
     ax.set_ylabel(f"average {'loss' if losses else 'accuracy'} over all tasks")
-    ax.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    save(figure, out)
-    plt.close(figure)
-    return out
+    return save(figure, out)
 
 
 def _average(runs: Sequence[Results]) -> tuple[float, float]:
     values = [run["metrics"]["average"] if run["metrics"] else math.nan for run in runs]
-    return statistics.fmean(values), half_width(values) if len(values) > 1 else 0.0
+    return mean_interval(values)
 
 
 def _first_value(point: Overrides) -> float:

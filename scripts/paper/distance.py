@@ -10,6 +10,9 @@ import numpy as np
 
 from scripts.series import Axis, Swept, label, look, on_axis, scores
 from sfa.curves import save
+from sfa.methods import plain_method
+
+SEQUENTIAL = plain_method().name
 
 
 def draw(results: Swept, y: Axis, out: Path) -> Path:
@@ -17,7 +20,7 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
     figure, ax = plt.subplots(figsize=(5.2, 4.2))
     points = distances_and_scores(results, y)
     means = []
-    for method in ("sfa", "sequential"):
+    for method in ("sfa", SEQUENTIAL):
         of_method = {name: pairs for name, pairs in points.items() if name.split()[0] == method}
         style = {**look(method).style, "linestyle": "none", "alpha": 0.55, "markersize": 5}
         all_pairs = [pair for pairs in of_method.values() for pair in pairs]
@@ -33,20 +36,17 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
     ax.set_title(f"correlation {r:.2f}", fontsize=10)
     ax.set_xlabel("L2 distance from the model before the last task")
     ax.set_ylabel(", ".join(y).replace("_", " "))
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    save(figure, out)
-    plt.close(figure)
-    return out
+    return save(figure, out)
 
 
 def distances_and_scores(results: Swept, y: Axis) -> dict[str, list[tuple[float, float]]]:
     """Distance and score of each run of SFA and of sequential training, by label."""
     pairs_by_label = {}
     for point, runs in results:
-        if point == {"method": "sequential"} or set(point) == {"method", "sfa.p"}:
-            name = "sequential" if len(point) == 1 else f"sfa p={point['sfa.p']}"
+        if point == {"method": SEQUENTIAL} or set(point) == {"method", "sfa.p"}:
+            name = SEQUENTIAL if len(point) == 1 else f"sfa p={point['sfa.p']}"
             pairs_by_label[name] = [
                 (float(run["stages"][-1]["l2_from_anchor"]), on_axis(scores(run, -1), y)) for run in runs
             ]

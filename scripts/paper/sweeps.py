@@ -8,9 +8,8 @@ from pydantic import Field
 
 from sfa import sweeps as sweep
 from sfa.config import Evaluations
-from sfa.records import Overrides
 from sfa.sweeps import SweepFile, SweepRun
-from sfa.values import Section
+from sfa.values import Overrides, Section
 
 
 class PaperTable(Section):

@@ -12,7 +12,7 @@ from scripts.paper.sweeps import read, read_file
 from scripts.summary import FORMULAS, figures
 from sfa import weights
 from sfa.config import ConfigError
-from sfa.methods import METHODS
+from sfa.methods import METHODS, plain_method
 from sfa.records import Results
 from sfa.runs import has_results, read_results, stage_folder
 from sfa.sweeps import SweepRun
@@ -64,7 +64,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Table:
                 ours.setdefault(column, []).append(value)
             if "paper_l2" in run.row:
                 ours.setdefault(L2, []).extend(_distance_from_first(run, results, by_name))
-            if run.config.method == "sequential" and name == next(iter(by_name)):
+            if run.config.method == plain_method().name and name == next(iter(by_name)):
                 for column, value in _final(results, "base").items():
                     rows[0].ours.setdefault(column, []).append(value)
         extra: dict[str, list[float]] = {}
@@ -83,8 +83,8 @@ def _distance_from_first(run: SweepRun, results: Results, by_name: dict[str, lis
     """‖θ − θ_first‖₂, where θ_first is the model after the first task of sequential training."""
     if len(results["stages"]) == 2 and not METHODS[results["stages"][1]["method"]].ignores_order:
         return [float(results["stages"][1]["l2_from_anchor"])]
-    plain = (r for runs in by_name.values() for r in runs if r.point == {"method": "sequential"})
-    same_seed = next((r for r in plain if r.config.seed == run.config.seed), None)
+    plain_runs = (r for runs in by_name.values() for r in runs if r.point == {"method": plain_method().name})
+    same_seed = next((r for r in plain_runs if r.config.seed == run.config.seed), None)
     if same_seed is None or not has_results(same_seed.folder):
         return []
     first = read_results(same_seed.folder)["stages"][0]["fingerprint"]

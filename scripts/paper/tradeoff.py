@@ -45,9 +45,7 @@ def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
     columns = min(len(labels), 3 * len(keys))
     figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0.04 * -(-len(labels) // columns) + 0.01, 1, 1))
-    save(figure, out)
-    plt.close(figure)
-    return out
+    return save(figure, out)
 
 
 def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
@@ -65,7 +63,6 @@ def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
     for axis, (low, high), limit in ((x, ax.get_xlim(), ax.set_xlim), (y, ax.get_ylim(), ax.set_ylim)):
         if not has_losses(results, axis):
             limit(max(low, -0.03), min(high, 1.03))  # scores are shares, even if their intervals are wider
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _plot(ax: Axes, name: str, points: Sequence[Point]) -> None:

@@ -1,5 +1,5 @@
 """A run's YAML: its schema, reading and validation."""
 
-from sfa.config.load import ConfigError, Evaluations, flat, load
+from sfa.config.load import ConfigError, Evaluations, load
 
-__all__ = ["ConfigError", "Evaluations", "flat", "load"]
+__all__ = ["ConfigError", "Evaluations", "load"]

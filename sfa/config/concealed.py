@@ -4,6 +4,8 @@ import os
 import re
 from typing import Any
 
+from sfa.values import flat
+
 VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([A-Za-z_][A-Za-z0-9_]*)")
 SHORTEST = 3  # characters; shorter values also occur in unrelated texts
 
@@ -17,13 +19,13 @@ class Concealed:
     """
 
     def __init__(self, written: Any = None, resolved: Any = None):
-        texts = [text for text in _scalars(written).values() if isinstance(text, str)]
+        texts = [text for text in flat(written).values() if isinstance(text, str)]
         names = {name for text in texts for name in VARIABLE.findall(text)}
         self.variables = {name: os.environ[name] for name in sorted(names) if os.environ.get(name)}
-        values = _scalars(resolved)
+        values = flat(resolved)
         self.by_key = {
             key: text
-            for key, text in _scalars(written).items()
+            for key, text in flat(written).items()
             if isinstance(text, str) and "${" in text and self._holds(str(values.get(key)))
         }
         self.by_value = {str(values[key]): text for key, text in self.by_key.items()}
@@ -50,10 +52,3 @@ class Concealed:
 
     def _holds(self, text: str) -> bool:
         return any(value in text for value in self.variables.values())
-
-
-def _scalars(content: Any, key: str = "") -> dict[str, Any]:
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
-    if items is None:
-        return {key: content}
-    return {inner: v for name, value in items for inner, v in _scalars(value, f"{key}.{name}".lstrip(".")).items()}

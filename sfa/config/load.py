@@ -15,13 +15,12 @@ from sfa.config import loggers
 from sfa.config.concealed import Concealed
 from sfa.config.reading import Unreadable, read_file, read_value, reason
 from sfa.config.schema import Config, Train, config_class
-from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in
+from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in, runs_generated_code
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
-from sfa.records import Overrides
 from sfa.schedule import Duration
-from sfa.values import LocalPath, at_home
+from sfa.values import LocalPath, Overrides, at_home
 
 Validated = TypeVar("Validated", bound=BaseModel)
 Evaluations = Callable[[Sequence[Task]], Sequence[str]]
@@ -77,13 +76,13 @@ def _rename_keys(raw: Overrides, errors: list[str]) -> list[str]:
     """Gives keys that are written under their former names, which work for one release, their new ones in place."""
     lines = []
     tasks = raw["tasks"] if isinstance(raw.get("tasks"), list) else []
-    blocks = [("", raw, RENAMED), *((f"tasks.{i}.", task, RENAMED_OF_TASKS) for i, task in enumerate(tasks))]
-    for prefix, block, names in blocks:
+    sections = [("", raw, RENAMED), *((f"tasks.{i}.", task, RENAMED_OF_TASKS) for i, task in enumerate(tasks))]
+    for prefix, section, names in sections:
         for old, new in names.items():
-            if isinstance(block, dict) and old in block:
-                if new in block:
+            if isinstance(section, dict) and old in section:
+                if new in section:
                     errors.append(f"{prefix}{old}: is the former name of {prefix}{new}, which is set too")
-                block[new] = block.pop(old)
+                section[new] = section.pop(old)
                 lines.append(f"{prefix}{old} is now called {prefix}{new}; the former name works for one release")
     return lines
 
@@ -117,11 +116,13 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         for name, key in keys.items():
             if name not in known:
                 errors.append(_unknown(key, name, known, "an evaluation"))
-    if "humaneval" in config.evaluations() and not config.eval.run_generated_code:
-        errors.append(
-            "eval.run_generated_code: must be true for humaneval, which runs what the model writes, in a sandbox; "
-            "or leave humaneval out of eval.tasks"
-        )
+    if not config.eval.run_generated_code:
+        errors += [
+            f"eval.run_generated_code: must be true for {name}, which runs what the model writes, in a sandbox; "
+            f"or leave {name} out of eval.tasks"
+            for name in config.evaluations()
+            if runs_generated_code(name)
+        ]
     for logger, options in config.loggers.items():
         if (missing := loggers.missing(logger)) is not None:
             errors.append(f"loggers.{logger}: {missing}")
@@ -140,7 +141,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         except SourceError as error:
             errors.append(f"tasks.{i}: {error}")
     if family is not None and tasks and (config.model.architecture is not None or Path(name).is_dir()):
-        from sfa.families.models import configuration_errors  # seconds to import
+        from sfa.models.building import configuration_errors  # seconds to import
 
         longest = max(config.train_of(task).seq_len for task in tasks)
         errors += configuration_errors(config.model, family, longest)
@@ -363,11 +364,3 @@ def _unknown(key: str, name: Any, known: Iterable[str], what: str) -> str:
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)
-
-
-def flat(config: Any, prefix: str = "") -> Overrides:
-    """Nested mappings and lists with dotted keys, as on the command line."""
-    items = enumerate(config) if isinstance(config, list) else config.items() if isinstance(config, dict) else None
-    if items is None:
-        return {prefix: config}
-    return {key: value for name, item in items for key, value in flat(item, f"{prefix}.{name}".lstrip(".")).items()}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from sfa.config.schema import Config
+from sfa.config.schema import Config, LoggerName
+from sfa.values import Overrides
 
 if TYPE_CHECKING:
     from composer.loggers import LoggerDestination
@@ -44,7 +45,7 @@ def make(config: Config, folder: Path) -> "list[LoggerDestination]":
         config: the run's config.
         folder: folder of a stage's logs.
     """
-    defaults: dict[str, dict[str, Any]] = {
+    defaults: dict[LoggerName, Overrides] = {
         "tensorboard": {"log_dir": str(folder)},
         "file": {"filename": str(folder / "log.txt"), "overwrite": True, "remote_file_name": None},
         "wandb": {"project": "sfa", "group": config.name},

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sfa.errors import UsageError
+from sfa.errors import UsageError, one_line
 from sfa.values import at_home
 
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
@@ -78,7 +78,7 @@ def reason(error: Exception) -> str:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 def _refuse(text: str, key: str) -> None:

@@ -9,13 +9,15 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, create_model
 from sfa.config.concealed import Concealed
 from sfa.data import FileName, Task, registered
 from sfa.families import Family, family_of_tasks
-from sfa.families.settings import Model
-from sfa.methods import METHODS, Method
-from sfa.values import Interval, LocalPath, Section, Spec
+from sfa.methods import METHODS, Method, plain_method
+from sfa.models.settings import Model
+from sfa.values import Interval, LocalPath, Overrides, Section, Spec
 
 Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
 ]
+
+LoggerName = Literal["tensorboard", "file", "wandb", "mlflow"]
 
 
 class Train(Section):
@@ -73,14 +75,12 @@ class Config(Section):
     trial_duration: Duration | None = Field(
         None, description="trains every task for this long instead, to test a config"
     )
-    method: str = "sequential"
+    method: str = plain_method().name
     train: Train = Train()
     eval: Eval = Eval()
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
     checkpoint: Literal["sharded", "full"] = Field("sharded", description="format of checkpoints under fsdp2")
-    loggers: dict[Literal["tensorboard", "file", "wandb", "mlflow"], dict[str, Any]] = Field(
-        {"tensorboard": {}, "file": {}}
-    )
+    loggers: dict[LoggerName, Overrides] = Field({"tensorboard": {}, "file": {}})
     save_folder: LocalPath = Path("runs")
     data_folder: LocalPath | None = Field(
         None, description="local copies of hub data sets, one folder each, named like the data set"
@@ -106,7 +106,7 @@ class Config(Section):
         return self._concealed(content)
 
     def train_of(self, task: Task) -> Train:
-        """The training settings of a task: the run's, overridden by the task's own ``train`` block."""
+        """The training settings of a task: the run's, overridden by the task's own ``train`` section."""
         shortened = {"max_duration": self.trial_duration} if self.trial_duration else {}
         return Train(**{**self.train.model_dump(), **task.train, **shortened})
 
@@ -137,4 +137,4 @@ def config_class() -> type[Config]:
 def _config_class(methods: tuple[tuple[str, type[Method]], ...]) -> type[Config]:
     sections: dict[str, Any] = {name: (kind, kind()) for name, kind in methods if kind.model_fields}
     names: Any = Literal[tuple(name for name, _ in methods)]
-    return create_model("Config", __base__=Config, method=(names, "sequential"), **sections)
+    return create_model("Config", __base__=Config, method=(names, plain_method().name), **sections)

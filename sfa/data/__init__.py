@@ -16,7 +16,7 @@ from sfa.data import (  # noqa: F401
 )
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
-from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered
+from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered, runs_generated_code
 
 __all__ = [
     "TASKS",
@@ -31,4 +31,5 @@ __all__ = [
     "looking_in",
     "owner",
     "registered",
+    "runs_generated_code",
 ]

@@ -15,7 +15,7 @@ from sfa.data.decoding import content, decode
 from sfa.data.holdout import draw
 from sfa.data.source import SourcedTask, SourceError, column, whole_number
 from sfa.data.task import TASKS, Split, Task
-from sfa.values import Checked, Spec
+from sfa.values import Checked, Overrides, Spec
 
 __all__ = ["ImageRow", "ImageTask", "Images", "LabelSplit", "decode", "place"]
 MOST_CLASSES = 1_000_000
@@ -137,7 +137,7 @@ class LabelSplit(Checked):
     order: int | list[int] | None = Field(None, description="of the tasks: a seed, or indices from 0")
     trained: list[int] | None = Field(None, description="places of the tasks to train, the others are only evaluated")
 
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[Overrides]:
         """The options of each task.
 
         Raises:

@@ -18,6 +18,7 @@ class Magicoder(SourcedTask):
 
     name: str = "magicoder"
     evals: tuple[str, ...] = ("humaneval",)
+    code_evals: ClassVar[tuple[str, ...]] = ("humaneval",)
     epoch_tokens: ClassVar[float | None] = 3.5e7  # 75,000 rows of about 1,900 characters
     source: str = "ise-uiuc/Magicoder-Evol-Instruct-110K"
 

@@ -37,8 +37,8 @@ def encode(
     Returns:
         The examples of the rows that are not left out, and how many of them were cut: see :func:`fitting`.
     """
-    pairs, cut = fitting(rows, encoder, seq_len, long_rows, name)
-    return [{"input_ids": p + learned, "labels": [IGNORED] * len(p) + learned} for p, learned in pairs], cut
+    encoded, cut = fitting(rows, encoder, seq_len, long_rows, name)
+    return [{"input_ids": p + learned, "labels": [IGNORED] * len(p) + learned} for p, learned in encoded], cut
 
 
 def encode_seq2seq(
@@ -49,15 +49,15 @@ def encode_seq2seq(
     Returns:
         The sequences of the rows that are not left out, and how many of them were cut: see :func:`fitting`.
     """
-    pairs, cut = fitting(rows, encoder, seq_len, long_rows, name)
-    shape = (len(pairs), seq_len)
+    encoded, cut = fitting(rows, encoder, seq_len, long_rows, name)
+    shape = (len(encoded), seq_len)
     packed = {
         "input_ids": np.full(shape, encoder.tokenizer.pad_token_id, np.int64),
         "attention_mask": np.zeros(shape, np.int64),
         "labels": np.full(shape, IGNORED, np.int64),
-        "tokens": np.zeros(len(pairs), np.int64),
+        "tokens": np.zeros(len(encoded), np.int64),
     }
-    for i, (prompt, learned) in enumerate(pairs):
+    for i, (prompt, learned) in enumerate(encoded):
         packed["input_ids"][i, : len(prompt)] = prompt
         packed["attention_mask"][i, : len(prompt)] = 1
         packed["labels"][i, : len(learned)] = learned

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 from pydantic import ConfigDict, Field
 
 from sfa.store import PLAIN_NAME
-from sfa.values import Checked, Spec
+from sfa.values import Checked, Overrides, Spec
 
 Split = Literal["train", "test"]
 FileName = Annotated[  # a plain name, without path separators
@@ -48,6 +48,7 @@ class Task(Checked):
             the rows of its default evaluations and of all named ``<task>_…``.
         package: the installed package that provides the rows, if any.
         epoch_tokens: approximate tokens of an epoch, at four characters a token. Only for estimates.
+        code_evals: those of its evaluations that run what the model writes, which a run must allow.
         train: overrides of the config's ``train`` section for this task.
         evaluate_only: evaluated like the others, but never trained on.
     """
@@ -55,10 +56,11 @@ class Task(Checked):
     model_config = ConfigDict(extra="forbid", frozen=True)
     package: ClassVar[str] = ""
     epoch_tokens: ClassVar[float | None] = None
+    code_evals: ClassVar[tuple[str, ...]] = ()
 
     name: FileName
     evals: tuple[str, ...] = Field((), description="evaluations that score it")
-    train: dict[str, Any] = Field({}, description="overrides of the train section for this task")
+    train: Overrides = Field({}, description="overrides of the train section for this task")
     evaluate_only: bool = Field(False, description="evaluated, but never trained on")
 
     @classmethod
@@ -95,13 +97,19 @@ class Task(Checked):
         return self.data_spec()
 
 
+class Lookup(TypedDict):
+    """The validation context of a task."""
+
+    data_folder: Path | None
+
+
 def registered(name: str, data_folder: Path | None = None, **options: Any) -> Task:
     """A registered task with ``options``, otherwise with defaults; ``data_folder`` holds local copies of hub data sets,
     each in a folder named after the last part of its hub name."""
     return TASKS[name].model_validate(options, context=looking_in(data_folder))
 
 
-def looking_in(data_folder: Path | None) -> dict[str, Any]:
+def looking_in(data_folder: Path | None) -> Lookup:
     """The validation context in which a task looks up its data sets."""
     return {"data_folder": data_folder}
 
@@ -115,6 +123,12 @@ def owner(evaluation: str) -> type[Task] | None:
     """The registered task that provides an evaluation's rows: the class lists it, or it is named ``<task>_…``."""
     declaring = (kind for kind in TASKS.values() if evaluation in kind.model_fields["evals"].default)
     return next(declaring, None) or TASKS.get(evaluation.rpartition("_")[0])
+
+
+def runs_generated_code(evaluation: str) -> bool:
+    """Whether an evaluation runs what the model writes."""
+    task = owner(evaluation)
+    return task is not None and evaluation in task.code_evals
 
 
 def package_folder(module: str) -> Path:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from sfa.errors import one_line
+
 if TYPE_CHECKING:  # a config is checked without transformers
     from transformers import PreTrainedTokenizerBase
 
@@ -173,7 +175,7 @@ class Prompter:
                     messages, chat_template=template, tokenize=False, add_generation_prompt=generation, **variables
                 )
         except Exception as error:  # a template is a program and may raise anything
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise TemplateError(f"the tokenizer's chat template fails: {reason}") from error
         return str(text)
 

@@ -6,7 +6,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from sfa.data.source import shuffled, usable
 from sfa.data.task import Row, Task
 from sfa.data.tokens import Encoder
 from sfa.store import fingerprint, identity, verify_checksums
+from sfa.values import Spec
 
 PLACE = (
     "name_or_path",
@@ -71,7 +72,7 @@ class TextArrays(ABC, Generic[Encoded]):
 
     def training(self, tasks: Sequence[Task], seed: int, cache: Path) -> tuple[list[Arrays], dict[str, int]]:
         encoder = self.encoder
-        about: dict[str, Any] = {"tasks": [task.data_spec() for task in tasks], "template": encoder.layout.template}
+        about: Spec = {"tasks": [task.data_spec() for task in tasks], "template": encoder.layout.template}
         about |= {**encoder.layout.extras(), "pairs": encoder.seq2seq, "packs": self.packs, "long_rows": self.long_rows}
         about |= {"tokenizer": content(encoder.tokenizer), "seq_len": self.seq_len, "seed": seed, "v": 3}
         about |= {"versions": versions("tokenizers", "transformers")}
@@ -150,10 +151,10 @@ class EncoderDecoderArrays(TextArrays[Arrays]):
         return collate([sequence])
 
 
-def content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def content(tokenizer: PreTrainedTokenizerBase) -> Spec:
     """Everything that a tokenizer would save, by file: vocabulary, special tokens, settings, chat template. Without its
     origin and the padding and truncation of its last call, which it saves as well."""
-    files: dict[str, Any] = {}
+    files: Spec = {}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):

@@ -1,11 +1,17 @@
-"""Model families, one file each. Importing a family's module registers it."""
+"""Model families, one per file. Each registers itself; nothing outside its file refers to it by name.
 
-from sfa.families import decoder, encoder_decoder, image_classifier  # noqa: F401
-from sfa.families.base import ArrayBuilder, Family, WrongFamily, family_of, family_of_tasks
+Other packages add families with an entry point in the group ``sfa.families`` that names the module or class.
+"""
 
-__all__ = ["ArrayBuilder", "Family", "WrongFamily", "family_of", "family_of_tasks", "register_architectures"]
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
 
+from sfa.families.base import ArrayBuilder, Family, Sequences, WrongFamily, family_of, family_of_tasks
 
-def register_architectures() -> None:
-    """Registers this suite's own architectures with ``transformers``."""
-    import sfa.mlp  # noqa: F401
+__all__ = ["ArrayBuilder", "Family", "Sequences", "WrongFamily", "family_of", "family_of_tasks"]
+
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")
+for _entry in entry_points(group="sfa.families"):  # from other installed packages
+    _entry.load()

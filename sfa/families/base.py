@@ -6,12 +6,13 @@ their methods.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from sfa.data import Task
 from sfa.data.template import Layout
-from sfa.values import Spec
+from sfa.values import Overrides, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -20,13 +21,30 @@ if TYPE_CHECKING:
     from sfa.config.schema import Config, Train
     from sfa.data.batches import Transform
     from sfa.data.packing import Arrays, LongRows
-    from sfa.families.settings import Model
+    from sfa.models.settings import Model
 
 FAMILIES: dict[str, type["Family"]] = {}
 
 
 class WrongFamily(ValueError):
     """A model of a different family than the tasks require."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """How a language model's rows become sequences.
+
+    Attributes:
+        layout: how prompts are presented.
+        seq_len: tokens of a sequence.
+        long_rows: how longer rows are handled.
+        packs: whether a sequence may hold several examples.
+    """
+
+    layout: Layout
+    seq_len: int
+    long_rows: "LongRows"
+    packs: bool = True
 
 
 class ArrayBuilder(Protocol):
@@ -118,8 +136,13 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
+    def classes(cls) -> Mapping[Any, Any]:
+        """The mapping of ``transformers`` from configurations' types to the family's classes: one each, or several."""
+
+    @classmethod
     def knows(cls, configuration: Any) -> bool:
         """Whether ``transformers`` has a class of this family for the configuration."""
+        return type(configuration) in cls.classes()
 
     @classmethod
     @abstractmethod
@@ -133,12 +156,16 @@ class Family(ABC):
         """The family instance for a model with this configuration, which the family knows."""
 
     @classmethod
-    @abstractmethod
     def model_class(cls, configuration: Any) -> Any:
-        """The ``transformers`` class for a configuration that the family knows."""
+        """The ``transformers`` class for a configuration that the family knows: of several, the one that the checkpoint
+        was saved from, or else the first, as ``transformers`` itself chooses."""
+        mapped = cls.classes()[type(configuration)]
+        candidates = mapped if isinstance(mapped, list | tuple) else (mapped,)
+        saved = configuration.architectures or []
+        return next((kind for kind in candidates if kind.__name__ in saved), candidates[0])
 
     @abstractmethod
-    def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
+    def options(self, model: "Model", vocab_size: int | None) -> Overrides:
         """Options for the ``transformers`` configuration of a config's model: all of an architecture's, or overrides
         of a pretrained model's."""
 
@@ -151,7 +178,7 @@ class Family(ABC):
 
     @abstractmethod
     def build(self, model: "Model", tokenizer_tasks: Sequence[Task], report: Callable[[str], None]) -> tuple[Any, Any]:
-        """See :func:`sfa.families.models.build`, which sets the random seed."""
+        """See :func:`sfa.models.building.build`, which sets the random seed."""
 
     @abstractmethod
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
@@ -171,25 +198,8 @@ class Family(ABC):
         return None
 
     @abstractmethod
-    def array_builder(
-        self,
-        processor: Any,
-        configuration: Any,
-        layout: Layout,
-        seq_len: int,
-        long_rows: "LongRows",
-        packs: bool = True,
-    ) -> ArrayBuilder:
-        """The builder of input arrays for a model with this configuration.
-
-        Args:
-            processor: the tokenizer or image processor.
-            configuration: the model's configuration.
-            layout: how prompts are presented.
-            seq_len: tokens of a sequence.
-            long_rows: how longer rows are handled.
-            packs: whether a sequence may hold several examples.
-        """
+    def array_builder(self, processor: Any, configuration: Any, sequences: Sequences) -> ArrayBuilder:
+        """The builder of input arrays for a model with this configuration and this tokenizer or image processor."""
 
     def transform(self, tasks: Sequence[Task], seed: int) -> "Transform | None":
         """A transform of every training example when it is read, such as augmentation."""
@@ -247,11 +257,3 @@ def family_of(configuration: Any, rows: str | None = None) -> Family:
         end = "that transformers knows" if rows is None else "and the tasks need one"
         raise WrongFamily(f"{configuration.model_type} is {required}{' ' if rows is None else ', '}{end}")
     return known[0].of_configuration(configuration)
-
-
-def model_class(mapping: Any, configuration: Any) -> Any:
-    """The class for a configuration in one of the mappings of ``transformers``: of several, the one that the checkpoint
-    was saved from, or else the first, as ``transformers`` itself chooses."""
-    mapped = mapping[type(configuration)]
-    candidates = mapped if isinstance(mapped, list | tuple) else (mapped,)
-    return next((kind for kind in candidates if kind.__name__ in (configuration.architectures or [])), candidates[0])

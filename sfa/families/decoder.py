@@ -1,17 +1,16 @@
 """Decoders: prompt and response form one sequence, and sequences pack several examples if attention can isolate
 them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sfa.data.template import Layout
-from sfa.families.base import model_class
-from sfa.families.text import LanguageModel, is_encoder_decoder, position_count
+from sfa.families.base import Sequences
+from sfa.families.text import LanguageModel, position_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfa.data.packing import LongRows
     from sfa.data.text_arrays import DecoderArrays
 
 BOTH_DIRECTIONS = ("bert-generation", "xlnet")  # besides masked language models
@@ -27,10 +26,10 @@ class Decoder(LanguageModel):
     adapter_task = "CAUSAL_LM"
 
     @classmethod
-    def knows(cls, configuration: Any) -> bool:
+    def classes(cls) -> Mapping[Any, Any]:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-        return not is_encoder_decoder(configuration) and type(configuration) in MODEL_FOR_CAUSAL_LM_MAPPING
+        return MODEL_FOR_CAUSAL_LM_MAPPING
 
     @classmethod
     def refuse(cls, configuration: Any) -> None:
@@ -42,34 +41,21 @@ class Decoder(LanguageModel):
         if cls.knows(configuration) and bidirectional and not getattr(configuration, "is_decoder", False):
             raise ValueError(f"{kind} is an encoder: it reads text in both directions, and a decoder is required")
 
-    @classmethod
-    def model_class(cls, configuration: Any) -> Any:
-        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-        return model_class(MODEL_FOR_CAUSAL_LM_MAPPING, configuration)
-
     def try_out(self, model: Any, tokenizer: Any) -> None:
-        from sfa.families.isolation import padding_reason
+        from sfa.models.isolation import padding_reason
 
         padding_reason(model, tokenizer, _length(model))
 
     def padding_reason(self, model: Any, processor: Any) -> str | None:
-        from sfa.families.isolation import padding_reason_on_all_ranks
+        from sfa.models.isolation import padding_reason_on_all_ranks
 
         return padding_reason_on_all_ranks(model, processor, _length(model))
 
-    def array_builder(
-        self,
-        processor: Any,
-        configuration: Any,
-        layout: Layout,
-        seq_len: int,
-        long_rows: "LongRows",
-        packs: bool = True,
-    ) -> "DecoderArrays":
+    def array_builder(self, processor: Any, configuration: Any, sequences: Sequences) -> "DecoderArrays":
         from sfa.data.text_arrays import DecoderArrays
 
-        return DecoderArrays(self.encoder(processor, layout), seq_len, long_rows, packs)
+        encoder = self.encoder(processor, sequences.layout)
+        return DecoderArrays(encoder, sequences.seq_len, sequences.long_rows, sequences.packs)
 
     def all_logits(self, model: Any, batch: dict[str, "Tensor"]) -> "Tensor":
         """Restarting ``position_ids`` keep attention within each example of a packed sequence."""
@@ -80,6 +66,6 @@ class Decoder(LanguageModel):
 
 def _length(model: Any) -> int:
     """Tokens in each of the examples that a model is tested with."""
-    from sfa.families.isolation import LENGTH
+    from sfa.models.isolation import LENGTH
 
     return min(LENGTH, (position_count(model.config) or 2 * LENGTH) // 2)

@@ -1,16 +1,15 @@
 """Encoder-decoders: the encoder reads the prompt, the decoder learns the response; one example per sequence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sfa.data.template import Layout
-from sfa.families.base import model_class
-from sfa.families.text import LanguageModel, is_encoder_decoder
+from sfa.families.base import Sequences
+from sfa.families.text import LanguageModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfa.data.packing import LongRows
     from sfa.data.text_arrays import EncoderDecoderArrays
 
 
@@ -24,16 +23,10 @@ class EncoderDecoder(LanguageModel):
     adapter_task = "SEQ_2_SEQ_LM"
 
     @classmethod
-    def knows(cls, configuration: Any) -> bool:
+    def classes(cls) -> Mapping[Any, Any]:
         from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-        return is_encoder_decoder(configuration) and type(configuration) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-
-    @classmethod
-    def model_class(cls, configuration: Any) -> Any:
-        from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-
-        return model_class(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, configuration)
+        return MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
     def try_out(self, model: Any, tokenizer: Any) -> None:
         import torch
@@ -45,18 +38,11 @@ class EncoderDecoder(LanguageModel):
         finally:
             model.train(training)
 
-    def array_builder(
-        self,
-        processor: Any,
-        configuration: Any,
-        layout: Layout,
-        seq_len: int,
-        long_rows: "LongRows",
-        packs: bool = True,
-    ) -> "EncoderDecoderArrays":
+    def array_builder(self, processor: Any, configuration: Any, sequences: Sequences) -> "EncoderDecoderArrays":
         from sfa.data.text_arrays import EncoderDecoderArrays
 
-        return EncoderDecoderArrays(self.encoder(processor, layout), seq_len, long_rows)
+        encoder = self.encoder(processor, sequences.layout)
+        return EncoderDecoderArrays(encoder, sequences.seq_len, sequences.long_rows)
 
     def all_logits(self, model: Any, batch: dict[str, "Tensor"]) -> "Tensor":
         shifted = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])

@@ -1,13 +1,14 @@
 """Image classifiers: one head over all labels of a stream."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
-from sfa.families.base import Family, family_of, model_class
-from sfa.values import Spec
+from sfa.errors import one_line
+from sfa.families.base import Family, Sequences, family_of
+from sfa.values import Overrides, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from sfa.config.schema import Config, Train
     from sfa.data.batches import Transform
     from sfa.data.image_arrays import ImageArrays
-    from sfa.data.packing import LongRows
-    from sfa.families.settings import Model
+    from sfa.models.settings import Model
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class ImageClassifier(Family):
         return None
 
     @classmethod
-    def knows(cls, configuration: Any) -> bool:
+    def classes(cls) -> Mapping[Any, Any]:
         from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
-        return type(configuration) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+        return MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
     @classmethod
     def refuse(cls, configuration: Any) -> None:
@@ -89,13 +89,7 @@ class ImageClassifier(Family):
     def of_configuration(cls, configuration: Any) -> Self:
         return cls(int(configuration.num_labels))
 
-    @classmethod
-    def model_class(cls, configuration: Any) -> Any:
-        from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-
-        return model_class(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, configuration)
-
-    def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
+    def options(self, model: "Model", vocab_size: int | None) -> Overrides:
         config = model.config if model.name is None else {}
         return {**config, "num_labels": self.labels}
 
@@ -111,8 +105,8 @@ class ImageClassifier(Family):
     def build(self, model: "Model", tokenizer_tasks: Sequence[Task], report: Callable[[str], None]) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, ViTImageProcessor
 
-        from sfa.families.configurations import NO_CODE, read_configuration
-        from sfa.families.pretrained import model_errors, read
+        from sfa.models.configurations import NO_CODE, read_configuration
+        from sfa.models.pretrained import model_errors, read
 
         with model_errors(model.name or str(model.architecture)):
             configuration = read_configuration(model, self.options(model, None))
@@ -131,15 +125,7 @@ class ImageClassifier(Family):
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
         """Nothing to check: it was run with its image processor when built."""
 
-    def array_builder(
-        self,
-        processor: Any,
-        configuration: Any,
-        layout: Layout,
-        seq_len: int,
-        long_rows: "LongRows",
-        packs: bool = True,
-    ) -> "ImageArrays":
+    def array_builder(self, processor: Any, configuration: Any, sequences: Sequences) -> "ImageArrays":
         from sfa.data.image_arrays import ImageArrays, channels_of
 
         return ImageArrays(processor, channels_of(configuration))
@@ -196,7 +182,6 @@ def _try_out(model: Any, processor: Any, labels: int) -> None:
 
     from sfa.data.image_arrays import channels_of
     from sfa.data.pixels import Pixels, normalised
-    from sfa.families.pretrained import one_line
 
     channels = channels_of(model.config) or 3
     if channels not in (1, 3):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sfa.data import ImageTask, Task
 from sfa.data.template import Layout
+from sfa.errors import one_line
 from sfa.families.base import Family, family_of
-from sfa.values import Spec
+from sfa.values import Overrides, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from sfa.config.schema import Config, Train
     from sfa.data.tokens import Encoder
-    from sfa.families.settings import LoRA, Model
+    from sfa.models.settings import LoRA, Model
 
 SENSES = ("vision", "image", "video", "audio", "speech")  # in the name of a component for other input than text
 LONG_ROWS = {
@@ -86,12 +87,17 @@ class LanguageModel(Family):
         return [f"     rows longer than a sequence {LONG_ROWS[rule]} (train.long_rows: {rule})" for rule in rules]
 
     @classmethod
+    def knows(cls, configuration: Any) -> bool:
+        is_seq2seq = bool(getattr(configuration, "is_encoder_decoder", False))
+        return is_seq2seq == cls.seq2seq and super().knows(configuration)
+
+    @classmethod
     def refuse(cls, configuration: Any) -> None:
         if _is_multimodal(configuration):
             kind = configuration.model_type
             raise ValueError(f"{kind} takes images or sound as well as text, and a text-only checkpoint is required")
 
-    def options(self, model: "Model", vocab_size: int | None) -> dict[str, Any]:
+    def options(self, model: "Model", vocab_size: int | None) -> Overrides:
         if model.name is not None:
             return {}
         special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "decoder_start_token_id": 0}
@@ -108,9 +114,9 @@ class LanguageModel(Family):
     def build(self, model: "Model", tokenizer_tasks: Sequence[Task], report: Callable[[str], None]) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
-        from sfa.families.configurations import NO_CODE, read_configuration
-        from sfa.families.pretrained import model_errors, read
-        from sfa.families.tokenizer_training import train_tokenizer
+        from sfa.models.configurations import NO_CODE, read_configuration
+        from sfa.models.pretrained import model_errors, read
+        from sfa.models.tokenizer_training import train_tokenizer
 
         tokenizer: Any = None
         if model.name is None:
@@ -135,9 +141,15 @@ class LanguageModel(Family):
         """``model`` with new adapters, which record the model's revision."""
         from peft import LoraConfig, get_peft_model
 
-        options: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-        options |= {"target_modules": lora.target_modules, "revision": revision}
-        return get_peft_model(model, LoraConfig(task_type=self.adapter_task, **options))
+        adapters = LoraConfig(
+            task_type=self.adapter_task,
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works as well
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            revision=revision,
+        )
+        return get_peft_model(model, adapters)
 
     @abstractmethod
     def try_out(self, model: Any, tokenizer: Any) -> None:
@@ -148,7 +160,7 @@ class LanguageModel(Family):
         """
 
     def check(self, configuration: Any, processor: Any, layout: Layout, seq_len: int) -> None:
-        from sfa.families.pretrained import ModelError, one_line
+        from sfa.models.pretrained import ModelError
 
         if len(processor) > configuration.vocab_size:
             raise ModelError(
@@ -176,7 +188,7 @@ class LanguageModel(Family):
     def logits(self, model: Any, processor: Any, batch: dict[str, "Tensor"]) -> "Tensor":
         """In training, logits are only computed for learned tokens: a prompt's would cost the same and enter no
         loss."""
-        from sfa.families.token_loss import learned, only
+        from sfa.models.token_loss import learned, only
 
         head = model.get_output_embeddings() if model.training else None
         if head is None:
@@ -189,12 +201,12 @@ class LanguageModel(Family):
         """Logits of all positions, ``[batch, length, vocab]``."""
 
     def losses(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
-        from sfa.families.token_loss import losses
+        from sfa.models.token_loss import losses
 
         return losses(logits, batch["labels"], self.shift)
 
     def sample(self, logits: "Tensor", batch: dict[str, "Tensor"], generator: "torch.Generator") -> dict[str, "Tensor"]:
-        from sfa.families.token_loss import sampled
+        from sfa.models.token_loss import sampled
 
         return {**batch, "labels": sampled(logits, batch["labels"], self.shift, generator)}
 
@@ -204,10 +216,6 @@ def position_count(configuration: Any) -> int | None:
     names = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len")
     counts = (getattr(configuration.get_text_config(decoder=True), name, None) for name in names)
     return next((int(count) for count in counts if isinstance(count, int) and count > 0), None)
-
-
-def is_encoder_decoder(configuration: Any) -> bool:
-    return bool(getattr(configuration, "is_encoder_decoder", False))
 
 
 def _too_long(configuration: Any, seq_len: int) -> list[str]:

@@ -7,9 +7,9 @@ import importlib
 import pkgutil
 from importlib.metadata import entry_points
 
-from sfa.methods.base import METHODS, Method, method
+from sfa.methods.base import METHODS, Method, plain_method
 
-__all__ = ["METHODS", "Method", "method"]
+__all__ = ["METHODS", "Method", "plain_method"]
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")

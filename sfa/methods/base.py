@@ -102,6 +102,7 @@ class Method(Section):
         merges_from: whether a merge takes differences from the base that all models were trained from.
         draws: whether a merge draws random numbers, so that its weights depend on the run's seed.
         stage_labels: labels of its stages that are not task names.
+        is_plain: whether it is fine-tuning without any intervention, see :func:`plain_method`.
         acts_on_one_task: whether it has an effect on a stream with a single trained task.
         ignores_order: whether its result is independent of the order of the tasks.
         holds_anchor: whether θ_o is held in memory during training.
@@ -116,6 +117,7 @@ class Method(Section):
     merges_from: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     stage_labels: ClassVar[tuple[str, ...]] = ()
+    is_plain: ClassVar[bool] = False
     acts_on_one_task: ClassVar[bool] = False
     ignores_order: ClassVar[bool] = False
     holds_anchor: ClassVar[bool] = False
@@ -138,7 +140,7 @@ class Method(Section):
         sequentially."""
         stages = [stream.base]
         for i, task in enumerate(stream.tasks):
-            trainer = self if i else method("sequential")
+            trainer = self if i else plain_method()
             stages.append(stream.train([task], trainer, stages[-1], stages[1:]))
         return stages
 
@@ -161,16 +163,17 @@ class Method(Section):
             return None
         return (
             f"{self.name} acts from the second trained task on, and this stream trains only {tasks[0]}: list "
-            "the task that the model was tuned on before it, or train with method=sequential and average with the "
-            "tuned model afterwards (python -m scripts.merge average)"
+            f"the task that the model was tuned on before it, or train with method={plain_method().name} and average "
+            "with the tuned model afterwards (python -m scripts.merge average)"
         )
 
-    def neutral_setting(self) -> str | None:
-        """The current setting, as ``key=value``, that makes it equivalent to sequential training, or ``None``. Such a
-        run is a valid end point of a sweep, so it is allowed, with a notice."""
+    def neutral_notice(self) -> str | None:
+        """A notice that a setting makes it equivalent to sequential training, or ``None``. Such a run is a valid end
+        point of a sweep, so it is allowed."""
         if self.neutral is None or getattr(self, self.neutral[0]) != self.neutral[1]:
             return None
-        return f"{self.name}.{self.neutral[0]}={self.neutral[1]}"
+        setting = f"{self.name}.{self.neutral[0]}={self.neutral[1]}"
+        return f"{setting} leaves the weights as method={plain_method().name} makes them"
 
     # -- while training ------------------------------------------------------------------------------------------
 
@@ -230,6 +233,6 @@ class Sources:
     seed: int = 0
 
 
-def method(name: str, **options: Any) -> Method:
-    """A registered method, with ``options`` over its defaults."""
-    return METHODS[name](**options)
+def plain_method() -> Method:
+    """Fine-tuning without any intervention: the default, and what other methods build on and are compared with."""
+    return next(kind for kind in METHODS.values() if kind.is_plain)()

@@ -8,13 +8,14 @@ from sfa.methods.base import Fit, Look
 from sfa.methods.l2 import Penalized
 
 if TYPE_CHECKING:
-    from composer.core import Algorithm
+    from sfa.fisher import Fisher
 
 
 class EWC(Penalized):
     """λ/2·Σ F_o (θ − θ_o)², with the diagonal Fisher information F_o of past tasks."""
 
     name = "ewc"
+    kind = "ewc"
     look = Look("EWC", {"color": "#E69F00", "linestyle": "--", "marker": "^"})
 
     strength: float = Field(100.0, ge=0, description="λ")
@@ -22,11 +23,10 @@ class EWC(Penalized):
     labels: Literal["empirical", "sampled"] = Field("empirical", description="of the Fisher information")
     examples: int = Field(200, ge=1, description="that the Fisher information of a task is taken over")
 
-    def algorithms(self, fit: Fit) -> "list[Algorithm]":
+    def fishers(self, fit: Fit) -> "list[Fisher]":
         from sfa.fisher import Fisher, fisher_folder
-        from sfa.trainers.penalty import Penalty
 
-        fishers = [
+        return [
             Fisher(
                 folder=fisher_folder(past.folder, self.examples, self.labels, fit.seed),
                 anchor=None if self.fisher == "accumulated" or past.is_parent else str(past.model),
@@ -38,4 +38,3 @@ class EWC(Penalized):
             )
             for past in fit.past
         ]
-        return [Penalty("ewc", self.strength, fishers=fishers, anchor_device=self.anchor_device)]

@@ -7,6 +7,7 @@ class Sequential(Method):
     """Plain fine-tuning, task after task."""
 
     name = "sequential"
+    is_plain = True
     acts_on_one_task = True
     look = Look(
         style={

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sfa.methods.base import Fit, Look, Method, method
-from sfa.methods.wise_ft import merged_after_each
+from sfa.methods.base import Fit, Look, Method
+from sfa.methods.wise_ft import WiseFT, merged_after_each
 from sfa.schedule import Clock, Duration, exact_fraction
 from sfa.values import PART
 
@@ -54,7 +54,7 @@ class SFA(Method):
     def stages(self, stream: Stream) -> list[Stage]:
         """With p=1 there is one average after each training, so the trainings are shared with other methods."""
         if self.p == 1:
-            return merged_after_each(stream, method("wise_ft", beta=self.beta), self.name)
+            return merged_after_each(stream, WiseFT(beta=self.beta), self.name)
         return super().stages(stream)
 
     def algorithms(self, fit: Fit) -> list[Algorithm]:

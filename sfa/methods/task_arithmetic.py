@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from sfa.methods.base import Look, Method, Sources, method
+from sfa.methods.base import Look, Method, Sources, plain_method
 
 if TYPE_CHECKING:
     from sfa.stages.plan import Stage, Stream
@@ -20,7 +20,7 @@ class OfSingleTasks(Method):
     ignores_order = True
 
     def stages(self, stream: Stream) -> list[Stage]:
-        singles = [stream.train([task], method("sequential"), stream.base) for task in stream.tasks]
+        singles = [stream.train([task], plain_method(), stream.base) for task in stream.tasks]
         stages: list[Stage] = [stream.base]
         for k, task in enumerate(stream.tasks, 1):
             sources = (stream.base, *singles[:k])
@@ -37,7 +37,7 @@ class OfSingleTasks(Method):
             return None
         return (
             f"{self.name} merges the models of several tasks, and this stream trains only {tasks[0]}: list more "
-            "tasks, or use method=sequential"
+            f"tasks, or use method={plain_method().name}"
         )
 
 

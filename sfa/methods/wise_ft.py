@@ -1,4 +1,4 @@
-"""WiSE-FT: one average with θ_o after the training (Wortsman et al., 2022b)."""
+"""WiSE-FT: one average with θ_o after the training (Wortsman et al., 2022b), and the base class of such merges."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from sfa.methods.base import Look, Method, Sources, method
+from sfa.methods.base import Look, Method, Sources, plain_method
 
 if TYPE_CHECKING:
     from sfa.stages.plan import Stage, Stream
 
 
-class WiseFT(Method):
+class MergedOnce(Method):
+    """One merge of θ_o and θ, in this order, after the training; with a ``beta`` of 0 it is θ."""
+
+    merge_count = 2
+    neutral = ("beta", 0)
+
+    def stages(self, stream: Stream) -> list[Stage]:
+        return merged_after_each(stream, self, self.name)
+
+
+class WiseFT(MergedOnce):
     """One average after the training."""
 
     name = "wise_ft"
     merge_name = "average"
-    merge_count = 2
-    neutral = ("beta", 0)
     look = Look("WiSE-FT", {"color": "#0072B2", "linestyle": "--", "marker": "p"}, bar="#E69F00")
 
     beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
-
-    def stages(self, stream: Stream) -> list[Stage]:
-        return merged_after_each(stream, self, self.name)
 
     def merge(self, sources: Sources, out: Path) -> list[str]:
         from sfa import merging
@@ -42,10 +47,9 @@ def merged_after_each(stream: Stream, merger: Method, label: str) -> list[Stage]
         merger: merges θ_o and θ, in this order.
         label: name of the method in results.
     """
-    plain = method("sequential")
     stages: list[Stage] = [stream.base]
     for i, task in enumerate(stream.tasks):
-        trained = stream.train([task], plain, stages[-1], stages[1:])
+        trained = stream.train([task], plain_method(), stages[-1], stages[1:])
         stages.append(
             stream.merge(task.name, label, merger, parent=stages[-1], sources=(stages[-1], trained)) if i else trained
         )

@@ -13,7 +13,7 @@ from sfa import runs
 from sfa.config import loggers
 from sfa.config.schema import Config
 from sfa.data import Task
-from sfa.families import ArrayBuilder, family_of
+from sfa.families import ArrayBuilder, Sequences, family_of
 from sfa.records import InputSettings
 from sfa.stages.callbacks import Evaluator
 from sfa.stages.plan import Stage, Training, plan, topological_order
@@ -87,7 +87,8 @@ class Context:
     def array_builder(self, stage: Training, processor: Any, configuration: Any, packs: bool = True) -> ArrayBuilder:
         """A builder of arrays of tasks' rows as ``stage`` trains on them, for a model with this configuration."""
         train, family = stage.train, family_of(configuration)
-        return family.array_builder(processor, configuration, stage.layout, train.seq_len, train.long_rows, packs)
+        sequences = Sequences(stage.layout, train.seq_len, train.long_rows, packs)
+        return family.array_builder(processor, configuration, sequences)
 
     def folder(self, stage: Stage) -> Path:
         return runs.stage_folder(self.save_folder, stage.fingerprint)

@@ -44,8 +44,8 @@ def describe(config: Config) -> str:
             settings = ", ".join(f"{key} {value}" for key, value in stage.merger.weights_spec().items())
             lines.append(f"     merges {len(stage.sources)} models, {settings or 'their mean'}; no training")
     lines += ["", *config.deprecations] if config.deprecations else []
-    setting = config.method_settings.neutral_setting()
-    lines += ["", f"{setting} leaves the weights as method=sequential makes them"] if setting is not None else []
+    notice = config.method_settings.neutral_notice()
+    lines += ["", notice] if notice is not None else []
     lines += family.plan_notes(stage.train for stage in stages if isinstance(stage, Training))
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if parameters is None:
@@ -101,7 +101,7 @@ def parameter_count_of(config: Config) -> tuple[int | None, str]:
     """The number of parameters of a run's model, or ``None`` and why it is unknown."""
     if config.model.name in PARAMETERS:
         return PARAMETERS[config.model.name], ""
-    from sfa.families.models import parameter_count
+    from sfa.models.building import parameter_count
 
     try:
         return parameter_count(config.model, config.family()), ""

@@ -13,14 +13,14 @@ from sfa import hub
 from sfa.data import Task
 from sfa.data.template import Layout
 from sfa.schedule import Duration
-from sfa.store import fingerprint, identity
+from sfa.store import fingerprint, identities
 from sfa.values import Spec
 
 if TYPE_CHECKING:
     from sfa.config.schema import Config, Train
     from sfa.families import Family
-    from sfa.families.settings import Model
     from sfa.methods import Method
+    from sfa.models.settings import Model
 
 FORMAT = 5  # incremented when a code change changes the weights of a stage
 UNSPLIT = (  # models of the paper without dropout, so that their dry run needs no hub
@@ -255,7 +255,7 @@ def _base(config: "Config") -> Base:
     by content hash, those on the hub by commit."""
     model, files, commit = config.model, None, None
     if model.name is not None and Path(model.name).is_dir():
-        files = {file.name: identity(file) for file in sorted(Path(model.name).iterdir()) if file.is_file()}
+        files = identities(Path(model.name))
     elif model.name is not None:
         commit = hub.commit(model.name, model.revision)
     tokenizer_tasks = config.tokenizer_tasks()
@@ -287,7 +287,7 @@ def splits_matter(config: "Config") -> bool:
         return True
     if config.model.name in UNSPLIT:
         return False
-    from sfa.families.models import has_noise  # seconds to import
+    from sfa.models.building import has_noise  # seconds to import
 
     return has_noise(config.model, config.family())
 

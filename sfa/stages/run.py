@@ -5,12 +5,11 @@ from pathlib import Path
 from composer.utils import dist
 from rich.console import Console
 
-from sfa import config as configs
 from sfa import runs
 from sfa.config import ConfigError
 from sfa.config.schema import Config
 from sfa.errors import UsageError
-from sfa.families import models
+from sfa.models import stored
 from sfa.parallel import join
 from sfa.records import Manifest, Results, Score
 from sfa.stages import results, stage
@@ -19,6 +18,7 @@ from sfa.stages.context import Context
 from sfa.stages.describe import check_disk
 from sfa.stages.plan import Stage, plan, topological_order
 from sfa.store import DamagedStage
+from sfa.values import flat
 
 
 def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
@@ -40,9 +40,8 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         check_disk(config)
     for line in config.deprecations:
         console.print(line)
-    setting = config.method_settings.neutral_setting()
-    if setting is not None:
-        console.print(f"{setting} leaves the weights as method=sequential makes them")
+    if (notice := config.method_settings.neutral_notice()) is not None:
+        console.print(notice)
     evaluated = {planned.fingerprint: planned for planned in plan(config)}
     manifests, scores = [], []
     for planned in topological_order(evaluated.values()):
@@ -85,7 +84,7 @@ def _make(planned: Stage, config: Config, context: Context) -> Manifest:
     manifest = stage.make(planned, context)
     if planned.parent is None:
         longest = max(config.train_of(task).seq_len for task in config.tasks)
-        models.check(context.model(planned), longest, config.model.layout)
+        stored.check(context.model(planned), longest, config.model.layout)
     return manifest
 
 
@@ -98,7 +97,7 @@ def _report_replaced(folder: Path, content: Results, console: Console) -> None:
         except (UsageError, DamagedStage):
             console.print(f"{file} was torn or damaged and is written again")
             return
-        old, new = configs.flat(replaced), configs.flat(content["config"])
+        old, new = flat(replaced), flat(content["config"])
         differences = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differences:
             console.print(

@@ -11,9 +11,9 @@ from composer.utils import dist, get_device
 
 from sfa import machine, runs, store, weights
 from sfa.data.source import SourceError
-from sfa.families import models
 from sfa.fisher import diagonal, fisher_folder
 from sfa.methods.base import FisherSettings, Sources
+from sfa.models import building, stored
 from sfa.parallel import exclusively
 from sfa.records import Cost, InputSettings, Manifest, Score, StageDescription, StoredScore, TimedScore
 from sfa.stages.composer_model import StageModel
@@ -100,10 +100,10 @@ def scores(stage: Stage, context: Context) -> list[Score]:
     missing = [name for name in evaluator.names if evaluator.key(name) not in known]
     if missing:
         runs.verify(folder)
-        model = models.read_model(folder / "model").eval()
+        model = stored.read_model(folder / "model").eval()
         if torch.cuda.is_available():
             model = model.cuda()
-        processor = models.read_processor(folder / "model")
+        processor = stored.read_processor(folder / "model")
         fresh: list[StoredScore] = [
             {"step": 0, "key": evaluator.key(score["evaluation"]), **score, "final": True}
             for score in evaluator(model, processor, missing)
@@ -124,7 +124,7 @@ def _build(stage: Base, context: Context) -> Cost:
     """Builds or downloads the model that the stream starts from, and saves it like any other stage."""
     if dist.get_global_rank() == 0:
         described = stage.model.model_copy(update={"revision": stage.commit}) if stage.commit else stage.model
-        model, processor = models.build(
+        model, processor = building.build(
             described, stage.seed or 0, stage.family, stage.tokenizer_tasks, context.console.print
         )
         out = context.model(stage)
@@ -174,7 +174,7 @@ def _fisher_of(source: Stage, settings: FisherSettings, context: Context) -> Pat
     folder = fisher_folder(context.folder(source), settings.examples, settings.labels, source.seed)
     with store.lock(folder):
         if not folder.is_dir():
-            processor, model = models.read_processor(context.model(source)), models.read_model(context.model(source))
+            processor, model = stored.read_processor(context.model(source)), stored.read_model(context.model(source))
             device = get_device(None)
             wrapped = device.module_to_device(StageModel(model.eval(), processor))
             data = context.array_builder(source, processor, model.config)

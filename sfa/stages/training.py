@@ -23,8 +23,9 @@ from sfa.config import ConfigError
 from sfa.config.schema import Train
 from sfa.data.batches import BatchSchedule, data_spec, example_count, sample_rows
 from sfa.data.packing import Arrays
-from sfa.families import family_of, models
+from sfa.families import family_of
 from sfa.methods.base import Fit, Past
+from sfa.models import stored
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.records import Cost, TimedScore
 from sfa.schedule import Duration
@@ -52,10 +53,10 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     """
     settings, console = stage.train, context.console
     parent, folder = context.folder(stage.start), context.folder(stage)
-    processor = models.read_processor(parent / "model")
+    processor = stored.read_processor(parent / "model")
     machine.name_processor()
     machine.reset_peak()
-    bare = models.read_model(parent / "model")
+    bare = stored.read_model(parent / "model")
     family = family_of(bare.config)
     padded = family.padding_reason(bare, processor)
     data = context.array_builder(stage, processor, bare.config, packs=padded is None)

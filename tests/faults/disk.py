@@ -33,9 +33,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    args = parser.parse_args()
     forks = runs.context()
-    rng = random.Random(given.seed)
+    rng = random.Random(args.seed)
     lost = 0
     with tempfile.TemporaryDirectory() as name:
         disk, log = Path(name) / "disk", Path(name) / "log"
@@ -43,10 +43,10 @@ def main() -> int:
         whole = {}
         for method in runs.METHODS:
             start = time.monotonic()
-            if runs.start(forks, Path(name) / method, method, told=log).wait():
+            if runs.start(forks, Path(name) / method, method, log=log).wait():
                 raise RuntimeError(f"the undisturbed run of {method} failed:\n{log.read_text()}")
             whole[method] = time.monotonic() - start, runs.content(Path(name) / method)
-        for case in range(given.times):
+        for case in range(args.times):
             kind, method = list(SAID)[case % 3], runs.METHODS[case % len(runs.METHODS)]
             length, expected = whole[method]
             _mount("-t", "tmpfs", "-o", "size=256m", "none", str(disk))
@@ -57,7 +57,7 @@ def main() -> int:
             lost += problem is not None
             print(f"{case + 1:>3}  {kind:<14} {method:<10} {moment:5.1f} s of {length:5.1f} ", problem or "the same")
             sys.stdout.flush()
-    return runs.report(given.times, lost, "times the disk was taken away")
+    return runs.report(args.times, lost, "times the disk was taken away")
 
 
 def _case(
@@ -67,7 +67,7 @@ def _case(
     out = disk / "runs"
     while True:
         moment = rng.uniform(0, length)
-        run = runs.start(forks, out, method, told=log, ordinary=kind == "no permission")
+        run = runs.start(forks, out, method, log=log, ordinary=kind == "no permission")
         if run.wait(moment) is None:
             break
         shutil.rmtree(out)
@@ -86,20 +86,20 @@ def _case(
         run.wait()
         before = _kept(out)
         _mount("-o", "remount,ro", str(disk))
-        code = runs.start(forks, out, method, told=log).wait()
+        code = runs.start(forks, out, method, log=log).wait()
         _mount("-o", "remount,rw", str(disk))
-    told = log.read_text()
+    output = log.read_text()
     problem = None
     if code == 0 and runs.difference(expected, runs.content(out)) is None:
         return moment, None  # nothing was left to write
     if code != 1:
-        problem = f"exit code {code}: {told[-1500:]}"
-    elif "Traceback" in told or not any(words in told for words in SAID[kind]):
-        problem = f"it said: {told[-1500:]}"
+        problem = f"exit code {code}: {output[-1500:]}"
+    elif "Traceback" in output or not any(words in output for words in SAID[kind]):
+        problem = f"it said: {output[-1500:]}"
     elif gone := before - _kept(out):
         problem = f"gone: {gone}"
     else:
-        code = runs.start(forks, out, method, told=log).wait()
+        code = runs.start(forks, out, method, log=log).wait()
         problem = f"again: {log.read_text()[-1500:]}" if code else runs.difference(expected, runs.content(out))
     return moment, problem
 

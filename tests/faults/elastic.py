@@ -43,11 +43,11 @@ def main() -> int:
         if runs.start(forks, folder / "whole", "sfa", arguments=SETTINGS).wait():
             raise RuntimeError("the undisturbed run failed")
         whole = runs.content(folder / "whole")["models"]
-        for form, given in FORMS.items():
+        for form, options in FORMS.items():
             for before, after in ((2, 1), (1, 2)):
                 out = folder / f"case{cases}"
                 cases += 1
-                first = runs.launch(out, "sfa", before, [*SETTINGS, *given])
+                first = runs.launch(out, "sfa", before, [*SETTINGS, *options])
                 while first.wait(0.02) is None:
                     done = len(list(out.glob("stages/*/manifest.json")))
                     if done >= 2 and list(out.glob("stages/*/checkpoints/*")):
@@ -56,20 +56,20 @@ def main() -> int:
                 stopped_at = runs.state(out)
                 os.killpg(first.pid, signal.SIGTERM)
                 first.wait()
-                code = runs.launch(out, "sfa", after, [*SETTINGS, *given]).wait()
+                code = runs.launch(out, "sfa", after, [*SETTINGS, *options]).wait()
                 worst = None if code else _worst(whole, runs.content(out)["models"])
                 lost += worst is None or worst > 1e-5
-                told = f"exit code {code}" if worst is None else f"differs by {worst:.1e}"
-                print(f"{form:<15} {before} → {after}  {stopped_at:<32} {told}", flush=True)
+                verdict = f"exit code {code}" if worst is None else f"differs by {worst:.1e}"
+                print(f"{form:<15} {before} → {after}  {stopped_at:<32} {verdict}", flush=True)
     return runs.report(cases, lost, "stopped and continued on other ranks")
 
 
-def _worst(expected: dict[str, bytes], found: dict[str, bytes]) -> float:
+def _worst(expected: dict[str, bytes], actual: dict[str, bytes]) -> float:
     """The largest difference of a weight of any stage."""
-    assert expected.keys() == found.keys()
+    assert expected.keys() == actual.keys()
     worst = 0.0
     for stage, content in expected.items():
-        theirs = load(found[stage])
+        theirs = load(actual[stage])
         for name, weight in load(content).items():
             worst = max(worst, float(torch.max(torch.abs(weight - theirs[name]))))
     return worst

@@ -28,9 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=50, help="of which a fifth on two ranks")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    args = parser.parse_args()
     forks = runs.context()
-    rng = random.Random(given.seed)
+    rng = random.Random(args.seed)
     lost = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -38,7 +38,7 @@ def main() -> int:
             (method, ranks): _undisturbed(forks, folder / f"{method}{ranks}", method, ranks)
             for method, ranks in [*((method, 1) for method in runs.METHODS), ("sfa", 2)]
         }
-        for case in range(given.times):
+        for case in range(args.times):
             ranks = 2 if case % 5 == 4 else 1
             method = "sfa" if ranks == 2 else runs.METHODS[case % len(runs.METHODS)]
             length, expected = whole[method, ranks]
@@ -48,10 +48,10 @@ def main() -> int:
             code = _start(forks, out, method, ranks).wait()
             problem = f"exit code {code}" if code else runs.difference(expected, runs.content(out))
             lost += problem is not None
-            told = f"{case + 1:>3}  {method:<10} {victim:<12} {moment:5.1f} s of {length:5.1f}  {where:<40}"
-            print(told, problem or "the same", flush=True)
+            line = f"{case + 1:>3}  {method:<10} {victim:<12} {moment:5.1f} s of {length:5.1f}  {where:<40}"
+            print(line, problem or "the same", flush=True)
             shutil.rmtree(out)
-    return runs.report(given.times, lost, "killed")
+    return runs.report(args.times, lost, "killed")
 
 
 def _start(forks: Any, out: Path, method: str, ranks: int) -> runs.Process:

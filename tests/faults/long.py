@@ -26,12 +26,12 @@ def main() -> int:
     """Exit code: 0 nothing grew, 1 something did."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=50)
-    given = parser.parse_args()
+    args = parser.parse_args()
     forks = runs.context()
     with tempfile.TemporaryDirectory() as name:
         out, log = Path(name) / "runs", Path(name) / "log"
-        config = _stream(Path(name), given.tasks)
-        run = runs.start(forks, out, "sfa", told=log, arguments=[str(config)])
+        config = _stream(Path(name), args.tasks)
+        run = runs.start(forks, out, "sfa", log=log, arguments=[str(config)])
         process, seen = psutil.Process(run.pid), []
         while run.wait(0.02) is None:
             if len(list(out.glob("stages/*/manifest.json"))) > len(seen):

@@ -51,14 +51,14 @@ def context() -> Any:
     """Where runs are forked from."""
     os.chdir(ROOT)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    found = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver")
     used = [module for kind in all_kinds() for module in kind.modules]
-    found.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.stages.run"])
-    return found
+    context.set_forkserver_preload(["train", "eval.evaluator", *used, "sfa.stages.run"])
+    return context
 
 
 def start(
-    forks: Any, out: Path, method: str, told: Path | None = None, ordinary: bool = False, arguments: Sequence[str] = ()
+    forks: Any, out: Path, method: str, log: Path | None = None, ordinary: bool = False, arguments: Sequence[str] = ()
 ) -> Process:
     """Starts a run in one process.
 
@@ -66,11 +66,11 @@ def start(
         forks: a :func:`context`.
         out: where it keeps everything.
         method: of the run.
-        told: the file that its output goes to.
+        log: the file that its output goes to.
         ordinary: without root's right to write everywhere.
         arguments: further ones; the first may be another config.
     """
-    process = forks.Process(target=_train, args=(_arguments(out, method, arguments), str(told or os.devnull), ordinary))
+    process = forks.Process(target=_train, args=(_arguments(out, method, arguments), str(log or os.devnull), ordinary))
     process.start()
     return Process(process)
 
@@ -93,10 +93,10 @@ def _arguments(out: Path, method: str, further: Sequence[str]) -> list[str]:
     ]
 
 
-def _train(arguments: list[str], told: str, ordinary: bool) -> None:
+def _train(arguments: list[str], log: str, ordinary: bool) -> None:
     import train
 
-    file = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
     if ordinary:
@@ -122,14 +122,14 @@ def content(out: Path) -> dict[str, Any]:
     return {"models": models, "results": results}
 
 
-def difference(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
+def difference(expected: dict[str, Any], actual: dict[str, Any]) -> str | None:
     """What of two runs' :func:`content` differs."""
-    if expected["models"].keys() != found["models"].keys():
+    if expected["models"].keys() != actual["models"].keys():
         return "other stages"
     for name, weights in expected["models"].items():
-        if found["models"][name] != weights:
+        if actual["models"][name] != weights:
             return f"other weights in {name}"
-    return None if expected["results"] == found["results"] else "other results"
+    return None if expected["results"] == actual["results"] else "other results"
 
 
 def state(out: Path) -> str:

@@ -53,15 +53,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--kind", choices=["run", "ranks", "sweep"], help="these cases alone")
     parser.add_argument("--keep", type=Path, help="folder for what is left of lost cases")
-    given = parser.parse_args()
+    args = parser.parse_args()
     forks = runs.context()
     lost, whole = 0, {}
     with tempfile.TemporaryDirectory() as name:
-        for number in range(given.first, given.first + given.times):
-            rng = random.Random(f"{given.seed} {number}")
+        for number in range(args.first, args.first + args.times):
+            rng = random.Random(f"{args.seed} {number}")
             kind = rng.choices(["run", "ranks", "sweep"], [6, 1, 3])[0]
             what = {"run": rng.choice(METHODS), "ranks": rng.choice(RANKS), "sweep": "all methods"}[kind]
-            if given.kind not in (None, kind):
+            if args.kind not in (None, kind):
                 continue
             out = Path(name) / "case"
 
@@ -76,12 +76,12 @@ def main() -> int:
             code = start().wait()
             problem = f"exit code {code}" if code else runs.difference(expected, _content(out))
             lost += problem is not None
-            told = f"{number:>4}  {kind:<6} {what:<20} {disturbed:<28} {deleted:<30}"
-            print(told, problem or "the same", flush=True)
-            if problem and given.keep:
-                shutil.copytree(out, given.keep / str(number), dirs_exist_ok=True)
+            line = f"{number:>4}  {kind:<6} {what:<20} {disturbed:<28} {deleted:<30}"
+            print(line, problem or "the same", flush=True)
+            if problem and args.keep:
+                shutil.copytree(out, args.keep / str(number), dirs_exist_ok=True)
             _remove(out)
-    return runs.report(given.times, lost, "disturbed")
+    return runs.report(args.times, lost, "disturbed")
 
 
 def _start(forks: Any, kind: str, what: str, out: Path) -> runs.Process:
@@ -113,9 +113,9 @@ def _undisturbed(start: Callable[[], runs.Process], out: Path) -> tuple[float, d
     code = start().wait()
     if code:
         raise RuntimeError(f"the undisturbed case ended with exit code {code}")
-    found = time.monotonic() - begun, _content(out)
+    measured = time.monotonic() - begun, _content(out)
     _remove(out)
-    return found
+    return measured
 
 
 def _disturb(start: Callable[[], runs.Process], out: Path, rng: random.Random, length: float) -> str:
@@ -136,10 +136,10 @@ def _disturb(start: Callable[[], runs.Process], out: Path, rng: random.Random, l
 
 def _delete(out: Path, rng: random.Random) -> str:
     part = rng.choice(list(PARTS))
-    found = sorted(path for path in out.glob(PARTS[part]) if path.is_dir()) if PARTS[part] else []
-    if not found or rng.random() < 0.2:
+    folders = sorted(path for path in out.glob(PARTS[part]) if path.is_dir()) if PARTS[part] else []
+    if not folders or rng.random() < 0.2:
         return "nothing deleted"
-    _remove(rng.choice(found))
+    _remove(rng.choice(folders))
     return f"{part} deleted"
 
 
@@ -153,13 +153,13 @@ def _content(out: Path) -> dict[str, Any]:
     """The weights of all stages that the results name, and the results without what is measured."""
     results = {}
     for file in sorted(out.glob("*/results.json")):
-        found = json.loads(file.read_text())
-        found["config"].pop("save_folder")
-        for stage in found["stages"]:
+        content = json.loads(file.read_text())
+        content["config"].pop("save_folder")
+        for stage in content["stages"]:
             for key in runs.MEASURED:
                 stage.pop(key, None)
-        results[file.parent.name] = found
-    names = {stage["fingerprint"] for found in results.values() for stage in found["stages"]}
+        results[file.parent.name] = content
+    names = {stage["fingerprint"] for content in results.values() for stage in content["stages"]}
     models = {name: (out / "stages" / name / "model" / "model.safetensors").read_bytes() for name in sorted(names)}
     return {"models": models, "results": results}
 

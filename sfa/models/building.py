@@ -1,32 +1,24 @@
-"""Models with their tokenizers or image processors, from a config or from a folder in Hugging Face format."""
+"""The model that a stream starts from, and what its configuration says about it before it is built."""
 
 import difflib
 import functools
 import inspect
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from sfa.data import Task
-from sfa.data.template import Layout
+from sfa.errors import one_line
 from sfa.families import Family, WrongFamily, family_of
-from sfa.families.configurations import NO_CODE, read_configuration, refuse_pickled_adapters
-from sfa.families.pretrained import ModelError, one_line, read, refuse_adapters
-from sfa.families.settings import Model
-from sfa.model_files import weight_files
-from sfa.tensors import locations
+from sfa.model_files import Settings, weight_files
+from sfa.models.configurations import read_configuration
+from sfa.models.pretrained import ModelError, refuse_adapters
+from sfa.models.settings import Model
+from sfa.values import Overrides
 
 
 def build(
@@ -107,7 +99,7 @@ def _configuration(model: Model, family: Family) -> Any:
     return read_configuration(model, family.options(model, model.tokenizer.vocab_size if model.tokenizer else None))
 
 
-def _has_dropout(settings: dict[str, Any]) -> bool:
+def _has_dropout(settings: Settings) -> bool:
     """Whether a dropout probability or jitter is above 0 in a configuration or a nested one; those of text
     classification heads are ignored."""
     named = [(str(name), value) for name, value in settings.items() if isinstance(value, float)]
@@ -154,60 +146,8 @@ def configuration_errors(model: Model, family: Family, seq_len: int) -> list[str
     return errors + family.configuration_errors(model, configuration, seq_len)
 
 
-def _unknown_options(options: dict[str, Any], configuration: Any, further: Collection[str]) -> list[str]:
+def _unknown_options(options: Overrides, configuration: Any, further: Collection[str]) -> list[str]:
     """Those ``options`` that a configuration stores but does not define, except ``further`` ones."""
     known = {*inspect.signature(type(configuration).__init__).parameters, *further}
     known |= {*inspect.signature(PreTrainedConfig).parameters, *configuration.attribute_map}
     return [name for name in options if name in vars(configuration) and name not in known]
-
-
-def check(folder: Path, seq_len: int, layout: Layout) -> None:
-    """Checks that the model in a folder can be trained with these settings.
-
-    Raises:
-        ModelError: the tokenizer has more tokens than the model or no end of text, its chat template is missing or
-            cannot render the conversation, or sequences are longer than the model allows.
-    """
-    adapters = folder / "adapter_config.json"
-    name = json.loads(adapters.read_text())["base_model_name_or_path"] if adapters.is_file() else folder
-    configuration = AutoConfig.from_pretrained(name, **NO_CODE)
-    family_of(configuration).check(configuration, read_processor(folder), layout, seq_len)
-
-
-def read_model(folder: Path | str) -> Any:
-    """The ``transformers`` model in a folder (or with a hub name), float32 on CPU; adapters are attached to their base
-    model.
-
-    Raises:
-        ModelError: tensors are missing or do not match the configuration, or files are damaged.
-        OSError: the model does not exist.
-    """
-    refuse_pickled_adapters(folder)
-    if (Path(folder) / "adapter_config.json").is_file():
-        from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-
-        adapters = PeftConfig.from_pretrained(str(folder))
-        name, revision = str(adapters.base_model_name_or_path), adapters.revision
-        refuse_pickled_adapters(name, revision)
-        adapted = PeftModel.from_pretrained(_read(name, revision), str(folder), is_trainable=True)
-        odd = locations(Path(folder)).keys() ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-        if odd:
-            raise ModelError(f"the adapters in {folder} and their configuration differ in tensors: {sorted(odd)[:3]}")
-        return adapted
-    return _read(str(folder), None)
-
-
-def _read(name: str, revision: str | None) -> Any:
-    configuration = AutoConfig.from_pretrained(name, revision=revision, **NO_CODE)
-    return read(family_of(configuration).model_class(configuration), name, revision=revision)
-
-
-def read_processor(folder: Path | str) -> Any:
-    """The tokenizer or image processor in a model's folder. A tokenizer without a pad token uses its end of
-    text."""
-    if (Path(folder) / "preprocessor_config.json").is_file():
-        return AutoImageProcessor.from_pretrained(folder, **NO_CODE)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **NO_CODE)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

@@ -1,12 +1,11 @@
 """The ``model`` section of a config."""
 
 import datetime
-from typing import Any
 
 from pydantic import Field, model_validator
 
 from sfa.data.template import DATE, Layout, Template
-from sfa.values import PathOrHubName, Section
+from sfa.values import Overrides, PathOrHubName, Section
 
 
 class Tokenizer(Section):
@@ -31,7 +30,7 @@ class Model(Section):
     name: PathOrHubName | None = Field(None, description="hub name or folder of a pretrained model")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
-    config: dict[str, Any] = Field({}, description="the architecture's configuration")
+    config: Overrides = Field({}, description="the architecture's configuration")
     tokenizer: Tokenizer | None = None
     template: Template = Field("plain", description="how a prompt is presented to the model")
     system: str | None = Field(None, min_length=1, description="under chat, the system message; null: the template's")

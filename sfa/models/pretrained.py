@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sfa.errors import SFAError
+from sfa.errors import SFAError, one_line
 from sfa.model_files import weight_files
 from sfa.tensors import locations
 
@@ -84,10 +84,6 @@ def model_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(f"the model {name} cannot be used: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def refuse_adapters(folder: Path) -> None:

@@ -8,19 +8,18 @@ from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from sfa.families import register_architectures
-from sfa.families.pretrained import ModelError
-from sfa.families.settings import Model
-from sfa.model_files import read_settings, refuse_special_files
+import sfa.mlp  # noqa: F401  registers this suite's own architecture
+from sfa.model_files import Settings, read_settings, refuse_special_files
+from sfa.models.pretrained import ModelError
+from sfa.models.settings import Model
+from sfa.values import Overrides
 
 MOST_LAYERS = 1000
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # code in model repositories is never run
 ADAPTERS = "adapter_model.safetensors"
 
-register_architectures()
 
-
-def read_configuration(model: Model, options: dict[str, Any]) -> Any:
+def read_configuration(model: Model, options: Overrides) -> Any:
     """The configuration of a config's model.
 
     Args:
@@ -56,7 +55,7 @@ def refuse_pickled_adapters(name: Path | str, revision: str | None = None) -> No
         raise ModelError(f"{name} has adapters but no {ADAPTERS}: other weight files are pickles, which are not read")
 
 
-def _refuse_sizes(settings: dict[str, Any]) -> None:
+def _refuse_sizes(settings: Settings) -> None:
     """Raises a ModelError for too many layers: ``transformers`` immediately creates lists of that length."""
     for key, value in settings.items():
         if isinstance(value, dict):

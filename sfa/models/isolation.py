@@ -8,7 +8,8 @@ from composer.utils import dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sfa.families.pretrained import ModelError
+from sfa.errors import one_line
+from sfa.models.pretrained import ModelError
 
 LENGTH = 6  # tokens of each of two examples, at most
 # Relative to the logits' standard deviation. Over 115 architectures of transformers 5.23 with random weights, logits of
@@ -46,7 +47,7 @@ def padding_reason(model: Any, tokenizer: PreTrainedTokenizerBase, length: int =
         try:
             logits = _logits(model, batch, position_ids=positions)
         except Exception as error:  # each architecture raises its own errors; the reason is reported
-            reason = f"it fails on restarting position_ids ({' '.join(str(error).split())})"
+            reason = f"it fails on restarting position_ids ({one_line(error)})"
     if logits is None:
         logits = _logits(model, batch)
     elif _differ(logits[0, length:], logits[1, length:]):
