@@ -52,8 +52,8 @@ def build_task(
         column = config.get(key)
         if isinstance(column, str) and column.isidentifier() and any(column not in doc for doc in docs):
             raise SourceError(
-                f"{file}: {key} refers to the column {column}, but the rows of {config['task']} have {', '.join(docs[0])}; "
-                "see arithmetic.yaml for rows without choices, licences.yaml for rows with them"
+                f"{file}: {key} refers to the column {column}, but the rows of {config['task']} have "
+                f"{', '.join(docs[0])}; see arithmetic.yaml for rows without choices, licences.yaml for rows with them"
             )
     data = Dataset.from_list(docs)
     config |= {"custom_dataset": lambda **_: {"test": data}, "test_split": "test", "target_delimiter": separator}

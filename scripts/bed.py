@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from eval import available
 from scripts import cells, files
-from scripts.paper.beds import bed_runs, read_bed, score_table, table, validate
+from scripts.paper.beds import bed_runs, read_outcome, score_table, table, validate
 from scripts.sweep import sweep
 from sfa.machine import hardware
 from sfa.terminal import command, start
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     if failed:
         print("\n".join(failed), file=sys.stderr)
         return 1
-    bed, doubled = read_bed(runs[False]), read_bed(runs[True])
+    bed, doubled = read_outcome(runs[False]), read_outcome(runs[True])
     conditions = validate(bed, doubled, best)
     valid = all(condition.holds for condition in conditions)
     verdict = f"{args.config}: {'valid' if valid else 'not valid'}"

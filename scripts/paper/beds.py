@@ -10,13 +10,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sfa import config as configs
-from sfa.config import Evaluations, flat
+from sfa.config import Evaluations
 from sfa.config.reading import read_file
 from sfa.errors import UsageError
-from sfa.records import Overrides, Results
-from sfa.runs import read_results, read_scores_of, run_folder
+from sfa.records import Results
+from sfa.runs import read_results, read_scores_of
 from sfa.schedule import Duration
 from sfa.sweeps import SweepRun, expand
+from sfa.values import Overrides, flat
 
 AT_CHANCE = 0.05  # the most that the base may be above chance
 LEARNED, OF_BEST = 0.80, 0.90  # what a task alone must reach, or this share of the best known model
@@ -40,7 +41,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Bed:
+class Outcome:
     """Runs of one stream over several seeds.
 
     Attributes:
@@ -110,13 +111,13 @@ class Bed:
         return [statistics.stdev(scores) for scores in finals]
 
 
-def validate(bed: Bed, doubled: Bed, best_known: Mapping[str, float]) -> list[Condition]:
+def validate(bed: Outcome, doubled: Outcome, best_known: Mapping[str, float]) -> list[Condition]:
     """Conditions 1 to 7.
 
     Args:
         bed: the stream.
         doubled: the same with twice the steps.
-        best_known: see :meth:`Bed.conditions`.
+        best_known: see :meth:`Outcome.conditions`.
     """
     conditions = bed.conditions(best_known)
     longer = doubled.conditions(best_known)
@@ -177,12 +178,12 @@ def bed_runs(
     return runs
 
 
-def read_bed(runs: Sequence[Sequence[SweepRun]]) -> Bed:
-    """The bed of finished runs: sequential, multitask, then each task alone."""
+def read_outcome(runs: Sequence[Sequence[SweepRun]]) -> Outcome:
+    """The outcome of finished runs: sequential, multitask, then each task alone."""
     sequential, multitask, *single = [[read_results(run.folder) for run in group] for group in runs]
     tasks = range(len(single))
     names = [task["name"] for task in sequential[0]["config"]["tasks"]]
-    return Bed(
+    return Outcome(
         names=names,
         base=[[task_score(run, i, "base") for run in sequential] for i in tasks],
         alone=[[task_score(run, i, names[i]) for run in single[i]] for i in tasks],
@@ -228,7 +229,7 @@ def table(conditions: Sequence[Condition]) -> list[list[str]]:
     return rows
 
 
-def score_table(bed: Bed) -> list[list[str]]:
+def score_table(bed: Outcome) -> list[list[str]]:
     """A row per task, header first: mean scores over seeds."""
     mean = statistics.fmean
     header = ["task", "chance", "base", "alone", "multitask", *(f"after {name}" for name in bed.names)]

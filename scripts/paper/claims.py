@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from scripts.interval import half_width
 from sfa.records import Results
-from sfa.runs import read_results, read_sweep, run_folder, sweep_file
+from sfa.runs import read_manifest_of, read_results, read_sweep, run_folder, sweep_file
 
 SWEEPS = Path(__file__).parent.parent.parent / "yamls" / "sweeps"
 Point = tuple[float, float]  # scores on the first and the second task
@@ -38,9 +39,14 @@ class Quantity:
 
 
 class Runs:
-    """The runs that a sweep's file lists, by label."""
+    """The runs that a sweep's file lists, by label.
 
-    def __init__(self, folder: Path, sweep: str):
+    Attributes:
+        first, second: what the first two tasks are about.
+    """
+
+    def __init__(self, folder: Path, sweep: str, first: str = "Math", second: str = "Law"):
+        self.folder, self.first, self.second = folder, first, second
         self.runs: dict[str, list[tuple[list[int] | None, Results]]] = {}
         for run in read_sweep(sweep_file(folder, sweep))["runs"]:
             results = read_results(run_folder(folder, run["name"]))
@@ -53,6 +59,14 @@ class Runs:
     def averages(self, label: str) -> list[float]:
         """Mean final score over all tasks, one value per seed."""
         return [run["metrics"]["average"] if run["metrics"] else math.nan for run in self.of(label)]
+
+    def first_distance(self, run: Results) -> float:
+        """The L2 distance from θ_o of the second stage's weights, just before its first merge, or at its end without
+        merges."""
+        stage = run["stages"][1]
+        if not stage["merge_steps"]:
+            return stage["l2_from_anchor"]
+        return read_manifest_of(run_folder(self.folder, run["name"]), stage["fingerprint"])["merges"][0]["l2_before"]
 
     def labels(self, method: str) -> list[str]:
         return [label for label in self.runs if label.split()[0] == method]
@@ -93,34 +107,46 @@ def smallest(quantities: Sequence[Quantity]) -> Quantity:
     return min(quantities, key=lambda quantity: statistics.fmean(quantity.values))
 
 
-P = [1, 0.75, 0.5, 0.25, 0.1]
-FIRST, SECOND = "Math", "Law"
+ALL_P = [1, 0.75, 0.5, 0.25, 0.1]
+P = [1, 0.5, 0.25, 0.1]  # those of Table 1; claim 14 is about 0.75
 
 
 def forgets(runs: Runs) -> list[Quantity]:
     lost = [0.10 - (final(run)[0] - score(run, 0, -1)) for run in runs.of("sequential")]
-    return [Quantity(f"0.10 − (sequential's {FIRST} at the end − the base's)", lost)]
+    return [Quantity(f"0.10 − (sequential's {runs.first} at the end − the base's)", lost)]
 
 
 def keeps(runs: Runs) -> list[Quantity]:
     runs_by_seed = list(zip(runs.of("sequential"), runs.of("sfa p=0.25"), strict=True))
-    retained = [
-        (final(ours)[0] - score(ours, 0, -1)) / (score(ours, 0, 0) - score(ours, 0, -1)) for _, ours in runs_by_seed
-    ]
+    retained = [share_kept(ours) for _, ours in runs_by_seed]
     learned = [
-        (final(ours)[1] - score(ours, 1, -1)) / (final(plain)[1] - score(plain, 1, -1)) for plain, ours in runs_by_seed
+        _share(final(ours)[1] - score(ours, 1, -1), final(plain)[1] - score(plain, 1, -1))
+        for plain, ours in runs_by_seed
     ]
     return [
-        Quantity(f"share of the gain on {FIRST} that SFA, p=0.25, keeps − 0.60", [share - 0.6 for share in retained]),
-        Quantity(f"its gain on {SECOND} as a share of sequential's − 0.80", [share - 0.8 for share in learned]),
+        Quantity(
+            f"share of the gain on {runs.first} that SFA, p=0.25, keeps − 0.60", [share - 0.6 for share in retained]
+        ),
+        Quantity(f"its gain on {runs.second} as a share of sequential's − 0.80", [share - 0.8 for share in learned]),
     ]
+
+
+def share_kept(run: Results) -> float:
+    """The share of the gain on the first task that is left at the end."""
+    base = score(run, 0, -1)
+    return _share(final(run)[0] - base, score(run, 0, 0) - base)
+
+
+def _share(part: float, gain: float) -> float:
+    """``nan``, so that a claim is undecided, where nothing was gained."""
+    return part / gain if gain else math.nan
 
 
 def is_monotone(runs: Runs) -> list[Quantity]:
     ends = [[final(run) for run in runs.of(f"sfa p={p}")] for p in P]
     steps = [(f"p={large} to {small}", before, after) for large, small, before, after in _steps(P, ends)]
-    more = [Quantity(f"{FIRST}, {w}", [a[0] - b[0] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
-    less = [Quantity(f"{SECOND}, {w}", [b[1] - a[1] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
+    more = [Quantity(f"{runs.first}, {w}", [a[0] - b[0] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
+    less = [Quantity(f"{runs.second}, {w}", [b[1] - a[1] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
     return [
         Quantity(f"smallest rise: {smallest(more).what}", smallest(more).values),
         Quantity(f"smallest fall: {smallest(less).what}", smallest(less).values),
@@ -142,12 +168,12 @@ def moves_less(runs: Runs) -> list[Quantity]:
     correlation = [-float(np.corrcoef(x, y)[0, 1]) for x, y in zip(zip(*distances), zip(*maths), strict=True)]  # noqa: B905
     return [
         Quantity(f"smallest fall of the distance: {smallest(falls).what}", smallest(falls).values),
-        Quantity(f"−correlation of distance and {FIRST}", correlation),
+        Quantity(f"−correlation of distance and {runs.first}", correlation),
     ]
 
 
 def reaches_rehearsal(runs: Runs) -> list[Quantity]:
-    best = max((f"sfa p={p}" for p in P), key=lambda label: statistics.fmean(runs.averages(label)))
+    best = max((f"sfa p={p}" for p in ALL_P), key=lambda label: statistics.fmean(runs.averages(label)))
     return [
         Quantity(
             f"average of SFA, {best.removeprefix('sfa ')} (its best) − rehearsal with {fraction:.0%} + 0.02",
@@ -166,7 +192,7 @@ def is_below(runs: Runs, method: str) -> list[Quantity]:
     curves = [
         [(score(plain, 0, 0), score(plain, 1, 0)), *map(final, over_p), final(plain)]
         for plain, *over_p in zip(
-            runs.of("sequential"), *(runs.of(f"sfa p={p}") for p in reversed(P) if p < 1), strict=True
+            runs.of("sequential"), *(runs.of(f"sfa p={p}") for p in reversed(ALL_P) if p < 1), strict=True
         )
     ]
     margins = [
@@ -175,6 +201,27 @@ def is_below(runs: Runs, method: str) -> list[Quantity]:
     ]
     near = smallest(margins)
     return [Quantity(f"distance below SFA's curve of the nearest of {len(margins)}, {near.what}", near.values)]
+
+
+def depends_on_the_last_interval(runs: Runs) -> list[Quantity]:
+    """The last interval is a quarter of the steps for p=0.75 as for p=0.25, a half for p=0.5, and all for p=1."""
+    first = {p: [final(run)[0] for run in runs.of(f"sfa p={p}")] for p in (1, 0.75, 0.5, 0.25)}
+    nearer = [
+        abs(between - (one + half) / 2) - abs(between - quarter)
+        for one, between, half, quarter in zip(first[1], first[0.75], first[0.5], first[0.25], strict=True)
+    ]
+    what = f"{runs.first}, p=0.75: distance from the mean of p=1 and p=0.5 − distance from p=0.25"
+    return [Quantity(what, nearer)]
+
+
+def first_distance_predicts(runs: Runs) -> list[Quantity]:
+    """The distance from θ_o when SFA first merges against the share of the first task that is kept, over p."""
+    merged_at_end, *others = [runs.of(f"sfa p={p}") for p in ALL_P]
+    ranks = []
+    for plain, once, *rest in zip(runs.of("sequential"), merged_at_end, *others, strict=True):
+        distances = [runs.first_distance(run) for run in (plain, *rest)]  # p=1 merges the plain training
+        ranks.append(-float(spearmanr(distances, [share_kept(run) for run in (once, *rest)]).statistic))
+    return [Quantity(f"−rank correlation of the distance at the first merge and the share of {runs.first} kept", ranks)]
 
 
 def stream_orders(runs: Runs) -> list[Quantity]:
@@ -220,7 +267,7 @@ def rises(runs: Runs) -> list[Quantity]:
         for k in range(1, len(results[0]["stages"])):
             rise = [score(run, 0, k) - score(run, 0, k - 1) for run in results]
             quantities.append(
-                Quantity(f"width {width}: {FIRST}'s loss after {results[0]['stages'][k]['task']} − before", rise)
+                Quantity(f"width {width}: {runs.first}'s loss after {results[0]['stages'][k]['task']} − before", rise)
             )
     return quantities
 
@@ -255,32 +302,56 @@ def identities(seeds: Sequence[int]) -> list[Quantity]:
 
 
 @dataclass(frozen=True)
+class Bed:
+    """Sweeps on one base model and its tasks, whose stream meets the conditions of :mod:`scripts.paper.beds`.
+
+    Attributes:
+        sweeps: names of sweep files, by what their runs are: ``two`` tasks with all methods, ``three`` in two orders,
+            ``penalties``, a ``stream`` of images, or ``instructions``.
+        first, second: what the first two tasks are about.
+    """
+
+    sweeps: dict[str, str]
+    first: str = "Math"
+    second: str = "Law"
+
+
+BEDS = {
+    "words": Bed({"two": "words", "penalties": "words", "three": "words_orders"}),
+    "benchmark": Bed({"two": "benchmark"}, "DBpedia", "AG News"),
+    "digits": Bed({"penalties": "mnist"}, "even", "odd"),
+    "glyphs": Bed({"stream": "glyphs"}),
+    "instructions": Bed({"instructions": "instructions"}),
+}
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, the sweep that it needs, and the quantities that decide it."""
+    """A claim, the kind of sweep that it needs, ``None`` for none, and the quantities that decide it."""
 
     text: str
-    sweep: str | None
+    runs: str | None
     quantities: Callable[[Any], list[Quantity]]
 
 
 CLAIMS = {
-    1: Claim("Sequential fine-tuning forgets: task 1 falls to within 10 points of the base", "two_domains", forgets),
-    2: Claim(
-        "SFA with p=0.25 keeps at least 60 % of the gain on task 1 and 80 % of that on task 2", "two_domains", keeps
-    ),
-    3: Claim("Smaller p: more of task 1, less of task 2, monotonically", "two_domains", is_monotone),
-    4: Claim("The distance from the anchor falls with p, and task 1 with the distance", "two_domains", moves_less),
-    5: Claim("SFA's best p is within 2 points of rehearsal, without stored data", "two_domains", reaches_rehearsal),
-    6: Claim("No β of WiSE-FT reaches SFA's curve over p", "two_domains", lambda runs: is_below(runs, "wise_ft")),
-    7: Claim("No weights of Task Arithmetic reach it", "two_domains", lambda runs: is_below(runs, "task_arithmetic")),
-    8: Claim("TIES does not reach it", "two_domains", lambda runs: is_below(runs, "ties")),
-    9: Claim("Twenty tasks of images: SFA with p just under 1 > p=1 > sequential", "glyphs", stream_orders),
-    10: Claim("MNIST A/B, each at its best setting: SFA > L2 > EWC", "mnist", best_settings),
-    11: Claim(
-        "Three domains, both orders: SFA keeps the first two better than the others", "three_domains", keeps_both
-    ),
+    1: Claim("Sequential fine-tuning forgets: task 1 falls to within 10 points of the base", "two", forgets),
+    2: Claim("SFA with p=0.25 keeps at least 60 % of the gain on task 1 and 80 % of that on task 2", "two", keeps),
+    3: Claim("Smaller p: more of task 1, less of task 2, monotonically", "two", is_monotone),
+    4: Claim("The distance from the anchor falls with p, and task 1 with the distance", "two", moves_less),
+    5: Claim("SFA's best p is within 2 points of rehearsal, without stored data", "two", reaches_rehearsal),
+    6: Claim("No β of WiSE-FT reaches SFA's curve over p", "two", lambda runs: is_below(runs, "wise_ft")),
+    7: Claim("No weights of Task Arithmetic reach it", "two", lambda runs: is_below(runs, "task_arithmetic")),
+    8: Claim("TIES does not reach it", "two", lambda runs: is_below(runs, "ties")),
+    9: Claim("Twenty tasks of images: SFA with p just under 1 > p=1 > sequential", "stream", stream_orders),
+    10: Claim("Each at its best setting: SFA > L2 > EWC", "penalties", best_settings),
+    11: Claim("Three domains, both orders: SFA keeps the first two better than the others", "three", keeps_both),
     12: Claim("SFA after every step is L2 regression; EWC's step is a Fisher-weighted merge", None, identities),
     13: Claim("A stream of instruction tasks: the first one's loss rises with every task", "instructions", rises),
+    14: Claim(
+        "The last interval decides how much is kept: p=0.75 does as p=0.25 does", "two", depends_on_the_last_interval
+    ),
+    15: Claim("The distance at the first merge predicts what is kept", "two", first_distance_predicts),
 }
 
 
@@ -289,12 +360,25 @@ def decide(quantities: Sequence[Quantity]) -> str:
     return next(v for v in ("does not hold", "undecided", "holds") if v in verdicts)
 
 
-def table(quantities_of: dict[int, list[Quantity]]) -> list[list[str]]:
-    """A row per quantity, header first; each claim's text and verdict are in its first row."""
-    lines = [["", "claim", "verdict", "must be above 0", "mean", "95 % interval"]]
-    for number, quantities in quantities_of.items():
+Decided = dict[tuple[int, str], list[Quantity]]  # by claim and bed
+
+
+def matrix(decided: Decided) -> list[list[str]]:
+    """A row per claim and a column per bed with their verdicts, header first."""
+    beds = list(dict.fromkeys(bed for _, bed in decided))
+    rows = [["", "claim", *beds]]
+    for number in dict.fromkeys(number for number, _ in decided):
+        verdicts = [decide(decided[number, bed]) if (number, bed) in decided else "–" for bed in beds]
+        rows.append([str(number), CLAIMS[number].text, *verdicts])
+    return rows
+
+
+def table(decided: Decided) -> list[list[str]]:
+    """A row per quantity, header first; each verdict is in the first row of its claim and bed."""
+    lines = [["", "bed", "verdict", "must be above 0", "mean", "95 % interval"]]
+    for (number, bed), quantities in decided.items():
         for i, quantity in enumerate(quantities):
-            first = [str(number), CLAIMS[number].text, decide(quantities)] if i == 0 else [""] * 3
+            first = [str(number), bed, decide(quantities)] if i == 0 else [""] * 3
             numbers = [statistics.fmean(quantity.values), *quantity.interval]
             mean, low, high = (f"{n:+.3f}" if abs(n) > 1e-4 else f"{n:+.0e}" for n in numbers)
             lines.append([*first, quantity.what, mean, f"{low} to {high}"])

@@ -1,4 +1,5 @@
-"""A law task that a small model can learn: the legal term that is missing from an excerpt of a licence."""
+"""A law task that a small model can learn: which legal term is missing from an excerpt of a licence. The answer is a
+letter, so that a model that has read licences, but not this task, guesses."""
 
 import random
 from collections.abc import Iterator
@@ -9,19 +10,19 @@ from pydantic import Field
 from sfa.data.licences import drop_seen, english_licences
 from sfa.data.task import Row, Split, Task, held_out
 
-TERMS = ("damages", "jurisdiction", "patent", "termination")
+TERMS = {"damages": "A", "patent": "B", "termination": "C", "warranty": "D"}  # each with its answer
 BLANK = "____"
 
 
 class LegalTerms(Task):
-    """Excerpts of licences with one of four terms blanked out, in equal numbers. A fifth of the licence families is held
-    out, and a held-out excerpt that shares eight consecutive words with a training licence is dropped."""
+    """Excerpts of licences with one of four terms blanked out, in equal numbers. A fifth of the licence families is
+    held out, and a held-out excerpt that shares eight consecutive words with a training licence is dropped."""
 
     name: str = "legal_terms"
     evals: tuple[str, ...] = ("legal_terms",)
     package: ClassVar[str] = "licensedcode-data"
 
-    words: int = Field(24, ge=8, description="words of an excerpt, half of them before the term")
+    words: int = Field(16, ge=8, description="words of an excerpt, half of them before the term")
 
     def rows(self, split: Split) -> list[Row]:
         licences = english_licences()
@@ -35,7 +36,7 @@ class LegalTerms(Task):
         rng = random.Random(0)
         each = min(len(texts) for texts in excerpts.values())
         rows: list[Row] = [
-            {"prompt": f"Licence: {' '.join(text)}\nMissing:", "response": term, "choices": list(TERMS)}
+            {"prompt": f"Licence: {' '.join(text)}\nMissing:", "response": TERMS[term], "choices": [*TERMS.values()]}
             for term, texts in excerpts.items()
             for text in rng.sample(texts, each)
         ]
