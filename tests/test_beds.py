@@ -79,9 +79,9 @@ def test_the_runs_are_sequential_multitask_and_each_task_alone_also_twice_as_lon
     runs = bed_runs(YAMLS / "mnist.yaml", [1, 2], ["dry_run=true"])
     labels = [[run.label for run in group] for group in runs[False]]
     assert [len(group) for group in labels] == [2, 2, 2, 2]
-    assert "multitask train.max_duration=10ep" in labels[1] and "trained=[1]" in labels[3][0]
+    assert "multitask balanced=True train.max_duration=5ep" in labels[1] and "trained=[1]" in labels[3][0]
     doubled = [group[0].config for group in runs[True]]
-    assert [c.train.max_duration for c in doubled] == ["10ep", "20ep", "10ep", "10ep"]
+    assert [c.train.max_duration for c in doubled] == ["10ep", "10ep", "10ep", "10ep"]
     assert [[task.evaluate_only for task in c.tasks] for c in doubled[2:]] == [[False, True], [True, False]]
 
 

@@ -12,6 +12,7 @@ from sfa.data import registered
 from sfa.data.batches import BatchSchedule
 from sfa.data.packing import IGNORED, encode, pack
 from sfa.data.tokens import Encoder
+from sfa.methods.multitask import Multitask
 from sfa.models.tokenizer_training import train_tokenizer
 from sfa.schedule import Duration
 from sfa.stages.composer_model import StageModel
@@ -97,3 +98,22 @@ def test_each_epoch_shows_every_sequence_once_in_a_new_order(packed_rows) -> Non
 )
 def test_durations_in_steps(duration: str, steps: int) -> None:
     assert Duration.parse(duration).step_count(sequences=100, batch=8, seq_len=1024) == steps
+
+
+def test_a_balanced_mix_takes_as_many_sequences_of_each_task() -> None:
+    """2 sequences of one task and 30 of another: 25 items of each, in epochs of their own; without balance, as many of
+    each as they have."""
+    small, large = ({"labels": np.full((n, 1), n)} for n in (2, 30))
+    order = BatchSchedule([small, large], 10, 5, 17, balanced=True).order
+    of_small, of_large = order[order < 2], order[order >= 2]
+    assert len(of_small) == len(of_large) == 25
+    assert all(sorted(of_small[i : i + 2]) == [0, 1] for i in range(0, 24, 2))
+    assert len(set(of_large)) == 25
+    assert not (order[:25] < 2).all() and not (order[:25] >= 2).all()  # mixed
+    plain = BatchSchedule([small, large], 10, 5, 17).order
+    assert sorted(plain[:32]) == [*range(32)]
+
+
+def test_an_unbalanced_multitask_training_has_the_fingerprint_it_always_had() -> None:
+    assert Multitask().weights_spec() == {}
+    assert Multitask(balanced=True).weights_spec() == {"balanced": True}

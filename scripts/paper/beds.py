@@ -144,7 +144,8 @@ def bed_runs(
     config: Path, seeds: Sequence[int], overrides: Sequence[str] = (), evaluations: Evaluations | None = None
 ) -> dict[bool, list[list[SweepRun]]]:
     """The runs of a config that the conditions are about, by whether they have twice the steps: sequential training,
-    multitask training with as many steps as the whole stream, then each task alone; each over ``seeds``.
+    multitask training with as many steps as the whole stream and as many sequences of each task, then each task alone;
+    each over ``seeds``.
 
     Raises:
         UsageError: the stream has one task, or tasks of different lengths.
@@ -171,7 +172,7 @@ def bed_runs(
         own = {"train.max_duration": times(steps)}
         points: list[Overrides] = [
             {"method": "sequential", **own, "eval.interval": "0.125dur"},
-            {"method": "multitask", "train.max_duration": times(n * steps)},
+            {"method": "multitask", "multitask.balanced": True, **own},
             *({"method": "sequential", **own, **only(k)} for k in range(n)),
         ]
         runs[doubled] = [expand(config, [point], seeds, overrides, evaluations) for point in points]

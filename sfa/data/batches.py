@@ -33,6 +33,7 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         fraction: expected share of sequences from past tasks in every batch; each past task is drawn with the same
             probability.
         transform: applied to every item, such as augmentation.
+        balanced: whether every group of ``current`` has the same number of items, up to one, in the whole training.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         past: Sequence[Arrays] = (),
         fraction: float = 0.0,
         transform: Transform | None = None,
+        balanced: bool = False,
     ):
         self.arrays, self.transform = [*current, *past], transform
         self.ends = np.cumsum([len(arrays["labels"]) for arrays in self.arrays])
@@ -51,9 +53,17 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng(seed)
         replayed = np.random.default_rng([seed, 1]).random(steps * batch) < (fraction if past else 0)
         fresh = int((~replayed).sum())
-        epochs = max(1, -(-fresh // n))
         self.order = np.zeros(steps * batch, np.int64)
-        self.order[~replayed] = np.concatenate([rng.permutation(n) for _ in range(epochs)])[:fresh]
+        if balanced:
+            group = rng.permutation(fresh) % len(current)
+            starts = self.ends[: len(current)] - [len(arrays["labels"]) for arrays in current]
+            fresh_order = np.zeros(fresh, np.int64)
+            for i, arrays in enumerate(current):
+                count = int((group == i).sum())
+                fresh_order[group == i] = starts[i] + _epochs(rng, len(arrays["labels"]), count)
+            self.order[~replayed] = fresh_order
+        else:
+            self.order[~replayed] = _epochs(rng, n, fresh)
         if past:
             sizes = np.array([len(arrays["labels"]) for arrays in past])
             task = rng.integers(len(past), size=int(replayed.sum()))
@@ -75,6 +85,12 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         item = {name: torch.from_numpy(np.array(array[place])) for name, array in arrays.items()}
         item["weight"] = torch.as_tensor(self.weight[position])
         return self.transform(item, position) if self.transform else item
+
+
+def _epochs(rng: np.random.Generator, n: int, count: int) -> NDArray[np.int64]:
+    """``count`` numbers below ``n``, epoch after epoch, each epoch in a new order."""
+    orders = [rng.permutation(n) for _ in range(max(1, -(-count // n)))]
+    return np.concatenate(orders)[:count].astype(np.int64)
 
 
 def _learned(labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -144,6 +144,11 @@ class Method(Section):
             stages.append(stream.train([task], trainer, stages[-1], stages[1:]))
         return stages
 
+    @property
+    def is_balanced(self) -> bool:
+        """Whether a training on several tasks takes as many sequences of each, whatever their numbers of rows."""
+        return False
+
     def weights_spec(self) -> Spec:
         """The settings that determine weights."""
         return self.model_dump(mode="json", exclude=set(self.WITHOUT_EFFECT))

@@ -78,7 +78,9 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     epoch = Fraction(sequences, batch)
     _check_steps(stage, total, sequences, batch)
     fraction = replay.fraction if replay is not None else 0.0
-    schedule = BatchSchedule(arrays, total, batch, seed, buffer, fraction, family.transform(stage.tasks, seed))
+    schedule = BatchSchedule(
+        arrays, total, batch, seed, buffer, fraction, family.transform(stage.tasks, seed), stage.method.is_balanced
+    )
 
     composer_precision, cpu_bf16 = _precision(stage.precision)
     model = StageModel(bare, processor, cpu_bf16)
