@@ -45,6 +45,7 @@ from sfa.sweeps import SweepRun, expand, stages
 from sfa.terminal import command, start
 
 
+@interruptible()
 def sweep(
     name: str,
     runs: Sequence[SweepRun],
@@ -54,7 +55,8 @@ def sweep(
     ray: str | None = None,
     launcher: Sequence[str] = (),
 ) -> list[str]:
-    """Trains all stages of ``runs``, writes their results, and lists the runs in ``<save_folder>/<name>.json``.
+    """Trains all stages of ``runs``, writes their results, and lists the runs in ``<save_folder>/<name>.json``. SIGINT
+    and SIGTERM end it after the running stages have saved a checkpoint.
 
     Args:
         name: of the sweep.
@@ -214,8 +216,7 @@ def main(arguments: list[str]) -> int:
         print(describe_sweep(name, runs))
         return 0
     launcher = shlex.split(args.launcher)
-    with interruptible():
-        failed = sweep(name, runs, console, args.jobs, args.ranks, args.ray, launcher)
+    failed = sweep(name, runs, console, args.jobs, args.ranks, args.ray, launcher)
     results = finished(runs)
     if results:
         text = table(results)
