@@ -47,7 +47,7 @@ def trained_shards(model: nn.Module) -> dict[str, Tensor]:
 def sum_over_ranks(model: nn.Module, value: float) -> float:
     """Sum of a per-rank ``value`` over the whole model: shards add up, replicas count once."""
     ranks = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-    replicas = _replica_count(model, ranks)
+    replicas = replica_count(model, ranks)
     if replicas == ranks:
         return value
     total = torch.tensor(value, dtype=torch.float64, device=next(model.parameters()).device)
@@ -55,7 +55,7 @@ def sum_over_ranks(model: nn.Module, value: float) -> float:
     return float(total) / replicas
 
 
-def _replica_count(model: nn.Module, ranks: int) -> int:
+def replica_count(model: nn.Module, ranks: int) -> int:
     """The number of ranks that hold the same shard."""
     for parameter in model.parameters():
         if isinstance(parameter, DTensor):
@@ -122,10 +122,17 @@ class Anchor:
 
 def buckets(*tensors: dict[str, Tensor]) -> Iterator[list[list[Tensor]]]:
     """Iterates over several sets of tensors with the same names and shapes in parallel, in buckets of at most
-    ``HOST_BYTES``, or ``DEVICE_BYTES`` on a GPU, all on the first set's device. Tensors larger than a bucket are split
-    into flat pieces. Tensors already on that device are not copied."""
-    first = tensors[0]
-    device = next(iter(first.values())).device if first else torch.device("cpu")
+    ``HOST_BYTES``, or ``DEVICE_BYTES`` on a GPU, each on the device of the first set's tensors. Tensors larger than a
+    bucket are split into flat pieces. Tensors already on that device are not copied."""
+    for device in dict.fromkeys(tensor.device for tensor in tensors[0].values()):
+        first = {name: tensor for name, tensor in tensors[0].items() if tensor.device == device}
+        yield from _buckets_on(device, first, tensors)
+
+
+def _buckets_on(
+    device: torch.device, first: dict[str, Tensor], tensors: tuple[dict[str, Tensor], ...]
+) -> Iterator[list[list[Tensor]]]:
+    """:func:`buckets` of those tensors in ``first``, which are on one device."""
     size = HOST_BYTES if device.type == "cpu" else DEVICE_BYTES
     bucket: list[list[Tensor]] = [[] for _ in tensors]
     free = size

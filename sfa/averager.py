@@ -8,9 +8,12 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import nn
 
-from sfa.anchor import Anchor, sum_over_ranks, trained_shards
+from sfa.anchor import Anchor
+from sfa.anchor_source import Identity, check_same, identity_of, read
 from sfa.errors import NotFinite
 from sfa.finite import check
+from sfa.live import Live, live, total
+from sfa.lora import average_products, pairs
 from sfa.schedule import COUNTED, Clock, Duration, exact_fraction
 
 
@@ -26,40 +29,58 @@ class Merge(TypedDict):
 class Averager:
     """Averages a model with the weights it had before the current task, θ ← β·θ_o + (1−β)·θ, while it is trained.
 
-    Call :meth:`start` before the first step, and :meth:`step` after every step of the optimizer. Only trained,
-    floating-point parameters are merged; buffers and the optimizer's state are unchanged. Each rank works on its own
-    shards, so one process, DDP and FSDP behave alike.
+    Create it before the first step, after the model was wrapped and before a checkpoint is loaded, and call
+    :meth:`step` after every step of the optimizer. Only trained, floating-point parameters are merged; buffers, frozen
+    (also quantized) weights and the optimizer's state are unchanged. Each rank works on its own shards, so one process,
+    DDP, FSDP1, FSDP2 and DeepSpeed's ZeRO behave alike.
+
+    Parameters in 16 bits that have no float32 masters get a float32 shadow next to θ_o, because repeated averages of
+    16-bit weights stall before they reach θ_o.
 
     Args:
+        model: the trained model, wrapped as it is trained; under DeepSpeed its engine. A trainer's adapter leaves
+            ``model`` and ``steps`` out and calls :meth:`start`.
+        steps: steps of the training, or its length in batches, samples, tokens or epochs.
         p: averaging frequency, the fraction of the training between merges, in (0, 1]. ``p=1`` merges once, at the
             end, which is WiSE-FT.
         every: the same as a duration, such as ``"50ba"``, ``"1ep"`` or ``"1000000tok"``; used instead of ``p``.
         beta: weight β of the old weights θ_o, in [0, 1].
+        anchor: θ_o: a folder of a model or of adapters, or a name on the hub; defaults to the weights at the start.
         anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` keeps it on the parameters' device.
+        merge: of LoRA, ``"factors"`` averages A and B, each for itself; ``"product"`` averages the products B·A and
+            keeps the best approximation of the same rank. Without LoRA they are the same.
+        epoch: steps per epoch; required if ``steps`` or ``every`` counts epochs.
 
     Attributes:
         merges: merges since the start.
+        lora_error: of LoRA whose factors are whole on each rank, how far the last merge's products B·A are from the
+            averages of the products, in the Frobenius norm over all adapters and relative to it; otherwise ``None``.
         anchor: θ_o; ``None`` before the start.
+        identity: what identifies θ_o in a checkpoint; ``None`` if the caller does that.
 
     Raises:
-        ValueError: both or neither of ``p`` and ``every`` are passed, or a value is out of range.
+        ValueError: both or neither of ``p`` and ``every`` are passed, or a value is out of range; or as :meth:`start`.
 
     Examples:
-        >>> averager = Averager(p=0.25)
-        >>> averager.start(model, total=len(loader))
+        >>> averager = Averager(model, steps=len(loader), p=0.25)
         >>> for batch in loader:
         ...     model(batch).loss.backward()
         ...     optimizer.step()
         ...     optimizer.zero_grad()
-        ...     averager.step(model)
+        ...     averager.step()
     """
 
     def __init__(
         self,
+        model: nn.Module | None = None,
+        steps: int | Duration | None = None,
         p: float | None = None,
         every: str | None = None,
         beta: float = 0.5,
+        anchor: str | None = None,
         anchor_device: Literal["cpu", "device"] = "cpu",
+        merge: Literal["factors", "product"] = "factors",
+        epoch: int | None = None,
     ):
         if (p is None) == (every is None):
             raise ValueError(f"SFA needs either p or every, not {'both' if p is not None else 'neither'}")
@@ -69,63 +90,94 @@ class Averager:
             raise ValueError(f"beta weighs the old weights and must lie in [0, 1], not {beta}")
         if anchor_device not in ("cpu", "device"):
             raise ValueError(f'anchor_device must be "cpu" or "device", not {anchor_device!r}')
+        if merge not in ("factors", "product"):
+            raise ValueError(f'merge must be "factors" or "product", not {merge!r}')
         self.interval = Duration(exact_fraction(p), "dur") if p is not None else _interval(str(every))
         self.beta = beta
+        self.source = anchor
         self.anchor_device = anchor_device
+        self.averages_products = merge == "product"
         self.anchor: Anchor | None = None
         self.merges: list[Merge] = []
+        self.lora_error: float | None = None
+        self._live: Live | None = None
+        self.identity: Identity | None = None
         self._before: dict[str, int] = {}  # batches, samples and tokens before the training started
         self._seen = 0  # progress since then at the last step, in the clock's unit
-        self._unit = "ba"
-        self._clock = Clock(exact_fraction(1))
+        self._length = Duration(exact_fraction(1), "ba")
+        self._epoch: int | None = None
+        if (model is None) != (steps is None):
+            raise ValueError("pass model and steps together")
+        if model is not None and steps is not None:
+            self.start(model, steps, epoch)
 
     @property
     def started(self) -> bool:
         """Whether a training was started, in this process or in that of the loaded state."""
         return bool(self._before)
 
+    @property
+    def unit(self) -> str:
+        """The unit of progress in which merges are counted: ``ba``, ``sp`` or ``tok``."""
+        return self._clock()[0]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that this rank holds: θ_o, and the shadow of 16-bit parameters."""
+        return (self.anchor.bytes if self.anchor else 0) + (self._live.bytes if self._live else 0)
+
     def start(
         self,
         model: nn.Module,
-        total: int | Duration,
+        steps: int | Duration,
         epoch: int | None = None,
         progress: Mapping[str, int] | None = None,
         anchor: Anchor | None = None,
         resume: bool = False,
+        optimizer: Any = None,
+        identify: bool = True,
     ) -> None:
-        """Starts a training, or resumes one.
+        """Starts a training, or resumes one. All ranks call it.
 
         Args:
             model: the trained model.
-            total: steps of the training, or its length in batches, samples, tokens or epochs; counted from the same
+            steps: steps of the training, or its length in batches, samples, tokens or epochs; counted from the same
                 origin as ``progress``.
-            epoch: steps per epoch; required if ``total`` or ``every`` counts epochs.
+            epoch: steps per epoch; required if ``steps`` or ``every`` counts epochs.
             progress: batches, samples and tokens (``ba``, ``sp``, ``tok``) that the model has already seen; defaults
                 to 0 each.
-            anchor: θ_o; defaults to the current trained weights of ``model``.
+            anchor: θ_o if the caller already has it; defaults to the anchor of the constructor.
             resume: continue from the loaded state instead of counting from ``progress``.
+            optimizer: the trainer's optimizer, for DeepSpeed if ``model`` is not its engine.
+            identify: record what identifies θ_o; not if the caller does.
 
         Raises:
-            ValueError: ``epoch`` is required and missing, or the length is a fraction; a trained parameter is neither
-                float32 nor float64.
+            ValueError: ``epoch`` is required and missing, or the length is a fraction; the weights cannot be averaged;
+                θ_o does not fit the model.
         """
+        self.stop()  # never hold two copies
+        self._live = live(model, optimizer, self.anchor_device)
+        if self.averages_products and not self._live.whole:
+            raise ValueError('merge="product" needs whole factors on each rank: with shards use merge="factors"')
         if anchor is not None:
             self.anchor = anchor
+        elif self.source is None:
+            self.anchor = Anchor(self._live.masters(), self.anchor_device)
         else:
-            self.anchor = None  # never hold two copies
-            self.anchor = Anchor(trained_shards(model), self.anchor_device)
+            self.anchor = read(self.source, model, self._live, self.anchor_device)
+        self.identity = identity_of(self.source, self.anchor, self._live) if identify else None
         if not resume:
             self._before = {unit: int((progress or {}).get(unit, 0)) for unit in COUNTED}
             self._seen = 0
             self.merges = []
-        length = Duration(exact_fraction(total), "ba") if isinstance(total, int) else total
-        self._unit, self._clock = self._clock_of(length, epoch)
+        self._length = Duration(exact_fraction(steps), "ba") if isinstance(steps, int) else steps
+        self._epoch = epoch
+        self._clock()
 
-    def step(self, model: nn.Module, progress: Mapping[str, int] | None = None, last: bool = False) -> Merge | None:
+    def step(self, progress: Mapping[str, int] | None = None, last: bool = False) -> Merge | None:
         """Merges if one is due after this step of the optimizer. All ranks call it.
 
         Args:
-            model: the trained model.
             progress: batches, samples and tokens that the model has seen; defaults to one more batch than at the last
                 call.
             last: the training ends with this step, regardless of its planned length.
@@ -136,61 +188,77 @@ class Averager:
         Raises:
             NotFinite: a weight is infinite or NaN.
         """
-        count = self._count(progress)
+        unit, clock = self._clock()
+        if progress is None and unit != "ba":
+            raise ValueError(f"merges are counted in {unit}, so step() needs the progress")
+        count = self._seen + 1 if progress is None else int(progress[unit]) - self._before[unit]
         before, self._seen = self._seen, count
-        if not (last or self._clock.is_due(before, count)):
+        if not (last or clock.is_due(before, count)):
             return None
-        return self.merge(model, self._before["ba"] + count if progress is None else int(progress["ba"]))
+        return self.merge(self._before["ba"] + count if progress is None else int(progress["ba"]))
 
-    def merge(self, model: nn.Module, step: int) -> Merge:
+    def merge(self, step: int) -> Merge:
         """Merges now, after ``step``. All ranks call it.
 
         Raises:
             NotFinite: a weight is infinite or NaN.
         """
-        assert self.anchor is not None, "start() must be called first"
-        shards = trained_shards(model)
-        device = next(iter(shards.values())).device if shards else torch.device("cpu")
-        _synchronize(device)
+        assert self.anchor is not None and self._live is not None, "start() must be called first"
+        _synchronize()
         started_at = time.perf_counter()
-        square = self.anchor.measure_and_merge(shards, self.beta)
-        _synchronize(device)
+        masters = self._live.masters()
+        factors = pairs(masters) if self._live.whole else []
+        products, error = average_products(masters, self.anchor.shards, factors, self.beta, self.averages_products)
+        square = self.anchor.measure_and_merge(masters, self.beta)
+        for name, factor in products.items():
+            masters[name].copy_(factor)
+        self._live.publish()
+        after = self.anchor.measure_and_merge(masters, 0) if products else 0.0
+        _synchronize()
         seconds = time.perf_counter() - started_at
-        before = math.sqrt(sum_over_ranks(model, square))
+        before = math.sqrt(total(self._live, square))
         if not math.isfinite(before):  # on every rank, although the cause may be on another
-            check(shards, f"merged weight, step {step},")
+            check(masters, f"merged weight, step {step},")
             raise NotFinite(f"the distance from the anchor, step {step}, is not finite")
-        self.merges.append(Merge(step=step, l2_before=before, l2_after=(1 - self.beta) * before, seconds=seconds))
-        return self.merges[-1]
+        l2_after = math.sqrt(after) if products else (1 - self.beta) * before  # factors are whole on every rank
+        merge = Merge(step=step, l2_before=before, l2_after=l2_after, seconds=seconds)
+        self.merges.append(merge)
+        self.lora_error = error if factors else None
+        return merge
+
+    def stop(self) -> None:
+        """Frees θ_o and the shadow of 16-bit parameters; :meth:`start` starts another training."""
+        self.anchor, self._live = None, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Progress and merges as plain numbers; θ_o is not included."""
-        return {"origin": self._before, "seen": self._seen, "merges": self.merges}
+        """Progress, merges and the identity of θ_o as plain numbers and strings. θ_o itself is not included: a resumed
+        training takes it from where this one did."""
+        return {"origin": self._before, "seen": self._seen, "merges": self.merges, "identity": self.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Loads the output of :meth:`state_dict`; call :meth:`start` with ``resume=True`` to continue from it."""
+        """Continues from the output of :meth:`state_dict`. A trainer's adapter may call it before
+        :meth:`start` with ``resume=True``.
+
+        Raises:
+            ValueError: θ_o is not the one of the saved training; says what to pass.
+        """
+        if self.identity is not None and state["identity"] is not None:
+            check_same(state["identity"], self.identity)
         self._before, self._seen = dict(state["origin"]), int(state["seen"])
         self.merges = list(state["merges"])
 
-    def _count(self, progress: Mapping[str, int] | None) -> int:
-        if progress is not None:
-            return int(progress[self._unit]) - self._before[self._unit]
-        if self._unit != "ba":
-            raise ValueError(f"merges are counted in {self._unit}, so step() needs the progress")
-        return self._seen + 1
-
-    def _clock_of(self, length: Duration, epoch: int | None) -> tuple[str, Clock]:
+    def _clock(self) -> tuple[str, Clock]:
         """The unit of progress, and the clock of merges in this unit, counted from the start."""
         every = self.interval
         if every.unit == "ep":
-            return "ba", Clock(every.value * _require_epoch(epoch))
+            return "ba", Clock(every.value * _require_epoch(self._epoch))
         if every.unit != "dur":
             return every.unit, Clock(every.value)
-        unit, end = length.unit, int(length.value)
+        unit, end = self._length.unit, int(self._length.value)
         if unit == "ep":
-            unit, end = "ba", end * _require_epoch(epoch)
+            unit, end = "ba", end * _require_epoch(self._epoch)
         if unit not in COUNTED:
-            raise ValueError(f"SFA counts batches, samples or tokens and cannot use a training of {length}")
+            raise ValueError(f"SFA counts batches, samples or tokens and cannot use a training of {self._length}")
         remaining = end - self._before[unit]
         return unit, Clock(every.value * remaining, remaining)
 
@@ -211,6 +279,6 @@ def _require_epoch(epoch: int | None) -> int:
     return epoch
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -25,7 +25,12 @@ ROOT = Path(train.__file__).parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CORE = ["sfa", "sfa.schedule", "sfa.anchor", "sfa.averager", "sfa.merging"]
 ALLOWED = {"torch", "safetensors", "sfa", *sys.stdlib_module_names}
-ASKED_FOR = {"mergekit", "transformers", "peft"}  # in functions, where sfa.extras says that they are there
+ASKED_FOR = {
+    "mergekit",
+    "transformers",
+    "peft",
+    "huggingface_hub",
+}  # in functions, where sfa.extras says that they are there
 
 
 def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:

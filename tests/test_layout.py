@@ -23,8 +23,8 @@ SUITE = {
     "fisher": "families",
     "parallel": "families",
     "curves": "stages",
-    "trainers": "methods",
 }
+COMPOSER = ["composer", "finite", "origin", "penalty"]  # the trainer of the suite; the other adapters need none of it
 NAMING = {  # files that may name a method, and why
     "sfa/merging.py": "mergekit's own names of merges",
     "sfa/penalties.py": "formulas of penalties, which methods are called after",
@@ -38,8 +38,8 @@ NAMING = {  # files that may name a method, and why
 
 def floor(module: str) -> int:
     """Of a module of ``sfa``; the files beside the folders are the ground floor, unless they are the suite's."""
-    part = module.split(".")[1] if "." in module else ""
-    name = SUITE.get(part, part)
+    part, inner = [*module.split(".")[1:], "", ""][:2]
+    name = "methods" if part == "trainers" and inner in COMPOSER else SUITE.get(part, part)
     return FLOORS.index(name) + 1 if name in FLOORS else 0
 
 

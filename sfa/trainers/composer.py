@@ -38,6 +38,8 @@ class SFA(Algorithm):
             checkpoints record the folder and its hash; otherwise the folder is read.
         anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` keeps it on the parameters' device.
         reset_optimizer_on_merge: reset the optimizer's state at each merge.
+        merge: of LoRA, ``"factors"`` averages A and B, each for itself, ``"product"`` the products B·A; not if
+            parameters are sharded.
 
     Raises:
         ValueError: both or neither of ``p`` and ``every`` are passed, or a value is out of range; at the start of the
@@ -58,8 +60,9 @@ class SFA(Algorithm):
         anchor_device: Literal["cpu", "device"] = "cpu",
         reset_optimizer_on_merge: bool = False,
         built_from_anchor: bool = False,
+        merge: Literal["factors", "product"] = "factors",
     ):
-        self.averager = Averager(p, every, beta, anchor_device)
+        self.averager = Averager(p=p, every=every, beta=beta, anchor_device=anchor_device, merge=merge)
         self.reset_optimizer_on_merge = reset_optimizer_on_merge
         self._origin = Origin(anchor, anchor_device, built_from_anchor)
 
@@ -77,11 +80,11 @@ class SFA(Algorithm):
         elif event == Event.FIT_START:
             self._fit_start(state)
         elif event == Event.BATCH_END:
-            self._record(self.averager.step(bare(state), _progress(state), last=_has_ended(state)), state, logger)
+            self._record(self.averager.step(_progress(state), last=_has_ended(state)), state, logger)
         elif _has_ended(state) and self._last_merge != state.timestamp.batch.value:
             if event == Event.FIT_END:
                 log.warning("Training was stopped too late for its last checkpoint to hold SFA's final merge.")
-            self._record(self.averager.merge(bare(state), int(state.timestamp.batch.value)), state, logger)
+            self._record(self.averager.merge(int(state.timestamp.batch.value)), state, logger)
 
     def _fit_start(self, state: State) -> None:
         resume = self._origin.resumes
@@ -90,7 +93,7 @@ class SFA(Algorithm):
         assert state.max_duration is not None, "Composer sets it before the fit starts"
         total = Duration.parse(state.max_duration.to_timestring())
         epoch = None if state.dataloader_len is None else int(state.dataloader_len)
-        self.averager.start(bare(state), total, epoch, _progress(state), anchor, resume)
+        self.averager.start(bare(state), total, epoch, _progress(state), anchor, resume, identify=False)
 
     def _record(self, merge: Merge | None, state: State, logger: Logger) -> None:
         if merge is None:
