@@ -1,0 +1,5 @@
+"""``from sfa.lightning import SFACallback``: SFA for Lightning's Trainer."""
+
+from sfa.trainers.lightning import SFACallback
+
+__all__ = ["SFACallback"]
