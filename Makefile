@@ -7,17 +7,20 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims claims-benchmark bench test test-slow lint types docs check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims claims-benchmark bench test test-slow trainers lint types docs check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 setup: $(VENV)/.ready  ## build .venv from pyproject.toml and constraints.txt, if missing or outdated
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# DeepSpeed, bitsandbytes and axolotl change what other libraries do when they are installed beside them. They are in a
+# folder of their own, which the tests of them add to the path.
+$(VENV)/.ready: pyproject.toml constraints.txt tests/trainers.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[suite,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/trainers --no-deps -r tests/trainers.txt
 	@touch $@
 
 run: setup  ## the quickstart, sequential and SFA, side by side
@@ -102,6 +105,11 @@ test: setup  ## the tests except those that take minutes, two at a time
 
 test-slow: setup  ## all tests
 	$(BIN)/python -m pytest --slow
+
+trainers: setup  ## the table of docs/trainers.md, from the outcome of the tests
+	$(BIN)/python -m pytest --junitxml runs/trainers.xml tests/test_huggingface.py tests/test_low_precision.py \
+	  tests/test_lightning.py tests/test_peers.py tests/test_plain_loop.py tests/test_trainers_parallel.py tests/test_trl.py
+	$(BIN)/python -m scripts.trainers_table runs/trainers.xml
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .
