@@ -33,6 +33,7 @@ NAMING = {  # files that may name a method, and why
     "scripts/bench/folders.py": "the merges that mergekit has too, with the command lines of both",
     "scripts/bench/__main__.py": "measures the Fisher information in a module of this name",
     "scripts/paper/claims.py": "what the paper claims of particular methods",
+    "scripts/paper/beds.py": "the conditions of a bed are about two particular methods",
 }
 
 
