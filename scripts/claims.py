@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 every claim has a verdict, 1 a run failed, 2 wrong config, 130 interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="config overrides for all runs")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[17, 18, 19, 20, 21])
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: those of each sweep")
     parser.add_argument("--jobs", type=int, default=1, help="stages that train at the same time")
     parser.add_argument(
         "--beds", nargs="+", choices=BEDS, default=["words", "digits"], help="streams to decide them on"
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", nargs="+", type=int, choices=CLAIMS, default=list(CLAIMS), help="numbers of claims")
     parser.add_argument("--out", type=files.path, help="also write the tables to this Markdown file")
     args = parser.parse_intermixed_args(arguments)
-    if len(args.seeds) < 2:
+    if args.seeds is not None and len(args.seeds) < 2:
         parser.error("an interval needs at least two seeds")
     console, started = Console(highlight=False, markup=False, soft_wrap=True), time.time()
     runs_of: dict[str, Runs] = {}
@@ -47,15 +47,15 @@ def main(arguments: list[str]) -> int:
     for number in args.only:
         claim = CLAIMS[number]
         if claim.runs is None:
-            decided[number, "equations"] = claim.quantities(args.seeds)
+            decided[number, "equations"] = claim.quantities(args.seeds or [17, 18, 19, 20, 21])
             continue
         for name in args.beds:
             sweep_name = BEDS[name].sweeps.get(claim.runs)
             if sweep_name is None:
                 continue
             if sweep_name not in runs_of:
-                seeds = f"seeds=[{','.join(map(str, args.seeds))}]"
-                runs = read(SWEEPS / f"{sweep_name}.yaml", [*args.overrides, seeds], available)
+                seeds = [f"seeds=[{','.join(map(str, args.seeds))}]"] if args.seeds else []
+                runs = read(SWEEPS / f"{sweep_name}.yaml", [*args.overrides, *seeds], available)
                 failed = sweep(sweep_name, runs, console, args.jobs)
                 if failed:
                     print("\n".join(failed), file=sys.stderr)
@@ -67,9 +67,7 @@ def main(arguments: list[str]) -> int:
     verdicts, quantities = matrix(decided), table(decided)
     counts = [decide(values) for values in decided.values()]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in ("holds", "does not hold", "undecided"))
-    about = (
-        f"Seeds {args.seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}; {(time.time() - started) / 60:.0f} minutes."
-    )
+    about = f"Seeds {args.seeds or 'of each sweep'}, {hardware()}, {time.strftime('%Y-%m-%d')}; {(time.time() - started) / 60:.0f} minutes."
     for rows in (quantities, verdicts):
         console.print(tabulate(rows, tablefmt="plain", disable_numparse=True), end="\n\n")
     console.print(f"{summary}. {about}")
