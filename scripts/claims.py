@@ -67,7 +67,9 @@ def main(arguments: list[str]) -> int:
     verdicts, quantities = matrix(decided), table(decided)
     counts = [decide(values) for values in decided.values()]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in ("holds", "does not hold", "undecided"))
-    about = f"Seeds {args.seeds or 'of each sweep'}, {hardware()}, {time.strftime('%Y-%m-%d')}; {(time.time() - started) / 60:.0f} minutes."
+    seeds_used = f"Seeds {args.seeds}" if args.seeds else "The seeds of each sweep"
+    minutes = (time.time() - started) / 60
+    about = f"{seeds_used}, {hardware()}, {time.strftime('%Y-%m-%d')}; {minutes:.0f} minutes."
     for rows in (quantities, verdicts):
         console.print(tabulate(rows, tablefmt="plain", disable_numparse=True), end="\n\n")
     console.print(f"{summary}. {about}")
