@@ -14,6 +14,7 @@ import train
 from scripts import evaluate
 from sfa import merge_steps
 from sfa.data import registered
+from sfa.methods.sfa import SFA as Averaging
 from sfa.models.tokenizer_training import train_tokenizer
 from tests.test_sources import SCHEMAS, jsonl, numbered
 
@@ -68,16 +69,19 @@ def test_an_instruction_stream_on_an_encoder_decoder(data: Path, tmp_path: Path)
     assert loss["both"] < loss["alone"]
 
 
-def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+def adapted_stream(tmp_path: Path) -> dict[str, Any]:
+    """A config of two tasks on adapters of a small Llama, which is written to ``llama``."""
     tokenizer = train_tokenizer(400, [registered("arithmetic")])
     tokenizer.bos_token = tokenizer.eos_token
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, **sizes)).save_pretrained(
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, **SIZES)).save_pretrained(
         tmp_path / "llama"
     )
     tokenizer.save_pretrained(tmp_path / "llama")
-    config = {
+    return {
         "name": "lora",
         "model": {"name": str(tmp_path / "llama"), "template": "instruction", "lora": {"rank": 2}},
         "tasks": [{"name": "arithmetic"}, {"name": "returns", "lines": 1}],
@@ -85,7 +89,10 @@ def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest
         "sfa": {"p": 0.5, "beta": 0.25},
         "eval": {"interval": None, "limit": 6},
     }
-    results = run(tmp_path, config)
+
+
+def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run(tmp_path, adapted_stream(tmp_path))
     folders = [tmp_path / "stages" / stage["fingerprint"] for stage in results["stages"]]
     first, second = (load_file(folder / "model" / "adapter_model.safetensors") for folder in folders)
     moved = float(sum(((second[key] - first[key]).double() ** 2).sum() for key in first) ** 0.5)
@@ -96,13 +103,63 @@ def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest
     assert not list((tmp_path / "stages").glob("*/model/model.safetensors"))
     command = [str(folders[1] / "model"), "--tasks", "arithmetic_loss", "--limit", "2"]
     assert evaluate.main(command) == 0
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, **sizes)).save_pretrained(
-        tmp_path / "llama"
-    )
+    vocabulary = LlamaConfig.from_pretrained(tmp_path / "llama").vocab_size
+    LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, eos_token_id=0, **SIZES)).save_pretrained(tmp_path / "llama")
     capsys.readouterr()
     assert evaluate.main(command) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / 'llama'}, which the adapters in {folders[1]} were trained on, has changed" in line
+
+
+def test_products_of_adapters_are_averaged_if_asked_for(tmp_path: Path) -> None:
+    """After one merge, the product of the merged factors is nearer to the average of the products than that of averaged
+    factors, and as near as a matrix of this rank can be."""
+    config = {**adapted_stream(tmp_path), "train": {**TRAIN, "lr": 0.02}}
+    merged = {}
+    for way in ("factors", "product"):
+        results = run(tmp_path, config, f"name={way}", f"sfa.lora_merge={way}", "sfa.p=1", "sfa.beta=0.5")
+        merged[way] = products(tmp_path, results, -1)
+    plain = run(tmp_path, config, "name=plain", "method=sequential")
+    first, second = products(tmp_path, plain, 0), products(tmp_path, plain, 1)
+    errors = dict.fromkeys(merged, 0.0)
+    for name in first:
+        average = (first[name] + second[name]) / 2
+        for way, by_name in merged.items():
+            errors[way] += float((by_name[name] - average).norm() ** 2)
+        best = float(torch.linalg.svdvals(average)[2:].norm())  # rank 2
+        assert float((merged["product"][name] - average).norm()) == pytest.approx(best, abs=1e-5)
+    assert errors["product"] < 0.9 * errors["factors"]
+
+
+def products(tmp_path: Path, results: dict[str, Any], stage: int) -> dict[str, torch.Tensor]:
+    """B·A of every adapter of a stage."""
+    folder = tmp_path / "stages" / results["stages"][stage]["fingerprint"] / "model"
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return {
+        name: tensors[name.replace("lora_A", "lora_B")].double() @ a.double()
+        for name, a in tensors.items()
+        if "lora_A" in name
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.lora=null"], "sfa.lora_merge: product is for adapters, and model.lora is not set"),
+        (["parallelism=fsdp2"], "sfa.lora_merge: product needs whole adapters, so parallelism cannot be fsdp2"),
+    ],
+)
+def test_products_need_whole_adapters(
+    overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(adapted_stream(tmp_path)))
+    assert train.main([str(tmp_path / "config.yaml"), "sfa.lora_merge=product", *overrides]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_averaged_factors_have_the_fingerprint_they_always_had() -> None:
+    assert "lora_merge" not in Averaging(p=0.5).weights_spec()
+    assert Averaging(p=0.5, lora_merge="product").weights_spec()["lora_merge"] == "product"
 
 
 def test_only_the_model_that_was_written_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,6 +154,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
     trained = [task for task in tasks if not task.evaluate_only]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
     errors += config.method_settings.errors([task.name for task in trained], steps)
+    errors += config.method_settings.model_errors(config.model.lora is not None, config.parallelism == "fsdp2")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
         errors.append(f"parallelism: {ranks} processes were started, so it must be ddp or fsdp2, not none")

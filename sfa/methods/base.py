@@ -162,6 +162,10 @@ class Method(Section):
         """
         return []
 
+    def model_errors(self, has_adapters: bool, is_sharded: bool) -> list[str]:
+        """Errors in the settings for a model with or without adapters, whole or sharded, one line each."""
+        return []
+
     def idle_reason(self, tasks: Sequence[str]) -> str | None:
         """Why its models would equal those of sequential training on this stream; ``None`` if they would not."""
         if len(tasks) > 1 or self.acts_on_one_task:

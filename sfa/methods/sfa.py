@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from sfa.methods.base import Fit, Look, Method
 from sfa.methods.wise_ft import WiseFT, merged_after_each
 from sfa.schedule import Clock, Duration, exact_fraction
-from sfa.values import PART
+from sfa.values import PART, Spec
 
 if TYPE_CHECKING:
     from composer.core import Algorithm
@@ -44,6 +44,9 @@ class SFA(Method):
     beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
     anchor_device: Literal["cpu", "device"] = "cpu"
     reset_optimizer_on_merge: bool = False
+    lora_merge: Literal["factors", "product"] = Field(
+        "factors", description="of LoRA: average A and B, each for itself, or the products B·A"
+    )
 
     @model_validator(mode="after")
     def _one_interval(self) -> SFA:
@@ -53,7 +56,7 @@ class SFA(Method):
 
     def stages(self, stream: Stream) -> list[Stage]:
         """With p=1 there is one average after each training, so the trainings are shared with other methods."""
-        if self.p == 1:
+        if self.p == 1 and self.lora_merge == "factors":
             return merged_after_each(stream, WiseFT(beta=self.beta), self.name)
         return super().stages(stream)
 
@@ -64,7 +67,12 @@ class SFA(Method):
         if every is not None and every.endswith("ep"):  # the Trainer sees a single epoch
             every = f"{math.ceil(Duration.parse(every).in_steps(fit.total, fit.epoch))}ba"
         anchor, reset = str(fit.anchor), self.reset_optimizer_on_merge
-        return [Averaging(self.p, every, self.beta, anchor, self.anchor_device, reset, built_from_anchor=True)]
+        return [Averaging(self.p, every, self.beta, anchor, self.anchor_device, reset, True, self.lora_merge)]
+
+    def weights_spec(self) -> Spec:
+        """Without the way of merging adapters as before there was a choice, so that finished stages remain valid."""
+        spec = super().weights_spec()
+        return {key: value for key, value in spec.items() if key != "lora_merge" or value != "factors"}
 
     def clock(self, total: int, epoch: Fraction) -> Clock | None:
         interval = Duration(exact_fraction(self.p), "dur") if self.p is not None else Duration.parse(str(self.every))
@@ -81,6 +89,13 @@ class SFA(Method):
         else:
             steps = [*(f"{step:,}" for step in islice(clock, 5)), "…", f"{total:,}"]
         return f"merges at {', '.join(steps)} (β={self.beta})"
+
+    def model_errors(self, has_adapters: bool, is_sharded: bool) -> list[str]:
+        if self.lora_merge == "factors":
+            return []
+        if not has_adapters:
+            return ["sfa.lora_merge: product is for adapters, and model.lora is not set"]
+        return ["sfa.lora_merge: product needs whole adapters, so parallelism cannot be fsdp2"] if is_sharded else []
 
     def errors(self, tasks: Sequence[str], steps: Sequence[int | None]) -> list[str]:
         errors = (self.step_error(count) for count in steps[1:] if count is not None)
