@@ -25,7 +25,7 @@ Schema = dict[str, Any]
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages and pictures that live outside ``docs/``."""
-    results = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "results").glob("*.[mp][dn]*"))]
+    results = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "results").rglob("*.[mp][dn]*"))]
     for path in [*PAGES, *results]:
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
