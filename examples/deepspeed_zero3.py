@@ -1,4 +1,4 @@
-"""SFA under DeepSpeed ZeRO-3, in seconds. Needs: pip install sfa-soup deepspeed
+"""SFA under DeepSpeed ZeRO-3, in seconds. Needs: pip install . deepspeed
 
     $ deepspeed examples/deepspeed_zero3.py                  # on all GPUs of this machine
     $ DS_ACCELERATOR=cpu torchrun --standalone --nproc-per-node 2 examples/deepspeed_zero3.py

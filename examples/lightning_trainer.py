@@ -1,4 +1,4 @@
-"""SFA in Lightning's Trainer, in seconds on a CPU. Needs: pip install sfa-soup lightning
+"""SFA in Lightning's Trainer, in seconds on a CPU. Needs: pip install . lightning
 
 A network learns classes 0 to 4, and then 5 to 9 with averaging.
 """

@@ -1,4 +1,4 @@
-"""SFA in a plain PyTorch loop, in seconds on a CPU. Needs: pip install sfa-soup
+"""SFA in a plain PyTorch loop, in seconds on a CPU. Needs: pip install .
 
 A network learns classes 0 to 4, and then 5 to 9 without and with averaging. The last line of each shows what is left of
 the first task and what was learned of the second.

@@ -1,4 +1,4 @@
-"""SFA in TRL's SFTTrainer with LoRA, in a minute on a CPU. Needs: pip install sfa-soup transformers accelerate trl peft
+"""SFA in TRL's SFTTrainer with LoRA, in a minute on a CPU. Needs: pip install . transformers accelerate trl peft
 
 A model learns to add, and then to count letters, with averaging. Replace `tiny_model()` and `tiny_tokenizer()` by
 `from_pretrained`, and the texts by your own. The second task goes on from the adapters of the first, which are θ_o.
