@@ -1,6 +1,7 @@
 """Slow and GPU tests are left out with their reason unless asked for."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,6 +9,19 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def no_traces_of_a_launcher() -> Iterator[None]:
+    """Composer and Accelerate write a launcher's variables to the environment, even for one process; processes that a
+    later test starts would take them for their own."""
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
+    yield
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

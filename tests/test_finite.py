@@ -68,7 +68,14 @@ def test_a_run_that_diverges_ends_with_the_step_and_keeps_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Steps of SGD over 2/(λ·F) diverge; checkpoints from before are whole and finite."""
-    arguments = ["method=l2", "l2.strength=1000", "train.max_duration=60ba", "train.save_interval=5ba", "name=run"]
+    arguments = [
+        "method=l2",
+        "l2.strength=1000",
+        "train.lr=0.01",
+        "train.max_duration=60ba",
+        "train.save_interval=5ba",
+        "name=run",
+    ]
     assert train.main([MNIST, *arguments, f"save_folder={tmp_path}"]) == 1
     assert "step " in (output := capsys.readouterr().err) and "gradient of" in output and "checkpoint" in output
     finished = [json.loads(file.read_text())["task"] for file in tmp_path.glob("stages/*/manifest.json")]
