@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 _A = re.compile(r"\.lora_(embedding_)?A(\.|$)")
-WELL_CONDITIONED = 1e4
+WELL_CONDITIONED = 10.0  # beyond it factors grow far larger than their product needs, and training them fails
 
 
 class Factors(NamedTuple):

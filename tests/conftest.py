@@ -10,17 +10,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(autouse=True)
-def no_traces_of_a_launcher() -> Iterator[None]:
-    """Composer and Accelerate write a launcher's variables to the environment, even for one process; processes that a
-    later test starts would take them for their own."""
-    for name in LAUNCHER:
+def no_rendezvous_of_another_test() -> Iterator[None]:
+    """Accelerate writes a port to the environment, even for one process; launchers that later tests start would all
+    take it."""
+    for name in RENDEZVOUS:
         os.environ.pop(name, None)
     yield
-    for name in LAUNCHER:
+    for name in RENDEZVOUS:
         os.environ.pop(name, None)
 
 

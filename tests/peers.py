@@ -7,12 +7,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(os.environ.get("SFA_TRAINERS", Path(sys.prefix) / "trainers"))
+# Composer and Accelerate write these to the environment, even for one process.
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def run(arguments: list[str], timeout: float = 600) -> str:
     """Runs Python with those trainers, and returns what it printed."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", ""), str(PEERS)]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    environment = {**inherited, "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, *arguments]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, env=environment
