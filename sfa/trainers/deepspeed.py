@@ -6,6 +6,7 @@ keeps whole on every rank (``stage3_param_persistence_threshold``). DeepSpeed is
 on its optimizer. Written for DeepSpeed 0.19.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def _zero_optimizer(candidates: Sequence[Any]) -> Any:
     return next((each for each in candidates if any(hasattr(each, name) for name in names)), None)
 
 
-class _Masters:
+class _Masters(ABC):
     """What the stages have in common: flat masters, each weight on one rank."""
 
     bytes = 0
@@ -55,12 +56,13 @@ class _Masters:
         self._module = module
         self._zero = zero
 
+    @abstractmethod
     def _flat(self) -> list[Tensor]:
-        raise NotImplementedError  # in each stage
+        """This rank's flat masters, a tensor per parameter group."""
 
+    @abstractmethod
     def _load(self, parameter: Any, tensor: Tensor) -> None:
         """Sets this rank's masters of a parameter from a whole, flat tensor."""
-        raise NotImplementedError
 
     def masters(self) -> dict[str, Tensor]:
         return {f"group {number}": flat.data for number, flat in enumerate(self._flat())}
