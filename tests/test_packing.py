@@ -116,4 +116,4 @@ def test_a_balanced_mix_takes_as_many_sequences_of_each_task() -> None:
 
 def test_an_unbalanced_multitask_training_has_the_fingerprint_it_always_had() -> None:
     assert Multitask().weights_spec() == {}
-    assert Multitask(balanced=True).weights_spec() == {"balanced": True}
+    assert Multitask(balanced=True).weights_spec() == {"balanced": 2}

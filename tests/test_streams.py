@@ -1,6 +1,7 @@
 """Streams of every kind through the command line: encoder-decoder, adapters, multitask, a task held back."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import train
 from scripts import evaluate
 from sfa import merge_steps
 from sfa.data import registered
+from sfa.data.batches import BatchSchedule
+from sfa.data.packing import Arrays
 from sfa.methods.sfa import SFA as Averaging
 from sfa.models.tokenizer_training import train_tokenizer
+from sfa.stages import training
 from tests.test_sources import SCHEMAS, jsonl, numbered
 
 TRAIN = {"max_duration": "10ba", "global_batch_size": 4, "seq_len": 64, "lr": 1e-3, "save_interval": "4ba"}
@@ -187,6 +191,33 @@ def test_multitask_takes_all_rows_at_once_and_shares_the_base(tmp_path: Path) ->
     assert [(stage["task"], stage["steps"]) for stage in results["stages"]] == [("multitask", 18)]
     assert results["metrics"]["forgetting"] == 0 and results["stages"][0]["l2_from_anchor"] > 0
     assert len(list((tmp_path / "stages").glob("*/manifest.json"))) == 1 + 1 + 3
+
+
+def test_a_balanced_multitask_training_takes_as_many_sequences_of_each_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of different texts are not packed together: half of the sequences come from each task's own rows."""
+    schedules = []
+
+    class Recorded(BatchSchedule):
+        def __init__(self, current: Sequence[Arrays], *arguments: Any, **options: Any):
+            super().__init__(current, *arguments, **options)
+            schedules.append((current, self.order))
+
+    monkeypatch.setattr(training, "BatchSchedule", Recorded)
+    quickstart = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
+    small = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=3ba", "loggers={}"]
+    small += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "tasks=[arithmetic,returns]"]
+    small += ["method=multitask", "multitask.balanced=true", f"save_folder={tmp_path}"]
+    assert train.main([quickstart, *small]) == 0
+    ((groups, order),) = schedules
+    vocabulary = next(tmp_path.glob("stages/*/model"))
+    tokenizer = AutoTokenizer.from_pretrained(vocabulary)
+    texts = [" ".join(tokenizer.batch_decode(group["input_ids"])) for group in groups]
+    assert ["Question:" in text for text in texts] == [True, False]
+    assert ["Returns:" in text for text in texts] == [False, True]
+    sizes = [len(group["labels"]) for group in groups]
+    assert [int((order < sizes[0]).sum()), int((order >= sizes[0]).sum())] == [12, 12]
 
 
 def test_a_model_is_evaluated_as_in_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,8 @@ class Multitask(Method):
         return self.balanced
 
     def weights_spec(self) -> Spec:
-        """Without balance as before there was any, so that finished stages remain valid."""
-        return {"balanced": True} if self.balanced else {}
+        """Without balance as before there was any, so that finished stages remain valid; 2: of texts, too."""
+        return {"balanced": 2} if self.balanced else {}
 
     def stages(self, stream: Stream) -> list[Stage]:
         return [stream.base, stream.train(stream.tasks, self, stream.base, label=self.name)]

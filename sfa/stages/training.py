@@ -2,6 +2,7 @@
 
 import atexit
 import math
+from collections import Counter
 from fractions import Fraction
 from functools import partial
 
@@ -61,7 +62,14 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     padded = family.padding_reason(bare, processor)
     data = context.array_builder(stage, processor, bare.config, packs=padded is None)
     seed, cache = stage.seed, context.save_folder / "data"
-    arrays, changed = data.training(stage.tasks, seed, cache)
+    # rows of different tasks share sequences unless their shares are set
+    groups = [[task] for task in stage.tasks] if stage.method.is_balanced else [stage.tasks]
+    arrays: list[Arrays] = []
+    changed = Counter[str]()
+    for group in groups:
+        packed, counts = data.training(group, seed, cache)
+        arrays += packed
+        changed.update(counts)
     buffer: list[Arrays] = []
     replay = stage.method.replay()
     if replay is not None:
