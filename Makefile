@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 SEEDS ?= 17
 NAME = $(basename $(notdir $(CONFIG)))
 .DEFAULT_GOAL := help
-.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims claims-benchmark bench test test-slow trainers lint types docs check clean
+.PHONY: help setup run seeds methods sweep-p sweep-beta sweep-weights tables figures report mnist stream claims claims-more claims-benchmark bench test test-slow trainers lint types docs check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9/-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -74,6 +74,9 @@ stream: setup models/glyphs-vit  ## Figures 1 and 2 on twenty tasks of glyphs; S
 
 claims: setup models/words  ## replay the paper's claims on small beds, over five seeds
 	$(BIN)/python -m scripts.claims --beds words digits --jobs $(JOBS) --out runs/claims.md
+
+claims-more: setup models/words  ## the claims on two more streams of words, Math → Code and three tasks in two orders
+	$(BIN)/python -m scripts.claims --beds words_code words_three --jobs $(JOBS) --out runs/claims-more.md
 
 claims-benchmark: setup models/smollm2-135m  ## the claims on DATA/dbpedia and DATA/agnews, on a GPU
 	$(BIN)/python -m scripts.claims data_folder=$(DATA) --beds benchmark --jobs $(JOBS) --out runs/claims-benchmark.md

@@ -158,7 +158,7 @@ def test_every_claim_finds_its_runs_in_its_sweep() -> None:
     labels = {
         name: {run.label for run in read(SWEEPS / f"{name}.yaml", ["seeds=[1]", "dry_run=true"])} for name in names
     }
-    for bed in ("words", "benchmark"):
+    for bed in ("words", "words_code", "benchmark"):
         assert {"sequential", *(f"sfa p={p}" for p in claims.ALL_P)} <= labels[bed]
         assert {"rehearsal fraction=0.05", "rehearsal fraction=0.1"} <= labels[bed]
         assert {"wise_ft", "task_arithmetic", "ties"} <= {label.split()[0] for label in labels[bed]}

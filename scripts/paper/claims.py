@@ -317,7 +317,9 @@ class Bed:
 
 
 BEDS = {
-    "words": Bed({"two": "words", "penalties": "words_penalties", "three": "words_orders"}),
+    "words": Bed({"two": "words", "penalties": "words_penalties"}),
+    "words_code": Bed({"two": "words_code"}, "Math", "Code"),
+    "words_three": Bed({"three": "words_orders"}),
     "benchmark": Bed({"two": "benchmark"}, "DBpedia", "AG News"),
     "digits": Bed({"penalties": "mnist"}, "even", "odd"),
     "glyphs": Bed({"stream": "glyphs"}),
