@@ -1,6 +1,6 @@
 """lm-eval's wrapper of a live model: the same scores with less computation and without progress bars."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from eval.shared_prompts import Prompt, SharedPrompts, Tokens
 from sfa.data.source import SourceError
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
@@ -95,24 +96,48 @@ class LiveLM(HFLM):
         self, requests: Sequence[Encoded], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         """Summed log-probability of each continuation after its context, and whether each of its tokens is the
-        likeliest. Requests that differ only in the last token share a row."""
+        likeliest. Requests that differ only in the last token share a row, and those of one context the context."""
         if self.backend != "causal" or not self.model._supports_logits_to_keep():
             return list(super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs))
-        shared: dict[tuple[int, ...], list[int]] = {}
-        for i, (_, context, continuation) in enumerate(requests):
-            shared.setdefault(tuple((context + continuation)[-self.max_length - 1 : -1]), []).append(i)
+        batch_size = override_bs or self.batch_size
+        contexts: dict[Tokens, list[int]] = {}
+        for i, (_, context, _) in enumerate(requests):
+            contexts.setdefault(tuple(context), []).append(i)
+        prompts = []
+        for context, indices in contexts.items():
+            beginnings = dict.fromkeys(tuple(requests[i][2][:-1]) for i in indices)
+            if len(beginnings) > 1:
+                prompts.append(Prompt(context, tuple(filter(None, beginnings))))
         scores: dict[int, tuple[float, bool]] = {}
-        for batch in alike(list(shared), override_bs or self.batch_size):
+        if prompts and self._cache() is not None:
+            scores = self._scores_after(prompts, contexts, requests, batch_size)
+        shared: dict[Tokens, list[int]] = {}
+        for i, (_, context, continuation) in enumerate(requests):
+            if i not in scores:
+                shared.setdefault(tuple((context + continuation)[-self.max_length - 1 : -1]), []).append(i)
+        for batch in alike(list(shared), batch_size):
             wanted = [max(len(requests[i][2]) for i in shared[row]) for row in batch]
             for row, logs in zip(batch, self._last_logs(batch, wanted), strict=True):
-                for i in shared[row]:
-                    tokens = torch.tensor(requests[i][2], device=logs.device)
-                    scored = logs[-len(tokens) :]
-                    likeliest = bool((scored.argmax(-1) == tokens).all())
-                    scores[i] = float(scored.gather(1, tokens[:, None]).sum()), likeliest
+                scores |= {i: _score(logs, requests[i][2]) for i in shared[row]}
         return [scores[i] for i in range(len(requests))]
 
-    def _last_logs(self, rows: Sequence[tuple[int, ...]], wanted: Sequence[int]) -> Iterator[Tensor]:
+    def _scores_after(
+        self,
+        prompts: Sequence[Prompt],
+        contexts: Mapping[Tokens, Sequence[int]],
+        requests: Sequence[Encoded],
+        batch_size: int,
+    ) -> dict[int, tuple[float, bool]]:
+        """The scores of all requests of ``prompts``, by their indices in ``requests``."""
+        scores = {}
+        with torch.no_grad(), self._precision():
+            for prompt, logits in SharedPrompts(self.model, self._new_cache, batch_size).logits(prompts):
+                logs = {b: each.log_softmax(-1, dtype=self.softmax_dtype) for b, each in logits.items()}
+                for i in contexts[prompt.tokens]:
+                    scores[i] = _score(logs[tuple(requests[i][2][:-1])], requests[i][2])
+        return scores
+
+    def _last_logs(self, rows: Sequence[Tokens], wanted: Sequence[int]) -> Iterator[Tensor]:
         """For each row of tokens, the log-probabilities after each of its last ``wanted`` ones, ``[wanted, vocab]``."""
         inputs = pad_sequence([torch.tensor(row, device=self.device) for row in rows], batch_first=True)
         options: dict[str, Any] = {}
@@ -186,9 +211,12 @@ class LiveLM(HFLM):
         from which rows cannot be removed."""
         if self.backend != "causal" or not self.model._supports_default_dynamic_cache():
             return None
-        cache = DynamicCache(config=self.config.get_text_config(decoder=True))
+        cache = self._new_cache()
         plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
         return cache if plain else None
+
+    def _new_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.config.get_text_config(decoder=True))
 
     def _ended(self, stop: Sequence[str], start: int, ends: Tensor) -> Callable[[Tensor], Tensor]:
         """A function that returns for each row whether its last token ends it, as one of ``ends`` or part of a stop
@@ -208,9 +236,16 @@ class LiveLM(HFLM):
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def alike(rows: Sequence[tuple[int, ...]], most: int) -> Iterator[list[tuple[int, ...]]]:
+def _score(logs: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
+    """Summed log-probability of a continuation, the last rows of ``logs``, and whether each token is the likeliest."""
+    tokens = torch.tensor(continuation, device=logs.device)
+    scored = logs[-len(tokens) :]
+    return float(scored.gather(1, tokens[:, None]).sum()), bool((scored.argmax(-1) == tokens).all())
+
+
+def alike(rows: Sequence[Tokens], most: int) -> Iterator[list[Tokens]]:
     """Batches of at most ``most`` rows of similar length, longest first."""
-    batch: list[tuple[int, ...]] = []
+    batch: list[Tokens] = []
     for row in sorted(rows, key=lambda row: (-len(row), row)):
         if batch and (len(batch) == most or len(row) < ALIKE * len(batch[0])):
             yield batch

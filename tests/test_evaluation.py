@@ -1,5 +1,6 @@
 """Evaluations against independent scores on the same rows: log-likelihoods by hand, GSM8K by its own answer rule."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -116,6 +117,29 @@ def test_log_likelihoods_are_those_of_lm_eval(
     )
     assert [likeliest for _, likeliest in ours] == [likeliest for _, likeliest in theirs]
     np.testing.assert_allclose([value for value, _ in ours], [value for value, _ in theirs], rtol=1e-5)
+
+
+def test_choices_share_their_prompt(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Fourteen choices of several tokens: the tokens that the model computes, and the same scores as one by one."""
+    prompts = [row["prompt"] for row in registered("returns").rows("test")[:3]]
+    choices = [f" {a} {b}" for a in ("int", "list", "dict", "float", "str", "set", "bool") for b in ("of", "or")]
+    computed = []
+    with contextlib.ExitStack() as stack:
+        hook = model.register_forward_pre_hook(
+            lambda _, args, options: computed.append(options["input_ids"].numel()), with_kwargs=True
+        )
+        stack.callback(hook.remove)
+        lm = LiveLM(pretrained=model, tokenizer=tokenizer, batch_size=28)
+        together = lm.loglikelihood(instances("loglikelihood", [(p, c) for p in prompts for c in choices]))
+        shared, computed[:] = sum(computed), []
+        alone = [
+            lm.loglikelihood(instances("loglikelihood", [(prompt, choice)]))[0]
+            for prompt in prompts
+            for choice in choices
+        ]
+    assert [likeliest for _, likeliest in together] == [likeliest for _, likeliest in alone]
+    np.testing.assert_allclose([value for value, _ in together], [value for value, _ in alone], rtol=1e-5)
+    assert shared < sum(computed) / 4
 
 
 def test_what_is_written_is_what_lm_eval_writes(
