@@ -104,10 +104,10 @@ class LiveLM(HFLM):
         for i, (_, context, _) in enumerate(requests):
             contexts.setdefault(tuple(context), []).append(i)
         prompts = []
-        for context, indices in contexts.items():
+        for tokens, indices in contexts.items():
             beginnings = dict.fromkeys(tuple(requests[i][2][:-1]) for i in indices)
             if len(beginnings) > 1:
-                prompts.append(Prompt(context, tuple(filter(None, beginnings))))
+                prompts.append(Prompt(tokens, tuple(filter(None, beginnings))))
         scores: dict[int, tuple[float, bool]] = {}
         if prompts and self._cache() is not None:
             scores = self._scores_after(prompts, contexts, requests, batch_size)
