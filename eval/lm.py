@@ -10,14 +10,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from eval.shared_prompts import Prompt, SharedPrompts, Tokens
+from eval.shared_prompts import ALIKE, Prompt, SharedPrompts, Tokens
 from sfa.data.source import SourceError
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
 from sfa.families.text import position_count
 
-# A row joins a batch if it has at least this fraction of the longest row's length: the rest would be padding.
-ALIKE = 0.9
 UNLIMITED = 2**31  # tokens
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]

@@ -11,6 +11,9 @@ from transformers import DynamicCache
 
 Tokens = tuple[int, ...]
 
+# A row joins a batch if it has at least this fraction of the longest row's length: the rest would be padding.
+ALIKE = 0.9
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -44,7 +47,7 @@ class SharedPrompts:
         batch: list[Prompt] = []
         for prompt in sorted(prompts, key=lambda prompt: (-len(prompt.tokens), prompt.tokens)):
             rows = sum(len(other.beginnings) for other in [*batch, prompt])
-            if batch and rows > self.batch_size:
+            if batch and (rows > self.batch_size or len(prompt.tokens) < ALIKE * len(batch[0].tokens)):
                 yield batch
                 batch = []
             batch.append(prompt)
