@@ -4,8 +4,8 @@ python -m scripts.bench --data-folder DIR                  everything, on the CP
 python -m scripts.bench --device cuda                      on a GPU; adds its numbers
 python -m scripts.bench --only merging penalties           only these lines
 
-DIR has gsm8k/, casehold/, claudette_tos/ and overruling/, each with <split>.parquet in the hub's columns; without it
-they come from the hub. Both sides of a comparison run alternately, so that other load on the machine affects both.
+DIR has gsm8k/, casehold/, claudette_tos/, overruling/ and dbpedia/, each with <split>.parquet in the hub's columns;
+without it they come from the hub. Both sides of a comparison run alternately, so that other load on the machine affects both.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from scripts.bench.report import write
 from sfa.store import write_json
 from sfa.terminal import command, start
 
-LINES = ("merging", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "folders", "evaluation",
+LINES = ("merging", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "folders", "evaluation", "choices",
          "start", "growth")  # fmt: skip
 PACKAGES = ("torch", "mosaicml", "transformers", "lm_eval", "mergekit")
 
