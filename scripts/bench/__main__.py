@@ -5,7 +5,8 @@ python -m scripts.bench --device cuda                      on a GPU; adds its nu
 python -m scripts.bench --only merging penalties           only these lines
 
 DIR has gsm8k/, casehold/, claudette_tos/, overruling/ and dbpedia/, each with <split>.parquet in the hub's columns;
-without it they come from the hub. Both sides of a comparison run alternately, so that other load on the machine affects both.
+without it they come from the hub. Both sides of a comparison run alternately, so that other load on the machine affects
+both.
 """
 
 import argparse
@@ -33,8 +34,8 @@ from scripts.bench.report import write
 from sfa.store import write_json
 from sfa.terminal import command, start
 
-LINES = ("merging", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "folders", "evaluation", "choices",
-         "start", "growth")  # fmt: skip
+LINES = ("merging", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "folders", "evaluation",
+         "choices", "start", "growth")  # fmt: skip
 PACKAGES = ("torch", "mosaicml", "transformers", "lm_eval", "mergekit")
 
 
