@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts import bed as command
-from scripts.paper.beds import Outcome, bed_runs, validate
+from scripts.paper.beds import Outcome, bed_runs, score_table, validate
 
 YAMLS = Path(__file__).parent.parent / "yamls"
 GOOD = Outcome(
@@ -33,6 +33,12 @@ def failing(bed: Outcome, doubled: Outcome | None = None, best_known: dict[str, 
 
 def replaced(scores: list[list[float]], task: int, values: list[float]) -> list[list[float]]:
     return [values if i == task else row for i, row in enumerate(scores)]
+
+
+def test_the_table_says_how_early_the_second_task_is_learned() -> None:
+    """From 0.25 to 0.85; 0.61 after an eighth of the steps."""
+    header, *rows = score_table(GOOD)
+    assert header[-1] == "early" and [row[-1] for row in rows] == ["", "60%", ""]
 
 
 def test_a_stream_that_meets_all_conditions_is_valid() -> None:

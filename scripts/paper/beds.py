@@ -1,6 +1,7 @@
 """When a stream of tasks can decide a claim: conditions that name no method but sequential, single-task and multitask
 training, over runs of :func:`bed_runs`."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,12 @@ class Outcome:
                 {second: mean(self.early) - before - EARLY_GAIN * (own - before)},
             ),
         ]
+
+    @property
+    def early_share(self) -> float:
+        """The share of the second task's gain that an eighth of its steps bring; ``nan`` without a gain."""
+        before, own = statistics.fmean(self.after[0][1]), statistics.fmean(self.after[1][1])
+        return (statistics.fmean(self.early) - before) / (own - before) if own != before else math.nan
 
     def spreads(self) -> list[float]:
         """The standard deviation over seeds of every final score."""
@@ -231,9 +238,10 @@ def table(conditions: Sequence[Condition]) -> list[list[str]]:
 
 
 def score_table(bed: Outcome) -> list[list[str]]:
-    """A row per task, header first: mean scores over seeds."""
+    """A row per task, header first: mean scores over seeds, and the second task's share of its gain after an eighth of
+    its steps."""
     mean = statistics.fmean
-    header = ["task", "chance", "base", "alone", "multitask", *(f"after {name}" for name in bed.names)]
+    header = ["task", "chance", "base", "alone", "multitask", *(f"after {name}" for name in bed.names), "early"]
     return [
         header,
         *(
@@ -249,6 +257,7 @@ def score_table(bed: Outcome) -> list[list[str]]:
                         *(mean(stage[i]) for stage in bed.after),
                     ]
                 ),
+                f"{bed.early_share:.0%}" if i == 1 else "",
             ]
             for i, name in enumerate(bed.names)
         ),
