@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from eval import TASK_FILES
-from eval.kind import RankResult, Settings, mean_score, with_counts
+from eval.kind import RankResult, Settings, in_row_order, mean_score, with_counts
 from eval.text import TextKind
 from sfa.data import ImageTask, Row, Task
 from sfa.data.template import Layout, Prompter
@@ -113,7 +113,7 @@ class LMEval(TextKind):
         return [str(listed["metric"]) for listed in self.tasks[name].config.metric_list]
 
     def score(self, name: str, results: Sequence[RankResult]) -> Score:
-        values = np.concatenate([result.values for result in results])
+        values = in_row_order(results)
         metric, *other_metrics = self._metrics(name)
         score = mean_score(name, metric, values[:, 0])
         if other_metrics:

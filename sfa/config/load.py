@@ -3,9 +3,9 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,10 +23,19 @@ from sfa.schedule import Duration
 from sfa.values import LocalPath, Overrides, at_home
 
 Validated = TypeVar("Validated", bound=BaseModel)
-Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 
 RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
 RENAMED_OF_TASKS = {"held_back": "evaluate_only"}
+
+
+class Evaluations(Protocol):
+    """The evaluations that a run's config may name."""
+
+    def __call__(self, stream: Sequence[Task]) -> Sequence[str]:
+        """The valid names in ``eval.tasks`` of a run of these tasks."""
+
+    def general_errors(self, names: Sequence[str], folder: Path | None, stream: Sequence[Task]) -> list[str]:
+        """Why tasks of the prior suite cannot be scored in a run of these tasks, a line each."""
 
 
 class ConfigError(SFAError):
@@ -47,7 +56,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
         path: the YAML file; OmegaConf interpolations are resolved.
         overrides: like ``["method=sfa", "sfa.p=0.5"]``, values parsed as YAML, or further files, like
             ``"yamls/small.yaml"``; later ones take precedence.
-        evaluations: returns the valid names of a stream's evaluations; ``None`` skips that check.
+        evaluations: the evaluations that exist; ``None`` skips that check.
 
     Raises:
         ConfigError: with all errors, each with its key, the allowed values and the nearest known key.
@@ -116,6 +125,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         for name, key in keys.items():
             if name not in known:
                 errors.append(_unknown(key, name, known, "an evaluation"))
+        if config.eval.task_folder is None or config.eval.task_folder.is_dir():
+            general = evaluations.general_errors(config.eval.general, config.eval.task_folder, tasks)
+            errors += [f"eval.general: {error}" for error in general]
     if not config.eval.run_generated_code:
         errors += [
             f"eval.run_generated_code: must be true for {name}, which runs what the model writes, in a sandbox; "
@@ -129,8 +141,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         elif options:
             _validate(loggers.options(logger), options, f"loggers.{logger}.", errors)
     errors += _save_folder(config)
-    if config.data_folder is not None and not config.data_folder.is_dir():
-        errors.append(f"data_folder: must be a folder, and {config.data_folder} is not one")
+    for key, folder in {"data_folder": config.data_folder, "eval.task_folder": config.eval.task_folder}.items():
+        if folder is not None and not folder.is_dir():
+            errors.append(f"{key}: must be a folder, and {folder} is not one")
     name = config.model.name or ""
     advice = f"; make {name}" if name.startswith("models/") else ""
     if name.startswith((".", "/", "runs/", "models/")) and not Path(name).is_dir() and not (advice and config.dry_run):
