@@ -15,7 +15,17 @@ from sfa.config import loggers
 from sfa.config.concealed import Concealed
 from sfa.config.reading import Unreadable, read_file, read_value, reason
 from sfa.config.schema import Config, Train, config_class
-from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in, runs_generated_code
+from sfa.data import (
+    TASKS,
+    Custom,
+    Images,
+    InstructionFile,
+    InstructionFolder,
+    LabelSplit,
+    Task,
+    looking_in,
+    runs_generated_code,
+)
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
@@ -255,8 +265,8 @@ def _is_file(override: str) -> bool:
 
 
 def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
-    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that splits an
-    image data set into several tasks."""
+    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that makes
+    several tasks of an image data set or of a folder of instructions."""
     if not isinstance(entries, list) or not entries:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
@@ -276,6 +286,18 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 known = {*kind.model_fields, *LabelSplit.model_fields}
                 errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in entry if key not in known]
                 expanded = []
+        elif isinstance(entry, dict) and "instructions" in entry:
+            kind = InstructionFile
+            folder = _validate(InstructionFolder, entry, f"tasks.{i}.", errors)
+            try:
+                expanded = folder.entries(copies) if folder is not None else []
+            except SourceError as error:
+                errors.append(f"tasks.{i}.{error}")
+                expanded = []
+            known = {*InstructionFile.model_fields, *InstructionFolder.model_fields} - {"name", "folder", "file"}
+            if unknown := [key for key in entry if key not in known]:
+                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in unknown]
+                expanded = []
         else:
             options = dict(entry) if isinstance(entry, dict) else {"name": entry}
             name = options.get("name")
@@ -284,7 +306,7 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 kind = Images
             if kind is None:
                 errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
-                kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit]
+                kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit, InstructionFolder]
                 known = {key for task in kinds for key in task.model_fields}
                 errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in options if key not in known]
                 continue
