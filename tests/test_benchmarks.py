@@ -66,8 +66,9 @@ def test_prompts_are_those_of_o_lora(name: str) -> None:
     for task in load(YAMLS / f"{name}.yaml", ["dry_run=true"], available).tasks:
         assert isinstance(task, Custom) and isinstance(task.choices, list)
         _, kind, dataset = task.source.split("/")
-        question = f"{INSTRUCTIONS[kind]} Choose one from the option.\nOption: {', '.join(task.choices)} \n"
-        question = "" if kind == "COPA" else question
+        instruction = INSTRUCTIONS.get(kind)  # rows of COPA hold their question
+        question = f"{instruction} Choose one from the option.\nOption: {', '.join(task.choices)} \n"
+        question = question if instruction else ""
         assert task.prompt == f"Task:{kind}\nDataset:{dataset}\n{question}{{sentence}}\nAnswer:"
         assert task.evals == (f"{task.name}_label_match",)
 
@@ -173,9 +174,8 @@ def test_any_folder_of_instructions_is_a_stream(instructions: Path) -> None:
     assert isinstance(later, InstructionFile) and later.evals == ("task2_later_rouge_l",)
     trained, held = later.rows("train"), later.rows("test")
     assert len(trained) == 20 and held and not {r["prompt"] for r in trained} & {r["prompt"] for r in held}
-    assert trained[0]["prompt"].startswith(
-        "Definition: Say it.\n\nNow complete the following example -\nInput: number "
-    )
+    head, _, example = trained[0]["prompt"].partition("\n\n")
+    assert head == "Definition: Say it." and example.startswith("Now complete the following example -\nInput: number ")
     assert (trained[0]["response"], trained[0]["references"]) == ("b", ["b", "bb"])
     before = later.data_spec()
     file = instructions / "tasks" / "task2_later.json"
