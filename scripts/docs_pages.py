@@ -72,13 +72,13 @@ def _keys() -> str:
 
 def _task_options() -> str:
     """Each registered task's summary and the options that not every task has."""
-    from sfa.data import TASKS, LabelSplit
+    from sfa.data import TASKS, InstructionFolder, LabelSplit
     from sfa.data.custom import Custom
     from sfa.data.images import Images
 
     kinds: list[tuple[str, Any]] = [*sorted(TASKS.items()), ("a data set of text", Custom), ("images", Images)]
     sections = []
-    for name, kind in [*kinds, ("`split`", LabelSplit)]:
+    for name, kind in [*kinds, ("`split`", LabelSplit), ("`instructions`", InstructionFolder)]:
         summary = re.sub(r":\w+:`+~?([^`]+)`+", r"`\1`", " ".join((kind.__doc__ or "").replace("``", "`").split()))
         schema = kind.model_json_schema()
         required = schema.get("required", [])

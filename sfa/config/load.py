@@ -3,9 +3,9 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,7 +15,17 @@ from sfa.config import loggers
 from sfa.config.concealed import Concealed
 from sfa.config.reading import Unreadable, read_file, read_value, reason
 from sfa.config.schema import Config, Train, config_class
-from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in, runs_generated_code
+from sfa.data import (
+    TASKS,
+    Custom,
+    Images,
+    InstructionFile,
+    InstructionFolder,
+    LabelSplit,
+    Task,
+    looking_in,
+    runs_generated_code,
+)
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
@@ -23,10 +33,19 @@ from sfa.schedule import Duration
 from sfa.values import LocalPath, Overrides, at_home
 
 Validated = TypeVar("Validated", bound=BaseModel)
-Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 
 RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
 RENAMED_OF_TASKS = {"held_back": "evaluate_only"}
+
+
+class Evaluations(Protocol):
+    """The evaluations that a run's config may name."""
+
+    def __call__(self, stream: Sequence[Task]) -> Sequence[str]:
+        """The valid names in ``eval.tasks`` of a run of these tasks."""
+
+    def general_errors(self, names: Sequence[str], folder: Path | None, stream: Sequence[Task]) -> list[str]:
+        """Why tasks of the prior suite cannot be scored in a run of these tasks, a line each."""
 
 
 class ConfigError(SFAError):
@@ -47,7 +66,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
         path: the YAML file; OmegaConf interpolations are resolved.
         overrides: like ``["method=sfa", "sfa.p=0.5"]``, values parsed as YAML, or further files, like
             ``"yamls/small.yaml"``; later ones take precedence.
-        evaluations: returns the valid names of a stream's evaluations; ``None`` skips that check.
+        evaluations: the evaluations that exist; ``None`` skips that check.
 
     Raises:
         ConfigError: with all errors, each with its key, the allowed values and the nearest known key.
@@ -116,6 +135,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         for name, key in keys.items():
             if name not in known:
                 errors.append(_unknown(key, name, known, "an evaluation"))
+        if config.eval.task_folder is None or config.eval.task_folder.is_dir():
+            general = evaluations.general_errors(config.eval.general, config.eval.task_folder, tasks)
+            errors += [f"eval.general: {error}" for error in general]
     if not config.eval.run_generated_code:
         errors += [
             f"eval.run_generated_code: must be true for {name}, which runs what the model writes, in a sandbox; "
@@ -129,8 +151,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         elif options:
             _validate(loggers.options(logger), options, f"loggers.{logger}.", errors)
     errors += _save_folder(config)
-    if config.data_folder is not None and not config.data_folder.is_dir():
-        errors.append(f"data_folder: must be a folder, and {config.data_folder} is not one")
+    for key, folder in {"data_folder": config.data_folder, "eval.task_folder": config.eval.task_folder}.items():
+        if folder is not None and not folder.is_dir():
+            errors.append(f"{key}: must be a folder, and {folder} is not one")
     name = config.model.name or ""
     advice = f"; make {name}" if name.startswith("models/") else ""
     if name.startswith((".", "/", "runs/", "models/")) and not Path(name).is_dir() and not (advice and config.dry_run):
@@ -242,8 +265,8 @@ def _is_file(override: str) -> bool:
 
 
 def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
-    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that splits an
-    image data set into several tasks."""
+    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that makes
+    several tasks of an image data set or of a folder of instructions."""
     if not isinstance(entries, list) or not entries:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
@@ -263,6 +286,18 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 known = {*kind.model_fields, *LabelSplit.model_fields}
                 errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in entry if key not in known]
                 expanded = []
+        elif isinstance(entry, dict) and "instructions" in entry:
+            kind = InstructionFile
+            folder = _validate(InstructionFolder, entry, f"tasks.{i}.", errors)
+            try:
+                expanded = folder.entries(copies) if folder is not None else []
+            except SourceError as error:
+                errors.append(f"tasks.{i}.{error}")
+                expanded = []
+            known = {*InstructionFile.model_fields, *InstructionFolder.model_fields} - {"name", "folder", "file"}
+            if unknown := [key for key in entry if key not in known]:
+                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in unknown]
+                expanded = []
         else:
             options = dict(entry) if isinstance(entry, dict) else {"name": entry}
             name = options.get("name")
@@ -271,7 +306,7 @@ def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 kind = Images
             if kind is None:
                 errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
-                kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit]
+                kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit, InstructionFolder]
                 known = {key for task in kinds for key in task.model_fields}
                 errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in options if key not in known]
                 continue

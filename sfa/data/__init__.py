@@ -16,6 +16,7 @@ from sfa.data import (  # noqa: F401
 )
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
+from sfa.data.natural_instructions import InstructionFile, InstructionFolder
 from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered, runs_generated_code
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "FileName",
     "ImageTask",
     "Images",
+    "InstructionFile",
+    "InstructionFolder",
     "LabelSplit",
     "Row",
     "Split",

@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-from sfa.data.formats import READERS, SourceError
+from sfa.data.formats import ARRAY, READERS, SourceError
 
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(-[0-9a-f]{16})?")  # the hub's names for the shards of a split
 
 
 def split_files(folder: Path) -> dict[str, list[Path]]:
     """The files of every split: ``<split>.{parquet,jsonl,csv}``, or its shards ``<split>-00000-of-00002.…`` in
-    order.
+    order; in a folder without any, ``<split>.json``.
 
     Raises:
         SourceError: a split has two files, or shards are missing.
@@ -22,6 +22,8 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
             files_by_split.setdefault(shard[1] if shard else file.stem, []).append(file)
         elif file.suffix.lower() in READERS and (folder / f"{file.stem}{file.suffix.lower()}").exists():
             raise SourceError(f"{folder} has both {file.stem}{file.suffix.lower()} and {file.name}: remove one of them")
+    if not files_by_split:
+        return {file.stem: [file] for file in sorted(folder.iterdir()) if file.is_file() and file.suffix == ARRAY}
     for split, files in files_by_split.items():
         shards = [SHARD.fullmatch(file.stem) for file in files]
         places = [

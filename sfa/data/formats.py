@@ -1,4 +1,4 @@
-"""Rows of CSV, JSON Lines and Parquet files, with every value as written in the file."""
+"""Rows of CSV, JSON Lines, JSON and Parquet files, with every value as written in the file."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ import numpy as np
 from sfa.errors import SFAError
 
 READERS = (".parquet", ".jsonl", ".csv")
+ARRAY = ".json"  # of one array of rows; read in folders without any file of the formats above
 BATCH = 256  # rows of a Parquet file that are decoded at once
 
 SourceRow = dict[str, Any]  # columns as csv, json and pyarrow read them
@@ -36,7 +37,7 @@ class Written(float):
 
 
 def read_text(file: Path) -> Iterator[SourceRow]:
-    """The rows of a CSV or JSON Lines file, one after another.
+    """The rows of a CSV, JSON Lines or JSON file, one after another.
 
     A CSV cell is always text; CSV does not distinguish an empty text from a missing value, so an empty cell is
     ``None``. A JSON value keeps its type, and a number its digits.
@@ -44,7 +45,7 @@ def read_text(file: Path) -> Iterator[SourceRow]:
     Raises:
         SourceError: the file is truncated, not UTF-8 or malformed; names the line.
     """
-    return _csv(file) if file.suffix == ".csv" else _jsonl(file)
+    return {".csv": _csv, ARRAY: _array}.get(file.suffix, _jsonl)(file)
 
 
 def _csv(file: Path) -> Iterator[SourceRow]:
@@ -69,17 +70,30 @@ def _csv(file: Path) -> Iterator[SourceRow]:
             raise SourceError(f"{file} cannot be read: it is not UTF-8: {error}") from error
 
 
+def _array(file: Path) -> Iterator[SourceRow]:
+    try:
+        text = file.read_text("utf-8-sig")
+        rows = _decode(text)
+        if "\\u" in text:
+            json.dumps(rows, ensure_ascii=False).encode()  # a lone surrogate is not text
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file} cannot be read: {error}") from error
+    if not isinstance(rows, list):
+        raise SourceError(f"{file} cannot be read: it is not an array of JSON objects")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise SourceError(f"{file} cannot be read: row {number} is not a JSON object with a value for each column")
+        yield row
+
+
 def _jsonl(file: Path) -> Iterator[SourceRow]:
-    decode = json.JSONDecoder(
-        object_pairs_hook=_object, parse_float=Written, parse_int=_integer, parse_constant=_refuse_constant
-    ).decode
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):  # lines end only with \n: a text may contain other separators
             if line.isspace():
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                row = decode(text)
+                row = _decode(text)
                 if "\\u" in text:
                     json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate is not text
             except (ValueError, RecursionError) as error:
@@ -89,6 +103,12 @@ def _jsonl(file: Path) -> Iterator[SourceRow]:
                     f"{file} cannot be read: line {number} is not a JSON object with a value for each column"
                 )
             yield row
+
+
+def _decode(text: str) -> Any:
+    return json.JSONDecoder(
+        object_pairs_hook=_object, parse_float=Written, parse_int=_integer, parse_constant=_refuse_constant
+    ).decode(text)
 
 
 def _object(items: list[tuple[str, Any]]) -> SourceRow:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, PrivateAttr
 
@@ -15,6 +15,8 @@ from sfa.data.formats import ParquetRows, SourceError, SourceRow, read_text
 from sfa.data.holdout import draw
 from sfa.data.task import Row, Split, Task, data_folder_of
 from sfa.values import REMOTE, Spec, at_home
+
+Item = TypeVar("Item")
 
 __all__ = [
     "Source",
@@ -380,7 +382,7 @@ def usable(rows: Sequence[Row], name: str) -> Sequence[Row]:
     return rows
 
 
-def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
+def shuffled(rows: Sequence[Item], limit: int | None, seed: int = 0) -> list[Item]:
     """The first ``limit`` rows after a seeded shuffle; all, in their order, if ``limit`` is ``None``."""
     if limit is None:
         return list(rows)

@@ -48,6 +48,8 @@ def describe(config: Config) -> str:
     lines += ["", notice] if notice is not None else []
     lines += family.plan_notes(stage.train for stage in stages if isinstance(stage, Training))
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
+    if config.eval.general:
+        lines.append(f"prior suite: {', '.join(config.eval.general)}, before the stream and after each stage")
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {reason}"])
     lora = config.model.lora
