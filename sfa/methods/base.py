@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from composer.core import Algorithm
     from torch import Tensor
 
+    from sfa.data.memory import Memory
     from sfa.stages.plan import Stage, Stream
 
 METHODS: dict[str, type[Method]] = {}
@@ -66,6 +67,8 @@ class Fit:
         seed: seed of the run.
         anchor: folder of the model that it starts from, whose weights are θ_o.
         past: previously trained tasks, oldest first.
+        memory: the stored sequences of past tasks, if the method has a :meth:`Method.replay`.
+        report: prints a line for the user.
     """
 
     total: int
@@ -73,11 +76,14 @@ class Fit:
     seed: int
     anchor: Path
     past: Sequence[Past] = ()
+    memory: Memory | None = None
+    report: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Replay of past tasks: their share of every batch, and how many sequences are stored per task (``None``: all)."""
+    """Storage of past tasks: their share of every batch (0: they are only stored, for the method's algorithms), and how
+    many sequences are stored per task (``None``: all)."""
 
     fraction: float
     buffer: int | None
@@ -97,6 +103,7 @@ class Method(Section):
 
     Attributes:
         name: its name as a config's ``method``, and the key of its settings.
+        rows: the kinds of data that it can be trained on, see :attr:`sfa.families.Family.rows`.
         merge_name: name of its merge, in fingerprints and in ``scripts.merge``; empty: it has none.
         merge_count: how many models a merge takes; ``None``: any number.
         merges_from: whether a merge takes differences from the base that all models were trained from.
@@ -112,6 +119,7 @@ class Method(Section):
     """
 
     name: ClassVar[str] = ""
+    rows: ClassVar[tuple[str, ...]] = ("text", "images")
     merge_name: ClassVar[str] = ""
     merge_count: ClassVar[int | None] = None
     merges_from: ClassVar[bool] = False

@@ -22,6 +22,7 @@ from sfa import machine, runs, weights
 from sfa.config import ConfigError
 from sfa.config.schema import Train
 from sfa.data.batches import BatchSchedule, data_spec, example_count, sample_rows
+from sfa.data.memory import Memory
 from sfa.data.packing import Arrays
 from sfa.families import family_of
 from sfa.methods.base import Fit, Past
@@ -77,10 +78,9 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     total = Duration.parse(settings.max_duration).step_count(sequences, batch, settings.seq_len)
     epoch = Fraction(sequences, batch)
     _check_steps(stage, total, sequences, batch)
-    fraction = replay.fraction if replay is not None else 0.0
-    schedule = BatchSchedule(
-        arrays, total, batch, seed, buffer, fraction, family.transform(stage.tasks, seed), stage.method.is_balanced
-    )
+    fraction, transform = replay.fraction if replay is not None else 0.0, family.transform(stage.tasks, seed)
+    schedule = BatchSchedule(arrays, total, batch, seed, buffer, fraction, transform, stage.method.is_balanced)
+    memory = Memory(buffer, batch, seed, transform)
 
     composer_precision, cpu_bf16 = _precision(stage.precision)
     model = StageModel(bare, processor, cpu_bf16)
@@ -94,7 +94,9 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         Past(context.folder(past), context.model(past), past is stage.start, partial(examples, _training_of(past)))
         for past in stage.past
     ]
-    algorithms = stage.method.algorithms(Fit(total, epoch, seed, context.model(stage.start), past_tasks))
+    report = lambda line: console.print(f"{stage.label}: {line}")  # noqa: E731
+    fit = Fit(total, epoch, seed, context.model(stage.start), past_tasks, memory if buffer else None, report)
+    algorithms = stage.method.algorithms(fit)
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
     algorithms.append(Finite())
     if settings.max_grad_norm is not None:
@@ -149,7 +151,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         "tokens": tokens,
         "peak_bytes": machine.peak(),
         "stored_examples": sum(example_count(past_rows) for past_rows in buffer),
-        "stored_bytes": sum(array.nbytes for past_rows in buffer for array in past_rows.values()),
+        "stored_bytes": memory.bytes,
         "changed": changed,
         "padded": padded,
     }
