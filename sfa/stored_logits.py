@@ -1,7 +1,6 @@
 """The logits that a model had on stored sequences, in a file, read row by row."""
 
 import hashlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sfa.data.array_cache import built_once
 from sfa.data.batches import collate, learned_tokens
 from sfa.data.packing import Arrays
 from sfa.models.stored import read_model
-from sfa.parallel import exclusively
-from sfa.store import fingerprint, verify_checksums, write_checksums
-
-log = logging.getLogger(__name__)
+from sfa.store import fingerprint, verify_checksums
 
 GROUP = 8  # sequences of a forward pass
 
@@ -53,10 +50,11 @@ class StoredLogits:
         Raises:
             DamagedStage: the file was changed.
         """
-        with exclusively(self.folder, log.info):
-            if not dist.all_gather_object(self.folder.is_dir())[0] and dist.get_global_rank() == 0:
-                self._compute(module, state, report)
-            dist.barrier()
+        if dist.get_global_rank() == 0:
+            with built_once(self.folder) as temporary:
+                if temporary is not None:
+                    self._compute(module, state, report, temporary)
+        dist.barrier()
         file = verify_checksums(self.folder) / "logits.safetensors"
         self._file = safe_open(file, framework="pt").get_slice("logits")
         return file.stat().st_size
@@ -67,7 +65,7 @@ class StoredLogits:
         return logits
 
     @torch.no_grad()
-    def _compute(self, module: Any, state: State, report: Callable[[str], None]) -> None:
+    def _compute(self, module: Any, state: State, report: Callable[[str], None], folder: Path) -> None:
         model = state.device.module_to_device(read_model(self.model).eval())
         logits: Tensor | None = None
         for start in range(0, len(self.ends) - 1, GROUP):
@@ -82,8 +80,4 @@ class StoredLogits:
                 logits = torch.empty(self.ends[-1], found.shape[-1])
             logits[self.ends[part[0]] : self.ends[part[-1] + 1]] = found
         assert logits is not None, "a past task has stored sequences"
-        temporary = self.folder.with_name(f".{self.folder.name}")
-        temporary.mkdir(exist_ok=True)
-        save_file({"logits": logits}, temporary / "logits.safetensors")
-        write_checksums(temporary)
-        temporary.replace(self.folder)
+        save_file({"logits": logits}, folder / "logits.safetensors")

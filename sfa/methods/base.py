@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from composer.core import Algorithm
     from torch import Tensor
 
+    from sfa.config.schema import Train
+    from sfa.data import Task
     from sfa.data.memory import Memory
+    from sfa.data.template import Layout
+    from sfa.families import Family
     from sfa.stages.plan import Stage, Stream
 
 METHODS: dict[str, type[Method]] = {}
@@ -55,6 +59,33 @@ class Past:
     model: Path
     is_parent: bool
     examples: Callable[[int], list[dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts with, before its data are built.
+
+    Attributes:
+        model: the model that it starts from, on CPU.
+        processor: its tokenizer or image processor.
+        family: its family.
+        layout: how prompts are presented.
+        train: the training's settings.
+        is_bf16: whether it computes in bfloat16.
+        seed: seed of the run.
+        folder: folder of its stage.
+        report: prints a line for the user.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    layout: Layout
+    train: Train
+    is_bf16: bool
+    seed: int
+    folder: Path
+    report: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -197,6 +228,20 @@ class Method(Section):
     def algorithms(self, fit: Fit) -> list[Algorithm]:
         """Composer algorithms, to run before gradient clipping."""
         return []
+
+    def prepared(self, tasks: Sequence[Task], start: Start) -> Sequence[Task]:
+        """The tasks as they are trained on, by default as they are. All ranks call it."""
+        return tasks
+
+    def tuned(self, model: Any, fit: Fit) -> Any:
+        """The model as it is trained: ``model`` itself, or with what is trained in its place. The same on all ranks,
+        and when a training resumes."""
+        return model
+
+    def plain(self, model: Any, folder: Path) -> Any:
+        """What :meth:`tuned` returned, after the training, as a model like the one that it was given. All ranks call
+        it; rank 0 may write what later stages need to the stage's ``folder``, see :attr:`Past.folder`."""
+        return model
 
     def replay(self) -> Replay | None:
         """Settings of replay, or ``None`` if past tasks are not replayed."""
