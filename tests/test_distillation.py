@@ -32,3 +32,10 @@ def test_training_equals_a_plain_loop_with_kl_div(microbatch: int, tmp_path: Pat
     ours = fitted(tiny.model(), [Distillation(folder, STRENGTH, TEMPERATURE)], microbatch)
     tiny.assert_close(ours, plain(tiny.model(), more))
     assert not torch.allclose(ours["lm_head.weight"], plain(tiny.model())["lm_head.weight"], atol=1e-3)
+
+
+def test_it_is_resumed_bitwise(tmp_path: Path) -> None:
+    teacher = Distillation(saved(tiny.model(seed=5), tmp_path / "teacher"), STRENGTH, TEMPERATURE)
+    whole = fitted(tiny.model(), [teacher], checkpoints=tmp_path)
+    resumed = fitted(tiny.model(seed=9), [teacher], load_path=str(tmp_path / "ep0-ba3.pt"))
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
