@@ -202,7 +202,7 @@ class Averager:
             raise ValueError(
                 f"beta_end needs the number of merges, which {self.interval} of {self._length} leaves open"
             )
-        if unused := self.weighting.unused(self._live.masters()):
+        if self.weighting.layers and (unused := self.weighting.unused(self._live.masters())):
             raise ValueError(f"layers: no trained tensor's name contains a match of {unused[0]!r}")
 
     def step(self, progress: Mapping[str, int] | None = None, last: bool = False) -> Merge | None:

@@ -51,6 +51,12 @@ class OSF(Tuned):
 
     preserved: float = Field(0.5, gt=0, lt=1, description="share of each matrix's singular directions that stay")
 
+    def tuned(self, model: Any, fit: Fit) -> Any:
+        """Decomposed on a GPU, if there is one, as on CPU that of a large model is slow."""
+        from composer.utils import get_device
+
+        return super().tuned(get_device(None).module_to_device(model), fit)
+
     def tuner(self) -> "PeftConfig":
         from peft import OSFConfig
 

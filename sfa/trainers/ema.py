@@ -37,7 +37,8 @@ class EMA(Algorithm):
         shards = trained_shards(bare(state))
         if not self._average:
             self._average = {name: shard.clone() for name, shard in shards.items()}
-        average = [self._average[name] for name in shards]
+        average = [self._average[name].to(shard.device) for name, shard in shards.items()]  # from a checkpoint on CPU
+        self._average = dict(zip(shards, average, strict=True))
         torch._foreach_lerp_(average, list(shards.values()), 1 - self.smoothing)
         if state.max_duration is not None and state.timestamp >= state.max_duration:
             torch._foreach_copy_(list(shards.values()), average)
