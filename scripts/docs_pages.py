@@ -139,4 +139,6 @@ def _value(kind: Schema) -> str:
 
 def _as_yaml(value: Any) -> str:
     """A value as it would be written in YAML."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and "\n" not in value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

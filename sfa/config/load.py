@@ -128,6 +128,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         errors.append(f"tasks: {error}")
     else:
         errors += family.config_errors(config)
+        if family.rows not in config.method_settings.rows:
+            kinds = " and ".join(config.method_settings.rows)
+            errors.append(f"method: {config.method} is only for {kinds}, and the tasks are {family.rows}")
     if evaluations is not None and family is not None:
         known = evaluations(tasks)
         keys = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
