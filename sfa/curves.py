@@ -64,8 +64,9 @@ def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], li
     """The points (step over the stream, score) of each evaluation of a run, its merges, and the start of each stage."""
     results = read_results(run)
     points: dict[str, list[tuple[int, float]]] = {}
+    trained = {stage["task"] for stage in results["stages"]}
     for row in results["evaluations"]:
-        if row["after"] == "base":
+        if row["after"] not in trained:  # the base, or, after it, the tuned model that the stream starts from
             points[row["evaluation"]] = [(0, row["value"])]
     merges, starts, start = [], [], 0
     for stage in results["stages"]:

@@ -19,6 +19,7 @@ from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in, runs_g
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
 from sfa.methods import METHODS
+from sfa.models.settings import TUNED
 from sfa.schedule import Duration
 from sfa.values import LocalPath, Overrides, at_home
 
@@ -62,9 +63,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
         tasks = config.tasks
     if config is not None:
         errors += _check_together(config, tasks, evaluations)
-    trained = [task.name for task in tasks if not task.evaluate_only]
-    if config is not None and not errors and (idle := config.method_settings.idle_reason(trained)) is not None:
-        errors.append(f"method: {idle}")
+    if config is not None and not errors:
+        method = config.method_settings
+        idle = method.idle_reason(config.trained() if method.needs_past_data else config.learned())
+        errors += [] if idle is None else [f"method: {idle}"]
     if errors or config is None:
         raise ConfigError(str(path), [concealed.text(error) for error in errors])
     config._concealed = concealed
@@ -132,9 +134,12 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
     if config.data_folder is not None and not config.data_folder.is_dir():
         errors.append(f"data_folder: must be a folder, and {config.data_folder} is not one")
     name = config.model.name or ""
-    advice = f"; make {name}" if name.startswith("models/") else ""
-    if name.startswith((".", "/", "runs/", "models/")) and not Path(name).is_dir() and not (advice and config.dry_run):
-        errors.append(f"model.name: must be a folder or a hub name, and {name} is neither{advice}")
+    for key, model_name in (("name", name), ("base", config.model.base or "")):
+        advice = f"; make {model_name}" if model_name.startswith("models/") else ""
+        is_path = model_name.startswith((".", "/", "runs/", "models/"))
+        if is_path and not Path(model_name).is_dir() and not (advice and config.dry_run):
+            errors.append(f"model.{key}: must be a folder or a hub name, and {model_name} is neither{advice}")
+    errors += _of_tuned(config)
     for i, task in enumerate(tasks):
         try:
             task.data_spec()
@@ -145,6 +150,10 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
 
         longest = max(config.train_of(task).seq_len for task in tasks)
         errors += configuration_errors(config.model, family, longest)
+        before = config.model.tuned_from
+        if before is not None and Path(str(before.name)).is_dir():
+            wrong = configuration_errors(before, family, longest)
+            errors += [error.replace("model.name", "model.base", 1) for error in wrong]
     if config.model.tokenizer is not None and config.model.template == "chat":
         errors.append(
             "model.template: chat requires a tokenizer with a chat template, and a tokenizer trained here has none"
@@ -153,7 +162,8 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         errors.append(f"model.system: is used only with model.template: chat, not with {config.model.template}")
     trained = [task for task in tasks if not task.evaluate_only]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
-    errors += config.method_settings.errors([task.name for task in trained], steps)
+    given = [None] * (len(config.learned()) - len(trained))
+    errors += config.method_settings.errors(config.learned(), [*given, *steps])
     errors += config.method_settings.model_errors(config.model.lora is not None, config.parallelism == "fsdp2")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
@@ -163,6 +173,24 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         if isinstance(batch, int) and batch % ranks:
             errors.append(f"train.global_batch_size: must be a multiple of the {ranks} ranks, not {batch}")
     return list(dict.fromkeys(errors))
+
+
+def _of_tuned(config: Config) -> list[str]:
+    """Errors of a stream that starts from a tuned model, or of a method that cannot start from one."""
+    if config.model.base is None:
+        return []
+    method, errors = config.method_settings, []
+    if any(task.name == TUNED for task in config.tasks):
+        errors.append(f"tasks: {TUNED} is reserved for the tuned model in results; give the task another name")
+    if method.merge_name and method.ignores_order and method.needs_past_data:
+        errors.append(
+            f"model.base: {method.name} needs examples of what each model was tuned on, and has none of name's"
+        )
+    elif method.merge_name and method.ignores_order and config.model.lora is not None:
+        errors.append(
+            f"model.base: {method.name} merges the tuned model with others, which are adapters: leave out lora"
+        )
+    return errors
 
 
 def _save_folder(config: Config) -> list[str]:

@@ -1,6 +1,7 @@
 """The YAML schema of a run: every key with its type, default and hint."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from sfa.config.concealed import Concealed
 from sfa.data import FileName, Task, registered
 from sfa.families import Family, family_of_tasks
 from sfa.methods import METHODS, Method, plain_method
-from sfa.models.settings import Model
+from sfa.models.settings import TUNED, Model
 from sfa.values import Interval, LocalPath, Overrides, Section, Spec
 
 Duration = Annotated[
@@ -121,6 +122,22 @@ class Config(Section):
         if self.model.tokenizer.train_on is None:
             return sorted(self.tasks, key=lambda task: task.name)
         return [registered(name) for name in sorted(set(self.model.tokenizer.train_on))]
+
+    def trained(self) -> list[str]:
+        """The names of the trained tasks."""
+        return [task.name for task in self.tasks if not task.evaluate_only]
+
+    def learned(self) -> list[str]:
+        """What the run's last model has learned, in order: what it was tuned on before, if it was, then the trained
+        tasks."""
+        return [TUNED, *self.trained()] if self.model.base is not None else self.trained()
+
+    def learned_before(self) -> list[str]:
+        """The names of the tasks that the tuned model was tuned on: those that are listed before the first trained one,
+        and are evaluated only."""
+        if self.model.base is None:
+            return []
+        return [task.name for task in itertools.takewhile(lambda task: task.evaluate_only, self.tasks)]
 
     def evaluations(self) -> list[str]:
         if self.eval.tasks is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sfa import hub
 from sfa.data import Task
 from sfa.data.template import Layout
+from sfa.models.settings import TUNED
 from sfa.schedule import Duration
 from sfa.store import fingerprint, identities
 from sfa.values import Spec
@@ -65,7 +66,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Base(Stage):
-    """The model that a stream starts from.
+    """The model that a stream starts from, or the one that it was tuned from.
 
     Attributes:
         model: the config's model settings.
@@ -188,14 +189,32 @@ class Stream:
     """What a method plans its stages from.
 
     Attributes:
-        base: the stage that the stream starts from.
+        given: the stages that exist before the first training, in order: θ_0, and, if it was tuned before, the model
+            that the stream starts from.
         tasks: the trained tasks, in order.
     """
 
     def __init__(self, config: "Config"):
         self._config = config
-        self.base: Stage = _base(config)
+        before = config.model.tuned_from
+        start = config.model.model_copy(update={"base": None})
+        bases = [_base(config, start)] if before is None else [_base(config, before), _base(config, start, TUNED)]
+        self.given: list[Stage] = [*bases]
         self.tasks = [task for task in config.tasks if not task.evaluate_only]
+
+    @property
+    def base(self) -> Stage:
+        """The stage of θ_0, which task vectors are relative to."""
+        return self.given[0]
+
+    @property
+    def has_anchor(self) -> bool:
+        """Whether the first task starts from a model that has learned something to be kept: its θ_o."""
+        return len(self.given) > 1
+
+    def past(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Those of ``stages`` that were trained in this stream, so that their tasks' data are known."""
+        return list(stages[len(self.given) :])
 
     def train(
         self, tasks: Sequence[Task], method: "Method", start: Stage, past: Sequence[Stage] = (), label: str = ""
@@ -250,10 +269,10 @@ def topological_order(stages: Iterable[Stage]) -> list[Stage]:
     return [known[name] for name in sorter.static_order()]
 
 
-def _base(config: "Config") -> Base:
-    """The base of a run. Random weights, adapters and a new head depend on the seed; weights in a folder are identified
-    by content hash, those on the hub by commit."""
-    model, files, commit = config.model, None, None
+def _base(config: "Config", model: "Model", label: str = "base") -> Base:
+    """A model that is not trained in the run. Random weights, adapters and a new head depend on the seed; weights in a
+    folder are identified by content hash, those on the hub by commit."""
+    files, commit = None, None
     if model.name is not None and Path(model.name).is_dir():
         files = identities(Path(model.name))
     elif model.name is not None:
@@ -261,6 +280,7 @@ def _base(config: "Config") -> Base:
     tokenizer_tasks = config.tokenizer_tasks()
     family = config.family()
     return Base(
+        label=label,
         model=model,
         files=files,
         commit=commit,

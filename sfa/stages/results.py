@@ -57,6 +57,7 @@ def assemble(
     rows: list[FinalScore] = [
         {"after": after, **score} for after, of_stage in zip(names, scores, strict=True) for score in of_stage
     ]
+    starts_tuned = config.model.base is not None
     task_scores = [[_task_score(of_stage, task.evals, lower_is_better) for task in config.tasks] for of_stage in scores]
     return {
         "schema": SCHEMA,
@@ -65,7 +66,9 @@ def assemble(
         "seed": config.seed,
         "stages": [_record(stage, manifest) for stage, manifest in zip(stages, manifests, strict=True) if stage.parent],
         "evaluations": rows,
-        "metrics": summarize(task_scores, [not task.evaluate_only for task in config.tasks]),
+        "metrics": summarize(
+            task_scores, [not task.evaluate_only for task in config.tasks], len(config.learned_before()), starts_tuned
+        ),
     }
 
 
@@ -98,7 +101,12 @@ def _task_score(
     return kind, float(np.mean([by_name[name]["value"] for name in counted]))
 
 
-def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bool]) -> Metrics | None:
+def summarize(
+    scores: list[list[tuple[str, float] | None]],
+    trained: Sequence[bool],
+    learned_before: int = 0,
+    starts_tuned: bool = False,
+) -> Metrics | None:
     """The metrics of a stream, or ``None`` if a task has no score, or only some scores are losses.
 
     Forgetting and backward transfer of losses are those of the negated losses, so that positive forgetting is always a
@@ -107,6 +115,8 @@ def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bo
     Args:
         scores: ``[1 + stages][tasks]``, ``("score" or "loss", value)``; the first is the base's.
         trained: whether each task is trained. A task that is held back counts only in the average.
+        learned_before: how many of the first tasks the tuned model has learned; they count as trained, by its stage.
+        starts_tuned: whether the second row is that of a tuned model.
     """
     complete = [[score for score in row if score is not None] for row in scores]
     kinds = {kind for row in complete for kind, _ in row}
@@ -114,8 +124,12 @@ def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bo
         return None
     sign = -1.0 if kinds == {"loss"} else 1.0
     matrix = sign * np.array([[value for _, value in row] for row in complete])
-    of_trained = matrix[:, np.array(trained)]
-    return {**metrics(of_trained[0].tolist(), of_trained[1:]), "average": float(sign * matrix[-1].mean())}
+    counted = matrix[:, np.array([i < learned_before or is_trained for i, is_trained in enumerate(trained)])]
+    base, tuned, stages = counted[0], counted[1:2], counted[1:]
+    if starts_tuned:
+        base = base if learned_before else tuned[0]  # without tasks of its own it is the point to start from
+        stages = np.vstack([*[tuned] * learned_before, counted[2:]])
+    return {**metrics(base.tolist(), stages), "average": float(sign * matrix[-1].mean())}
 
 
 def is_loss(results: Results) -> bool:
