@@ -1,6 +1,6 @@
 """Compares finished runs side by side: a table in the terminal, a picture, a Markdown file.
 
-python -m scripts.compare runs/quickstart-sequential runs/quickstart-sfa --picture curves.png --markdown table.md
+sfa compare runs/quickstart-sequential runs/quickstart-sfa --picture curves.png --markdown table.md
 """
 
 import argparse

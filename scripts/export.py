@@ -1,6 +1,6 @@
 """Copies a run's final model to a folder, to be used as another config's ``model.name``.
 
-python -m scripts.export runs/glyphs-pretrain models/glyphs-vit
+sfa export runs/glyphs-pretrain models/glyphs-vit
 """
 
 import argparse

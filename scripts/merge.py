@@ -1,10 +1,10 @@
 """Merges model folders of one architecture into a new one, in Hugging Face format.
 
-python -m scripts.merge average A B --beta 0.5 --out MERGED                     0.5·A + 0.5·B: WiSE-FT, SFA at p=1
-python -m scripts.merge soup A B C --out MERGED
-python -m scripts.merge task_arithmetic A B --base BASE --weights 0.5 0.5 --out MERGED
-python -m scripts.merge ties A B --base BASE --density 0.2 --scale 1 --out MERGED
-python -m scripts.merge fisher A B --fishers FA FB --out MERGED                 folders shaped like the models
+sfa merge average A B --beta 0.5 --out MERGED                     0.5·A + 0.5·B: WiSE-FT, SFA at p=1
+sfa merge soup A B C --out MERGED
+sfa merge task_arithmetic A B --base BASE --weights 0.5 0.5 --out MERGED
+sfa merge ties A B --base BASE --density 0.2 --scale 1 --out MERGED
+sfa merge fisher A B --fishers FA FB --out MERGED                 folders shaped like the models
 
 The models may differ only in their weights; different settings, vocabularies or image sizes are an error that names
 them. Of adapters, the factors are averaged. Memory: the largest tensor of each model in float32, in addition to torch's

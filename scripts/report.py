@@ -1,6 +1,6 @@
 """One self-contained HTML page of sweeps' results: tables, trade-off planes, curves, configs and commands.
 
-python -m scripts.report runs/words.json runs/glyphs.json --out runs/report.html
+sfa report runs/words.json runs/glyphs.json --out runs/report.html
 
 Each file lists the runs of a sweep; runs without results are omitted.
 """

@@ -34,7 +34,8 @@ def command(name: str) -> Callable[[Main], Main]:
             except (SFAError, KeyboardInterrupt, OSError, SafetensorError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise  # for start
-                return _report(_failure(error), f"{name} {shlex.join(arguments)}")
+                typed = sys.argv[0] if sys.argv[0].startswith("sfa ") else name  # as scripts.cli sets it
+                return _report(_failure(error), f"{typed} {shlex.join(arguments)}")
 
         return run
 
