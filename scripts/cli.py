@@ -13,6 +13,7 @@ from sfa.errors import WRONG
 from sfa.terminal import start
 
 COMMANDS = {  # name to module, in the order of a day
+    "new": "new_config",
     "run": "run",
     "sweep": "sweep",
     "compare": "compare",

@@ -3,27 +3,26 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sfa.config import loggers
 from sfa.config.concealed import Concealed
+from sfa.config.messages import unknown, validated
 from sfa.config.reading import Unreadable, read_file, read_value, reason
-from sfa.config.schema import Config, Train, config_class
-from sfa.data import TASKS, Custom, Images, LabelSplit, Task, looking_in, runs_generated_code
+from sfa.config.schema import Config, config_class
+from sfa.config.stream import read_tasks
+from sfa.data import TASKS, Conversations, Task, runs_generated_code
 from sfa.data.source import SourceError
 from sfa.errors import WRONG, SFAError
-from sfa.methods import METHODS
 from sfa.models.settings import TUNED
 from sfa.schedule import Duration
-from sfa.values import LocalPath, Overrides, at_home
+from sfa.values import Overrides, at_home
 
-Validated = TypeVar("Validated", bound=BaseModel)
 Evaluations = Callable[[Sequence[Task]], Sequence[str]]
 
 RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
@@ -56,8 +55,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     raw, concealed = _read(path, overrides)
     errors: list[str] = []
     deprecations = _rename_keys(raw, errors)
-    tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
-    config = _validate(config_class(), {**raw, "tasks": tasks}, "", errors)
+    tasks = read_tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
+    config = validated(config_class(), {**raw, "tasks": tasks}, "", errors)
     if config is not None and config.order is not None and not errors:
         config = _ordered(config, errors)
         tasks = config.tasks
@@ -103,7 +102,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
     errors = []
     for task_name in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if task_name not in TASKS:
-            errors.append(_unknown("model.tokenizer.train_on", task_name, TASKS, "a registered task"))
+            errors.append(unknown("model.tokenizer.train_on", task_name, TASKS, "a registered task"))
     family = None
     try:
         family = config.family()
@@ -117,7 +116,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         keys |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
         for name, key in keys.items():
             if name not in known:
-                errors.append(_unknown(key, name, known, "an evaluation"))
+                errors.append(unknown(key, name, known, "an evaluation"))
     if not config.eval.run_generated_code:
         errors += [
             f"eval.run_generated_code: must be true for {name}, which runs what the model writes, in a sandbox; "
@@ -129,7 +128,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         if (missing := loggers.missing(logger)) is not None:
             errors.append(f"loggers.{logger}: {missing}")
         elif options:
-            _validate(loggers.options(logger), options, f"loggers.{logger}.", errors)
+            validated(loggers.options(logger), options, f"loggers.{logger}.", errors)
     errors += _save_folder(config)
     if config.data_folder is not None and not config.data_folder.is_dir():
         errors.append(f"data_folder: must be a folder, and {config.data_folder} is not one")
@@ -158,6 +157,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         errors.append(
             "model.template: chat requires a tokenizer with a chat template, and a tokenizer trained here has none"
         )
+    for task in tasks:
+        if isinstance(task, Conversations) and config.model.template != "chat":
+            errors.append(f"model.template: must be chat for {task.name}, whose rows are conversations")
     if config.model.system is not None and config.model.template != "chat":
         errors.append(f"model.system: is used only with model.template: chat, not with {config.model.template}")
     trained = [task for task in tasks if not task.evaluate_only]
@@ -267,129 +269,3 @@ def _name_task(loaded: Any, key: str) -> None:
 
 def _is_file(override: str) -> bool:
     return "=" not in override and override.endswith((".yaml", ".yml"))
-
-
-def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
-    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that splits an
-    image data set into several tasks."""
-    if not isinstance(entries, list) or not entries:
-        errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
-        return []
-    tasks: list[Task] = []
-    try:
-        copies = TypeAdapter(LocalPath | None).validate_python(data_folder)
-    except ValidationError:
-        copies = None  # reported with the config's own errors
-    for i, entry in enumerate(entries):
-        if isinstance(entry, dict) and "split" in entry:
-            split = _validate(LabelSplit, entry, f"tasks.{i}.", errors)
-            kind: Any = TASKS.get(split.split, Images) if split is not None else Images
-            try:
-                expanded = split.entries() if split is not None else []
-            except ValueError as error:
-                errors.append(f"tasks.{i}.{error}")
-                known = {*kind.model_fields, *LabelSplit.model_fields}
-                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in entry if key not in known]
-                expanded = []
-        else:
-            options = dict(entry) if isinstance(entry, dict) else {"name": entry}
-            name = options.get("name")
-            kind = TASKS.get(str(name)) or (Custom if {"prompt", "response"} & options.keys() else None)
-            if kind is None and {"image", "label"} & options.keys():
-                kind = Images
-            if kind is None:
-                errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
-                kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit]
-                known = {key for task in kinds for key in task.model_fields}
-                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in options if key not in known]
-                continue
-            expanded = [options]
-        for options in expanded:
-            train = options.get("train")
-            if isinstance(train, dict) and _validate(Train, train, f"tasks.{i}.train.", errors) is None:
-                options["train"] = {}  # already reported; the rest is validated without it
-            try:
-                task = _validate(kind, options, f"tasks.{i}.", errors, looking_in(copies))
-            except SourceError as error:
-                errors.append(f"tasks.{i}: {error}")
-                break
-            if task is None:
-                break
-            tasks.append(task)
-    errors[:] = list(dict.fromkeys(errors))
-    if tasks and all(task.evaluate_only for task in tasks):
-        errors.append("tasks: every task is held back, so nothing would be trained")
-    names = [task.name for task in tasks]
-    reserved = {"base", *(label for kind in METHODS.values() for label in kind.stage_labels)}
-    for name in sorted({*names} & reserved):
-        errors.append(f"tasks: {name} is reserved for a stage in results; give the task another name")
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may occur only once in a stream")
-    return tasks
-
-
-def _validate(
-    kind: type[Validated], values: Overrides, prefix: str, errors: list[str], context: Any = None
-) -> Validated | None:
-    try:
-        return kind.model_validate(values, context=context)
-    except ValidationError as error:
-        errors += [_line(kind, prefix, dict(e)) for e in error.errors()]
-        return None
-
-
-def _line(kind: type[BaseModel], prefix: str, error: Overrides) -> str:
-    """One error as ``key: what is allowed, not the actual value``."""
-    path = [str(name) for name in error["loc"] if name != "[key]"]
-    key = prefix + ".".join(path)
-    if error["type"] == "extra_forbidden":
-        section = _section(kind, path[:-1])
-        return _unknown(key, None, section.model_fields if section else [], "known here")
-    if error["type"] == "missing":
-        return f"{key}: is required{_hint(kind, path)}"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if error["type"] == "value_error":
-        return f"{key or prefix.rstrip('.')}: {message}" if (key or prefix) else message
-    near = _nearest(
-        str(error["input"]),
-        str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "),
-    )
-    hint = _hint(kind, path)
-    if error["type"] == "string_pattern_mismatch" and hint:
-        message = "is not allowed"
-    if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
-        hint = f"; in quotes it is text{hint}"
-    return f"{key}: {message}, not {error['input']!r}{hint}" + (f"; did you mean {near}?" if near else "")
-
-
-def _hint(kind: type[BaseModel], path: list[str]) -> str:
-    section = _section(kind, path[:-1])
-    field = section.model_fields.get(path[-1]) if section else None
-    descriptions = [field.description, *(getattr(m, "description", None) for m in field.metadata)] if field else []
-    text = next((d for d in descriptions if d), None)
-    return f" ({text})" if text else ""
-
-
-def _section(kind: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    """The section at a path of keys."""
-    for name in path:
-        field = kind.model_fields.get(name)
-        options = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
-        inner = next((t for t in options if isinstance(t, type) and issubclass(t, BaseModel)), None)
-        if inner is None:
-            return None
-        kind = inner
-    return kind
-
-
-def _unknown(key: str, name: Any, known: Iterable[str], what: str) -> str:
-    known = sorted(known)
-    wrong = key.rsplit(".", 1)[-1] if name is None else str(name)
-    near = _nearest(wrong, known)
-    head = f"{key}: unknown key" if name is None else f"{key}: {name!r} is not {what}"
-    guess = f"; did you mean {near}?" if near else ""
-    return f"{head}{guess} ({'known' if name is None else 'allowed'}: {', '.join(known)})"
-
-
-def _nearest(word: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)

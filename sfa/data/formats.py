@@ -11,7 +11,7 @@ import numpy as np
 
 from sfa.errors import SFAError
 
-READERS = (".parquet", ".jsonl", ".csv")
+READERS = (".parquet", ".jsonl", ".json", ".csv")
 BATCH = 256  # rows of a Parquet file that are decoded at once
 
 SourceRow = dict[str, Any]  # columns as csv, json and pyarrow read them
@@ -36,7 +36,7 @@ class Written(float):
 
 
 def read_text(file: Path) -> Iterator[SourceRow]:
-    """The rows of a CSV or JSON Lines file, one after another.
+    """The rows of a CSV, JSON or JSON Lines file, one after another.
 
     A CSV cell is always text; CSV does not distinguish an empty text from a missing value, so an empty cell is
     ``None``. A JSON value keeps its type, and a number its digits.
@@ -44,7 +44,9 @@ def read_text(file: Path) -> Iterator[SourceRow]:
     Raises:
         SourceError: the file is truncated, not UTF-8 or malformed; names the line.
     """
-    return _csv(file) if file.suffix == ".csv" else _jsonl(file)
+    if file.suffix == ".csv":
+        return _csv(file)
+    return _jsonl(file) if file.suffix == ".jsonl" else _json(file)
 
 
 def _csv(file: Path) -> Iterator[SourceRow]:
@@ -69,10 +71,38 @@ def _csv(file: Path) -> Iterator[SourceRow]:
             raise SourceError(f"{file} cannot be read: it is not UTF-8: {error}") from error
 
 
-def _jsonl(file: Path) -> Iterator[SourceRow]:
-    decode = json.JSONDecoder(
+def _json(file: Path) -> Iterator[SourceRow]:
+    """The rows of a JSON file: a list of objects, an object with one such list among its values, or, as often, JSON
+    Lines."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        content = _decoder().decode(text)
+        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is not text
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise SourceError(f"{file} cannot be read: line {error.lineno}: {error.msg}") from error
+        yield from _jsonl(file)
+        return
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file} cannot be read: {error}") from error
+    lists = [content] if isinstance(content, list) else [v for v in content.values() if _is_rows(v)]
+    if len(lists) != 1 or not _is_rows(lists[0]):
+        raise SourceError(f"{file} cannot be read: it must hold one list of objects with a value for each column")
+    yield from lists[0]
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _decoder() -> json.JSONDecoder:
+    return json.JSONDecoder(
         object_pairs_hook=_object, parse_float=Written, parse_int=_integer, parse_constant=_refuse_constant
-    ).decode
+    )
+
+
+def _jsonl(file: Path) -> Iterator[SourceRow]:
+    decode = _decoder().decode
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):  # lines end only with \n: a text may contain other separators
             if line.isspace():

@@ -24,13 +24,21 @@ FileName = Annotated[  # a plain name, without path separators
 ]
 
 
+class Message(TypedDict):
+    """A turn of a conversation."""
+
+    role: str
+    content: str
+
+
 class Row(TypedDict):
-    """One example. The model is trained on ``response`` given ``prompt`` in the model's template; an evaluation may
-    have it choose the response among ``choices``, or insert a completion between the two halves of ``program`` and run
-    it."""
+    """One example. The model is trained on ``response`` given ``prompt`` in the model's template, or on every turn of
+    the assistant in ``messages``, which end with ``response``; an evaluation may have it choose the response among
+    ``choices``, or insert a completion between the two halves of ``program`` and run it."""
 
     prompt: str
     response: str
+    messages: NotRequired[list[Message]]
     choices: NotRequired[list[str]]
     program: NotRequired[list[str]]
 
