@@ -7,6 +7,7 @@ sfa run yamls/quickstart.yaml dry_run=true
 A second YAML and key=value override the config. composer [-n RANKS] train.py takes the same arguments.
 """
 
+import json
 import os
 import sys
 
@@ -16,6 +17,8 @@ from sfa.terminal import command, is_first_rank, quiet, show
 
 USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
 OPTIONS = """
+  --from RUN    keep the stages of a finished run, such as runs/mine, and train only tasks that it lacks, even if the
+                data of its tasks are gone: from_run=RUN
   --dry-run     print what a run would do, and write nothing: dry_run=true
   --ranks N     start N processes under the composer launcher"""
 
@@ -79,6 +82,8 @@ def _overrides(arguments: list[str]) -> tuple[list[str], int]:
         option, _, value = word.partition("=")
         if option == "--dry-run":
             overrides.append("dry_run=true")
+        elif option == "--from":
+            overrides.append(f"from_run={json.dumps(value or next(words, ''), ensure_ascii=False)}")
         elif option == "--ranks":
             number = value or next(words, "")
             if not number.isdigit() or number == "0":

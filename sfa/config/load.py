@@ -12,14 +12,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sfa.config import loggers
 from sfa.config.concealed import Concealed
+from sfa.config.continued import continue_run
 from sfa.config.messages import unknown, validated
 from sfa.config.reading import Unreadable, read_file, read_value, reason
 from sfa.config.schema import Config, config_class
 from sfa.config.stream import read_tasks
 from sfa.data import TASKS, Conversations, Task, runs_generated_code
 from sfa.data.source import SourceError
+from sfa.data.task import GoneTask
 from sfa.errors import WRONG, SFAError
 from sfa.models.settings import TUNED
+from sfa.runs import has_results
 from sfa.schedule import Duration
 from sfa.values import Overrides, at_home
 
@@ -55,8 +58,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     raw, concealed = _read(path, overrides)
     errors: list[str] = []
     deprecations = _rename_keys(raw, errors)
+    kept = continue_run(raw, errors)
     tasks = read_tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
+    tasks = [*kept, *tasks]
     config = validated(config_class(), {**raw, "tasks": tasks}, "", errors)
+    if config is not None:
+        config._kept = [task.name for task in kept if not task.evaluate_only]
     if config is not None and config.order is not None and not errors:
         config = _ordered(config, errors)
         tasks = config.tasks
@@ -67,10 +74,21 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
         idle = method.idle_reason(config.trained() if method.needs_past_data else config.learned())
         errors += [] if idle is None else [f"method: {idle}"]
     if errors or config is None:
+        errors += _continuation(raw, errors)
         raise ConfigError(str(path), [concealed.text(error) for error in errors])
     config._concealed = concealed
     config._renamed = deprecations
+    config._arguments = [concealed.text(argument) for argument in (str(path), *overrides)]
     return config
+
+
+def _continuation(raw: Overrides, errors: Sequence[str]) -> list[str]:
+    """How to train only new tasks, if data are gone of a run that has results."""
+    run = Path(str(raw.get("save_folder", "runs"))) / str(raw.get("name"))
+    gone = any(re.match(r"tasks\.\d+: .*(does not exist|is no folder of)", error) for error in errors)
+    if not gone or raw.get("from_run") is not None or not has_results(run):
+        return []
+    return [f"from_run: {run} is finished; from_run={run} keeps its stages and trains only tasks that it lacks"]
 
 
 def _rename_keys(raw: Overrides, errors: list[str]) -> list[str]:
@@ -110,6 +128,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         errors.append(f"tasks: {error}")
     else:
         errors += family.config_errors(config)
+    tasks = [task for task in tasks if not isinstance(task, GoneTask)]
     if evaluations is not None and family is not None:
         known = evaluations(tasks)
         keys = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
@@ -139,6 +158,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         if is_path and not Path(model_name).is_dir() and not (advice and config.dry_run):
             errors.append(f"model.{key}: must be a folder or a hub name, and {model_name} is neither{advice}")
     errors += _of_tuned(config)
+    errors += _of_continued(config)
     for i, task in enumerate(tasks):
         try:
             task.data_spec()
@@ -162,7 +182,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
             errors.append(f"model.template: must be chat for {task.name}, whose rows are conversations")
     if config.model.system is not None and config.model.template != "chat":
         errors.append(f"model.system: is used only with model.template: chat, not with {config.model.template}")
-    trained = [task for task in tasks if not task.evaluate_only]
+    trained = [task for task in tasks if task.name in config.trained()]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
     given = [None] * (len(config.learned()) - len(trained))
     errors += config.method_settings.errors(config.learned(), [*given, *steps])
@@ -193,6 +213,16 @@ def _of_tuned(config: Config) -> list[str]:
             f"model.base: {method.name} merges the tuned model with others, which are adapters: leave out lora"
         )
     return errors
+
+
+def _of_continued(config: Config) -> list[str]:
+    """Errors of a stream that continues a finished run, with a method that cannot."""
+    method = config.method_settings
+    if config.from_run is None:
+        return []
+    if method.ignores_order:
+        return [f"from_run: {method.name} trains on all tasks anew: list them all, without from_run"]
+    return ["from_run: a run is continued in its order: leave order out"] if config.order is not None else []
 
 
 def _save_folder(config: Config) -> list[str]:

@@ -105,6 +105,20 @@ class Task(Checked):
         return self.data_spec()
 
 
+class GoneTask(Task):
+    """A task that a finished run was trained on, and whose data do not exist any more. Its further fields are the
+    options that it had."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def rows(self, split: Split) -> Sequence[Any]:
+        raise LookupError(f"the data of {self.name} are gone")
+
+    def declared(self) -> dict[str, str]:
+        """None: there are no rows to score a model on."""
+        return {}
+
+
 class Lookup(TypedDict):
     """The validation context of a task."""
 

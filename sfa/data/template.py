@@ -223,7 +223,7 @@ class Prompter:
             template = STRFTIME + self.tokenizer.get_chat_template()
             with limited(SECONDS):
                 text = self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
+                    [{"role": message["role"], "content": message["content"]} for message in messages],
                     chat_template=template,
                     tokenize=False,
                     add_generation_prompt=generation,

@@ -190,17 +190,15 @@ class Stream:
 
     Attributes:
         given: the stages that exist before the first training, in order: θ_0, and, if it was tuned before, the model
-            that the stream starts from.
+            that the stream starts from, or the stages of the run that it continues.
         tasks: the trained tasks, in order.
     """
 
     def __init__(self, config: "Config"):
         self._config = config
-        before = config.model.tuned_from
-        start = config.model.model_copy(update={"base": None})
-        bases = [_base(config, start)] if before is None else [_base(config, before), _base(config, start, TUNED)]
-        self.given: list[Stage] = [*bases]
-        self.tasks = [task for task in config.tasks if not task.evaluate_only]
+        self.given: list[Stage] = _given(config)
+        trained = config.trained()
+        self.tasks = [task for task in config.tasks if task.name in trained]
 
     @property
     def base(self) -> Stage:
@@ -267,6 +265,17 @@ def topological_order(stages: Iterable[Stage]) -> list[Stage]:
     for stage in stages:
         add(stage)
     return [known[name] for name in sorter.static_order()]
+
+
+def _given(config: "Config") -> list[Stage]:
+    """See :attr:`Stream.given`."""
+    if config.from_run is not None:
+        from sfa.stages.kept import kept_stages
+
+        return kept_stages(config.from_run)
+    before = config.model.tuned_from
+    start = config.model.model_copy(update={"base": None})
+    return [_base(config, start)] if before is None else [_base(config, before), _base(config, start, TUNED)]
 
 
 def _base(config: "Config", model: "Model", label: str = "base") -> Base:

@@ -57,7 +57,7 @@ def assemble(
     rows: list[FinalScore] = [
         {"after": after, **score} for after, of_stage in zip(names, scores, strict=True) for score in of_stage
     ]
-    starts_tuned = config.model.base is not None
+    starts_tuned = config.model.base is not None and config.from_run is None
     task_scores = [[_task_score(of_stage, task.evals, lower_is_better) for task in config.tasks] for of_stage in scores]
     return {
         "schema": SCHEMA,
@@ -67,7 +67,10 @@ def assemble(
         "stages": [_record(stage, manifest) for stage, manifest in zip(stages, manifests, strict=True) if stage.parent],
         "evaluations": rows,
         "metrics": summarize(
-            task_scores, [not task.evaluate_only for task in config.tasks], len(config.learned_before()), starts_tuned
+            task_scores,
+            [not task.evaluate_only for task in config.tasks],
+            len(config.learned_before()) if starts_tuned else 0,
+            starts_tuned,
         ),
     }
 
@@ -152,12 +155,17 @@ def matrix_text(results: Results) -> str:
     distances = {stage["task"]: f"{stage['l2_from_anchor']:.3f}" for stage in results["stages"]}
     header = ["after", *(f"{name} ({kinds[name]})" for name in columns), "L2 from anchor"]
     lines = [
-        [after, *(f"{values[after, name]:.3f}" for name in columns), distances.get(after, "")]
+        [after, *(_cell(values.get((after, name))) for name in columns), distances.get(after, "")]
         for after in dict.fromkeys(row["after"] for row in results["evaluations"])
     ]
     table = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
     summary = {average_name(results) if key == "average" else key: value for key, value in named_metrics(results)}
     return "\n".join([table, "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])
+
+
+def _cell(value: float | None) -> str:
+    """A score; a dash if the task's data are gone."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def named_metrics(results: Results) -> list[tuple[str, float]]:
