@@ -21,6 +21,8 @@ COMMANDS = {  # name to module, in the order of a day
     "evaluate": "evaluate",
     "export": "export",
     "merge": "merge",
+    "list": "list_runs",
+    "prune": "prune",
     "curves": "curves",
     "tables": "tables",
     "figures": "figures",

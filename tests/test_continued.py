@@ -107,3 +107,16 @@ def test_a_method_acts_on_the_first_new_task(folder: Path) -> None:
     assert [stage["method"] for stage in other["stages"]] == ["sequential", "sfa", "wise_ft"]
     manifest = folder / "runs" / "stages" / other["stages"][-1]["fingerprint"] / "manifest.json"
     assert json.loads(manifest.read_text())["parent"] == other["stages"][1]["fingerprint"]
+
+
+def test_a_model_that_was_moved_is_the_same_model(folder: Path) -> None:
+    before = plan(load(config(folder, "first", "second"), [], available))
+    shutil.move("tiny", "moved")
+    moved = load(config(folder, "first", "second", model={"name": "moved"}), [], available)
+    assert [stage.fingerprint for stage in plan(moved)] == [stage.fingerprint for stage in before]
+    Path("moved/README.md").write_text("<!-- written by sfa --> a card")
+    assert [stage.fingerprint for stage in plan(moved)] == [stage.fingerprint for stage in before]
+    Path("moved/README.md").write_text("another file")
+    assert plan(moved)[0].fingerprint != before[0].fingerprint
+    elsewhere = moved.model_copy(update={"save_folder": Path("other")})
+    assert plan(elsewhere)[0].fingerprint != before[0].fingerprint  # a path is part of it where nothing was made

@@ -3,18 +3,19 @@
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfa import hub
+from sfa import hub, runs
 from sfa.data import Task
 from sfa.data.template import Layout
 from sfa.models.settings import TUNED
+from sfa.runs import model_identities
 from sfa.schedule import Duration
-from sfa.store import fingerprint, identities
+from sfa.store import fingerprint
 from sfa.values import Spec
 
 if TYPE_CHECKING:
@@ -283,12 +284,12 @@ def _base(config: "Config", model: "Model", label: str = "base") -> Base:
     folder are identified by content hash, those on the hub by commit."""
     files, commit = None, None
     if model.name is not None and Path(model.name).is_dir():
-        files = identities(Path(model.name))
+        files = model_identities(Path(model.name))
     elif model.name is not None:
         commit = hub.commit(model.name, model.revision)
     tokenizer_tasks = config.tokenizer_tasks()
     family = config.family()
-    return Base(
+    base = Base(
         label=label,
         model=model,
         files=files,
@@ -298,6 +299,22 @@ def _base(config: "Config", model: "Model", label: str = "base") -> Base:
         family=family,
         seed=config.seed if family.has_random_weights(model) else None,
     )
+    whole = files is not None and model.lora is None  # adapters are loaded from the path of what they adapt
+    return _as_made_before(base, config.save_folder) if whole else base
+
+
+def _as_made_before(base: Base, save_folder: Path) -> Base:
+    """``base`` under the path that it had when a stage of the same files was made, so that a model that was moved or
+    copied is the same model. Its fingerprint holds the path, as it always has."""
+    if runs.is_made(runs.stage_folder(save_folder, base.fingerprint)):
+        return base
+    for manifest in runs.manifests(save_folder):
+        spec: Spec = {**manifest["spec"]}
+        if manifest["parent"] is None and spec.get("files") == base.files:
+            other = replace(base, model=base.model.model_copy(update={"name": spec["model"]["name"]}))
+            if other.fingerprint == manifest["fingerprint"]:
+                return other
+    return base
 
 
 def precision(train: "Train") -> str:
