@@ -65,12 +65,15 @@ def main(arguments: list[str]) -> int:
         return 0
     results = run(config, evaluator(config), console)
     if is_first_rank():
+        from scripts import card, files
         from sfa.curves import draw
-        from sfa.runs import results_file, run_folder
+        from sfa.runs import CARD, results_file, run_folder, stage_folder
         from sfa.stages.results import matrix_text
 
         folder = run_folder(config.save_folder, config.name)
         picture = draw([folder], folder / "curves.png")
+        last = stage_folder(config.save_folder, results["stages"][-1]["fingerprint"])
+        files.write(folder / CARD, card.of_run(folder, last / "model"))
         console.print(f"\n{matrix_text(results)}\n\n{results_file(folder)}  {picture}")
     return 0
 

@@ -243,7 +243,8 @@ class Metrics(TypedDict):
 
 
 class Results(TypedDict):
-    """``results.json`` of a run. ``metrics`` are ``None`` if a task has no score."""
+    """``results.json`` of a run. ``metrics`` are ``None`` if a task has no score; ``arguments`` are the config's file
+    and overrides."""
 
     schema: NotRequired[int]
     name: str
@@ -252,6 +253,7 @@ class Results(TypedDict):
     stages: list[StageRecord]
     evaluations: list[Annotated[FinalScore, BeforeValidator(_upgrade_score)]]
     metrics: Metrics | None
+    arguments: NotRequired[list[str]]
 
 
 class SweptRun(TypedDict):

@@ -72,6 +72,7 @@ def assemble(
             len(config.learned_before()) if starts_tuned else 0,
             starts_tuned,
         ),
+        "arguments": config.arguments,
     }
 
 
