@@ -94,7 +94,7 @@ def test_a_model_is_uploaded_if_it_is_asked_for(
         hub.refuses = True
         assert export.main(["runs/mine", str(out), "--push", "owner/mine"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert "was not uploaded to owner/mine" in line and "The folder is complete" in line
+        assert "was not uploaded to owner/mine" in line and f"The model is in {out}" in line
     monkeypatch.undo()
 
 

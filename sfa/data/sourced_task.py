@@ -31,6 +31,10 @@ class SourcedTask(Task):
     def model_post_init(self, context: Any) -> None:
         self._source = find(self.source, data_folder_of(context), self.subset, self.revision)
 
+    def located(self) -> Source:
+        """Its data set, as it was found when the task was created."""
+        return self._source
+
     def read(self, split: str, columns: Sequence[str]) -> list[SourceRow]:
         """The rows of one of the source's splits."""
         return load(self._source, split, columns)
