@@ -13,7 +13,7 @@ import sys
 
 from sfa import extras
 from sfa.errors import UsageError
-from sfa.terminal import command, is_first_rank, quiet, show
+from sfa.terminal import command, is_first_rank, quiet, show, telling
 
 USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
 OPTIONS = """
@@ -39,25 +39,28 @@ def main(arguments: list[str]) -> int:
         from sfa.orphans import run_with_parent
 
         return run_with_parent([*composer(ranks), "-m", "scripts.run", *arguments])
-    from eval import available
-    from sfa import config as configs
+    with telling("reading the config"):
+        from eval import available
+        from sfa import config as configs
 
-    config = configs.load(arguments[0], arguments[1:], available)
+        config = configs.load(arguments[0], arguments[1:], available)
     if config.dry_run:
         from sfa.stages.describe import describe
 
         if is_first_rank():
             show(describe(config))
         return 0
-    quiet()
+    with telling("loading transformers and datasets"):
+        quiet()
     if "LOCAL_RANK" in os.environ:
         from sfa.orphans import end_with_parent
 
         end_with_parent()  # the launcher
-    from rich.console import Console
+    with telling("loading torch and Composer"):
+        from rich.console import Console
 
-    from eval.evaluator import evaluator
-    from sfa.stages.run import make_only, run
+        from eval.evaluator import evaluator
+        from sfa.stages.run import make_only, run
 
     console = Console(quiet=not is_first_rank(), highlight=False, markup=False, soft_wrap=True)
     if config.only is not None:
@@ -75,6 +78,7 @@ def main(arguments: list[str]) -> int:
         last = stage_folder(config.save_folder, results["stages"][-1]["fingerprint"])
         files.write(folder / CARD, card.of_run(folder, last / "model"))
         console.print(f"\n{matrix_text(results)}\n\n{results_file(folder)}  {picture}")
+        console.print(f"model: {last / 'model'}\nnext: sfa export {folder} models/{config.name}")
     return 0
 
 
