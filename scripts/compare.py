@@ -23,6 +23,7 @@ from sfa.stages.results import average_name, named_metrics
 from sfa.terminal import command, start
 from sfa.values import flat
 
+MOST_COLUMNS = 5  # with a column per run
 LOCATION_KEYS = ("name", "save_folder", "data_folder")  # config keys that only say where files are
 
 
@@ -36,6 +37,11 @@ def compare(runs: Sequence[Results]) -> list[list[str]]:
     keys = dict.fromkeys(key for group in figures for figure in group for key in figure)
     head = ["", *(_title([run["name"] for run in group]) for group in columns.values())]
     return [head, *([key, *(_cell([f.get(key, []) for f in group]) for group in figures)] for key in keys)]
+
+
+def turned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows of cells, or, of many runs, one row per run, which fits a terminal."""
+    return [list(line) for line in (zip(*lines, strict=True) if len(lines[0]) > MOST_COLUMNS else lines)]
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> Table:
@@ -59,7 +65,7 @@ def markdown(folders: Sequence[Path], runs: Sequence[Results], command: str) -> 
     sections = [
         cells.code(command),
         f"Seeds {sorted({run['seed'] for run in runs})}; {environment}.",
-        cells.markdown(compare(runs)),
+        cells.markdown(turned(compare(runs))),
     ]
     for run in runs:
         names = list(dict.fromkeys(row["evaluation"] for row in run["evaluations"]))
@@ -126,7 +132,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--markdown", type=files.path, help="also write all scores to this file")
     args = parser.parse_args(arguments)
     results = [read_results(run) for run in args.runs]
-    Console().print(as_table(compare(results)))
+    Console().print(as_table(turned(compare(results))))
     if args.picture:
         first_seed = [
             run for run, content in zip(args.runs, results, strict=True) if content["seed"] == results[0]["seed"]

@@ -208,10 +208,11 @@ def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
                 "style": style,
             }
         )
-    base = _by_task(labelled[0][2], base_scores(labelled[0][2]))
-    lower = {row["evaluation"] for row in labelled[0][2]["evaluations"] if row.get("lower_is_better")}
-    losses = [str(task["name"]) for task in labelled[0][2]["config"]["tasks"] if {*task["evals"]} and {*task["evals"]} <= lower]
-    return {"losses": losses, "tasks": tasks, "points": sorted(points, key=lambda p: (p["method"], p["order"])), "base": base}
+    first = labelled[0][2]
+    lower = {row["evaluation"] for row in first["evaluations"] if row.get("lower_is_better")}
+    losses = [str(task["name"]) for task in first["config"]["tasks"] if task["evals"] and {*task["evals"]} <= lower]
+    points = sorted(points, key=lambda point: (point["method"], point["order"]))
+    return {"losses": losses, "tasks": tasks, "points": points, "base": _by_task(first, base_scores(first))}
 
 
 def _by_task(run: Results, by_evaluation: dict[str, float]) -> dict[str, float]:
@@ -252,10 +253,11 @@ def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 no results to report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", nargs="+", type=files.path, metavar="RUN | SWEEP.json", help="runs/<run>, runs/<sweep>.json")
+    help_text = "runs/<run>, or runs/<sweep>.json"
+    parser.add_argument("places", nargs="+", type=files.path, metavar="RUN | SWEEP.json", help=help_text)
     parser.add_argument("--out", type=files.path, default=Path("runs/report.html"))
     args = parser.parse_args(arguments)
-    print(files.write(args.out, page(args.sweeps)))
+    print(files.write(args.out, page(args.places)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A researcher's day through the command line: two files, a run, a report; the next day a third file and a model card."""
+"""A day through the command line: two files, a run and a report; the next day a third file and a model card."""
 
 import json
 from pathlib import Path
