@@ -72,9 +72,11 @@ class Plane(TypedDict):
 
 
 class Curves(TypedDict):
-    """A run's scores over its steps, by evaluation, with its merges and the starts of its stages."""
+    """A run's scores over its steps, by evaluation, with its merges and the starts of its stages, and what the scores
+    are."""
 
     label: str
+    kind: str
     lines: dict[str, list[tuple[int, float]]]
     merges: list[int]
     stages: list[tuple[int, str]]
@@ -236,7 +238,8 @@ def _style(method: str) -> Style:
 
 def _curves(name: str, folder: Path) -> Curves:
     points, merges, starts = curves.curves(folder)
-    return {"label": name, "lines": points, "merges": merges, "stages": starts}
+    kind = curves.kind_of_scores(read_results(folder))
+    return {"label": name, "kind": kind, "lines": points, "merges": merges, "stages": starts}
 
 
 def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:

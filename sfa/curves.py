@@ -90,6 +90,12 @@ def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], li
     return points, merges, [*starts, (start, "")]
 
 
+def kind_of_scores(results: Results) -> str:
+    """What a run's scores are, for an axis: which way is better."""
+    losses = [bool(row.get("lower_is_better")) for row in results["evaluations"]]
+    return "loss, lower is better" if all(losses) else "score, or loss" if any(losses) else "score, higher is better"
+
+
 def _scores(run: Path, stage: StageRecord, results: Results) -> list[tuple[int, str, float]]:
     """Steps, evaluations and values of a stage's scores during training, ending with those of the run's results."""
     final = [r for r in results["evaluations"] if r["after"] == stage["task"]]
@@ -132,15 +138,7 @@ def _panel(ax: Axes, run: Path) -> None:
     value = flat(results["config"]).get(f"{method}.{key}")
     setting = f" {key}={value}" if value else ""
     title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
-    losses = [row for row in results["evaluations"] if row.get("lower_is_better")]
-    kind = (
-        "score"
-        if not losses
-        else "loss, lower is better"
-        if len(losses) == len(results["evaluations"])
-        else "score or loss"
-    )
-    ax.set_ylabel(f"{kind}\n{title}", fontsize=9)
+    ax.set_ylabel(f"{kind_of_scores(results)}\n{title}", fontsize=9)
     if all(value <= 1 for line in points.values() for _, value in line):
         ax.set_ylim(-0.03, 1.02)
     ax.set_xlim(0, starts[-1][0])

@@ -41,7 +41,7 @@ def config(folder: Path, *names: str, **changes: Any) -> str:
     """Path of a config that trains on these files of ``folder`` with SFA; a change to ``None`` removes the key."""
     content = {
         "name": "mine",
-        "model": {"name": model(folder)},
+        **({} if "model" in changes else {"model": {"name": model(folder)}}),
         "tasks": [task(folder, name) for name in names],
         "method": "sfa",
         "sfa": {"p": 0.5, "beta": 0.5},

@@ -66,6 +66,7 @@ def test_only_the_new_task_is_trained_and_what_can_be_is_evaluated(
     assert ("base", "third_loss") in found and ("third", "first_loss") not in found and longer["metrics"] is None
     assert [task["name"] for task in longer["config"]["tasks"]] == ["first", "second", "third"]
     assert "third   –  " in capsys.readouterr().out
+    shutil.rmtree("tiny")
     only = config(folder, "third", name="longer", model=None)  # without the tasks and the model that the run has
     assert train.main([only, f"from_run={run}"]) == 0
     assert results(folder, "longer")["stages"] == longer["stages"]

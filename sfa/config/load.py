@@ -155,7 +155,8 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
     for key, model_name in (("name", name), ("base", config.model.base or "")):
         advice = f"; make {model_name}" if model_name.startswith("models/") else ""
         is_path = model_name.startswith((".", "/", "runs/", "models/"))
-        if is_path and not Path(model_name).is_dir() and not (advice and config.dry_run):
+        is_needed = config.from_run is None and not (advice and config.dry_run)
+        if is_path and is_needed and not Path(model_name).is_dir():
             errors.append(f"model.{key}: must be a folder or a hub name, and {model_name} is neither{advice}")
     errors += _of_tuned(config)
     errors += _of_continued(config)
