@@ -103,5 +103,8 @@ def test_metrics_without_a_task_of_the_tuned_model_start_from_it() -> None:
     scores: Any = [[("score", a), ("score", b)] for a, b in [(0.2, 0.0), (0.3, 0.1), (0.9, 0.1), (0.5, 0.8)]]
     found = summarize(scores, [True, True], 0, True)
     assert found is not None and np.isclose(found["forgetting"], 0.4) and np.isclose(found["backward_transfer"], -0.4)
+    three: Any = [[*row, ("score", 0.5)] for row in scores[:3]]
+    at_once = summarize(three, [False, True, True], 1, True)  # one stage for both trained tasks
+    assert at_once is not None and at_once["forgetting"] == 0 and np.isclose(at_once["average"], 0.5)
     found = summarize(scores[:1] + scores[1:2] + scores[3:], [False, True], 1, True)
     assert found is not None and np.isclose(found["forgetting"], -0.2) and np.isclose(found["backward_transfer"], 0.2)

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sfa.schedule import Clock
 
+WIDE = 120  # columns of a terminal in which a line has room for a bar
+
 
 @dataclass(frozen=True)
 class Position:
@@ -37,12 +39,9 @@ class ProgressBar(Callback):
     def __init__(self, position: Position, total: int, merges: Clock | None, console: Console):
         self.position, self.total, self.merges, self.console = position, total, merges, console
         self.clock = Clock(Fraction(total, 10), total)
-        columns = (
-            TextColumn(position.title.replace("{", "{{").replace("}", "}}"), markup=False),
-            BarColumn(12),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-        )
+        title = TextColumn(position.title.replace("{", "{{").replace("}", "}}"), markup=False)
+        bar = [BarColumn(12)] if console.width >= WIDE else []
+        columns = (title, *bar, MofNCompleteColumn(), TextColumn("{task.fields[status]}", markup=False))
         self.live = console.is_terminal and dist.get_global_rank() == 0
         self.progress = Progress(*columns, console=console, disable=not self.live, refresh_per_second=4)
         self.bar = self.progress.add_task("", total=total, status="")
@@ -78,13 +77,12 @@ class ProgressBar(Callback):
         merge = self.merges.next_after(step) if self.merges is not None else None
         seconds = (time.perf_counter() - self.started) / max(step - self.first, 1)
         stage, later = (self.total - step) * seconds, self.position.later * seconds
-        parts = [
-            f"loss {loss:6.3f}",
-            f"lr {rate:.1e}",
-            f"{self.amount / max(self.stepping, 1e-9):,.0f} {self.position.unit}/s",
-            *([f"next merge {merge}"] if merge is not None else []),
-            f"{as_clock(stage)} left" + (f", {as_clock(stage + later)} of the run" if later else ""),
-        ]
+        lost, learning = f"loss {loss:6.3f}", f"lr {rate:.1e}"
+        pace = f"{self.amount / max(self.stepping, 1e-9):,.0f} {self.position.unit}/s"
+        merging = [f"next merge {merge}"] if merge is not None else []
+        left = f"{as_clock(stage)} left" + (f", {as_clock(stage + later)} of the run" if later else "")
+        # A terminal cuts the end of a long line.
+        parts = [lost, left, *merging, learning, pace] if self.live else [lost, learning, pace, *merging, left]
         return "  ".join(parts)
 
 

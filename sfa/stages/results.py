@@ -132,7 +132,8 @@ def summarize(
     base, tuned, stages = counted[0], counted[1:2], counted[1:]
     if starts_tuned:
         base = base if learned_before else tuned[0]  # without tasks of its own it is the point to start from
-        stages = np.vstack([*[tuned] * learned_before, counted[2:]])
+        of_one_task_each = len(counted[2:]) == counted.shape[1] - learned_before
+        stages = np.vstack([*[tuned] * learned_before, counted[2:]]) if of_one_task_each else counted[2:]
     return {**metrics(base.tolist(), stages), "average": float(sign * matrix[-1].mean())}
 
 
