@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sfa import runs
+from sfa.config.messages import validated
 from sfa.data import Task, kind_of, looking_in
 from sfa.data.source import SourceError
 from sfa.data.task import GoneTask
@@ -47,27 +48,29 @@ def continue_run(raw: Overrides, errors: list[str]) -> list[Task]:
     raw["tasks"] = [entry for entry in entries if _name(entry) not in {task["name"] for task in recorded}]
     if not raw["tasks"]:
         errors.append(f"tasks: must list a task that {run} was not trained on: {', '.join(sorted(kept))}")
-    return [_task(task, listed.get(task["name"]), raw.get("data_folder")) for task in recorded]
+    folder = raw.get("data_folder")
+    return [_task(task, listed.get(task["name"]), folder, errors) for task in recorded]
 
 
 def _name(entry: Any) -> str:
     return str(entry.get("name") if isinstance(entry, dict) else entry)
 
 
-def _task(recorded: Overrides, entry: Any, data_folder: Any) -> Task:
-    """A task of the finished run: as the config lists it, or else as it is recorded; or without data, if they are
-    gone."""
+def _task(recorded: Overrides, entry: Any, data_folder: Any, errors: list[str]) -> Task:
+    """A task of the finished run: as the config lists it, or else as it is recorded. If its data do not exist, it keeps
+    the scores that the run has."""
     written = entry if isinstance(entry, dict) else {}
     options = {key: value for key, value in recorded.items() if value is not None} | written
     folder = None if data_folder is None else Path(str(data_folder))
+    of_entry = errors if written else []  # a record alone may lack what tells its kind of task
     try:
-        kind = kind_of(options, folder)
-        if kind is not None:
-            task = kind.model_validate(options, context=looking_in(folder))
+        kind = kind_of(options, folder) or GoneTask
+        task = validated(kind, options, f"tasks.{recorded['name']}.", of_entry, looking_in(folder))
+        if task is not None:
             task.data_spec()
             return task
-    except (SourceError, ValidationError):
-        pass  # then its scores are those that the finished run has
+    except SourceError:
+        return GoneTask.model_validate(recorded)
     return GoneTask.model_validate(recorded)
 
 
@@ -76,7 +79,11 @@ def _compare_models(raw: Overrides, recorded: Overrides, run: Path, errors: list
     if "model" not in raw:
         raw["model"] = recorded
         return
-    given, former = flat(raw["model"]), flat(recorded)
+    model: Overrides = raw["model"] if isinstance(raw["model"], dict) else {}
+    if "lora" in model and (model["lora"] is None) != (recorded.get("lora") is None):
+        kind = "whole weights" if recorded.get("lora") is None else "adapters"
+        errors.append(f"model.lora: {run} trains {kind}, and its model is trained further: leave lora as it was")
+    given, former = flat(model), flat(recorded)
     for key, value in given.items():
         if key not in LOCATIONS and not key.startswith("config") and former.get(key, value) != value:
             errors.append(f"model.{key}: is {former[key]} in {run}, whose model is trained further, not {value}")
