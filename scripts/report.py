@@ -197,7 +197,7 @@ def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
         keys = varied(list(grouped.values()), str(point["method"]))
         key = max(keys, key=lambda k: keys[k], default="")
         style = _style(str(point["method"]))
-        settings = {k.rpartition(".")[2]: v for k, v in point.items() if k != "method"}
+        settings = {k.rpartition(".")[2]: v for k, v in point.items() if k != "method" and v is not None}
         points.append(
             {
                 "label": name,
