@@ -34,8 +34,9 @@ def evaluator(config: Config) -> Evaluator:
         system=config.model.system,
         date=config.model.date,
         cache=config.save_folder / "data",
+        task_folder=config.eval.task_folder,
     )
-    return Evaluations(config.evaluations(), config.tasks, settings)
+    return Evaluations([*config.evaluations(), *config.general_evaluations()], config.tasks, settings)
 
 
 class Evaluations:

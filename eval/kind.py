@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sfa.data import Task
 from sfa.data.template import DATE, Layout, Template
+from sfa.outcomes import pack
 from sfa.records import Score
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Settings:
         date: likewise.
         long_rows: how longer rows are handled, as in training.
         cache: folder of prepared images.
+        task_folder: further task files for the prior suite.
     """
 
     template: Template = "plain"
@@ -50,6 +52,7 @@ class Settings:
     date: date = DATE
     long_rows: "LongRows" = "drop"
     cache: Path = Path("runs/data")
+    task_folder: Path | None = None
 
     @property
     def layout(self) -> Layout:
@@ -60,7 +63,7 @@ class RankResult(NamedTuple):
     """The results of one rank: values of its rows, ``[n, m]``, with columns defined by the kind, and how many rows were
     left out or cut as too long."""
 
-    values: NDArray[np.float64]
+    values: NDArray[Any]
     dropped: int = 0
     cut: int = 0
 
@@ -100,6 +103,11 @@ class Kind(ABC):
     def owned(cls, stream: Sequence[Task]) -> list[str]:
         """The names of this kind's evaluations that are available to a run of these tasks."""
 
+    @classmethod
+    def owns(cls, name: str, stream: Sequence[Task]) -> bool:
+        """Whether an evaluation of a run of these tasks is of this kind."""
+        return name in cls.owned(stream)
+
     @abstractmethod
     def key(self, name: str) -> str:
         """Hash of what currently determines a model's score."""
@@ -126,10 +134,21 @@ class Kind(ABC):
 
 
 def mean_score(name: str, metric: str, values: NDArray[np.float64]) -> Score:
-    """The mean of rows' values, ``[n]``, with its standard error."""
+    """The mean of rows' values, ``[n]``, with its standard error, and the rows' outcomes if each is 0 or 1."""
     n = len(values)
     stderr = float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
-    return Score(evaluation=name, metric=metric, value=float(values.mean()), stderr=stderr, n=n)
+    score = Score(evaluation=name, metric=metric, value=float(values.mean()), stderr=stderr, n=n)
+    if (outcomes := pack(values)) is not None:
+        score["outcomes"] = outcomes
+    return score
+
+
+def in_row_order(results: Sequence[RankResult]) -> NDArray[Any]:
+    """The values of all rows, of which each rank scored every n-th."""
+    values: NDArray[Any] = np.concatenate([result.values for result in results])
+    for rank, result in enumerate(results):
+        values[rank :: len(results)] = result.values
+    return values
 
 
 def with_counts(score: Score, results: Sequence[RankResult]) -> Score:

@@ -234,6 +234,22 @@ class LiveLM(HFLM):
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
 
+class PlainLM(LiveLM):
+    """Tokenizes as lm-eval does, and cuts the start of a too long context."""
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        return list(HFLM.loglikelihood(self, requests, disable_tqdm=True))
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        return list(HFLM.generate_until(self, requests, disable_tqdm=True))
+
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        ids, mask = HFLM.tok_batch_encode(self, strings, padding_side, left_truncate_len, **options)
+        return ids, mask
+
+
 def _score(logs: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
     """Summed log-probability of a continuation, the last rows of ``logs``, and whether each token is the likeliest."""
     tokens = torch.tensor(continuation, device=logs.device)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.api.task import Task as LMEvalTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from sfa.data import Row
@@ -72,16 +74,16 @@ class _Task(ConfigurableTask):
         self._instances = [
             request
             for number, doc in self.doc_iterator(rank=rank, samples=samples, world_size=world_size)
-            for request in self._requests(number, doc)
+            for request in requests(self, number, doc)
         ]
 
-    def _requests(self, number: int, doc: dict[str, Any]) -> list[Any]:
-        context = self.fewshot_context(
-            doc, num_fewshot=self.config.num_fewshot or 0, gen_prefix=self.doc_to_prefix(doc)
-        )
-        about = (self.config.task, number, self.config.repeats)
-        requests = self.construct_requests(doc=doc, ctx=context, metadata=about, apply_chat_template=False)
-        return requests if isinstance(requests, list) else [requests]
+
+def requests(task: LMEvalTask, number: int, doc: dict[str, Any]) -> list[Instance]:
+    """The requests of one row of a task."""
+    context = task.fewshot_context(doc, num_fewshot=task.config.num_fewshot or 0, gen_prefix=task.doc_to_prefix(doc))
+    about = (task.config.task, number, task.config.repeats)
+    built = task.construct_requests(doc=doc, ctx=context, metadata=about, apply_chat_template=False)
+    return built if isinstance(built, list) else [built]
 
 
 def check_same(lm: TemplateLM, encoder: Encoder, task: ConfigurableTask, name: str) -> None:

@@ -19,24 +19,28 @@ from scripts.interval import format_mean_interval
 from sfa.curves import draw
 from sfa.records import ConfigRecord, FinalScore, Results
 from sfa.runs import read_manifest_of, read_results
-from sfa.stages.results import average_name, named_metrics
+from sfa.stages.changes import changes
+from sfa.stages.results import average_name, general_scores, named_metrics
 from sfa.terminal import command, start
 from sfa.values import flat
 
 MOST_COLUMNS = 5  # with a column per run
+COUNTS, MCNEMAR = ("rows lost", "rows gained"), "McNemar's p"
 LOCATION_KEYS = ("name", "save_folder", "data_folder")  # config keys that only say where files are
 
 
 def compare(runs: Sequence[Results]) -> list[list[str]]:
-    """Rows of cells, header first: one column per run with its final scores, the retained share of the first task, and
-    the metrics. Runs that differ only in their seed share a column: mean ± half a 95 % interval."""
+    """Rows of cells, header first: one column per run with its final scores, the retained share of the first task, the
+    metrics, the prior suite, and how many rows were lost and gained after a task was learned, and of the prior suite
+    since the base. Runs that differ only in their seed share a column: mean ± half a 95 % interval, but each seed's p
+    of McNemar's test."""
     columns: dict[str, list[Results]] = {}
     for run in runs:
         columns.setdefault(_config_without_seed(run["config"]), []).append(run)
     figures = [[_figures(run) for run in group] for group in columns.values()]
     keys = dict.fromkeys(key for group in figures for figure in group for key in figure)
     head = ["", *(_title([run["name"] for run in group]) for group in columns.values())]
-    return [head, *([key, *(_cell([f.get(key, []) for f in group]) for group in figures)] for key in keys)]
+    return [head, *([key, *(_cell(key, [f.get(key, []) for f in group]) for group in figures)] for key in keys)]
 
 
 def turned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -68,13 +72,20 @@ def markdown(folders: Sequence[Path], runs: Sequence[Results], command: str) -> 
         cells.markdown(turned(compare(runs))),
     ]
     for run in runs:
-        names = list(dict.fromkeys(row["evaluation"] for row in run["evaluations"]))
-        values = {(row["after"], row["evaluation"]): row for row in run["evaluations"]}
-        lines = [["after", *names]]
-        for after in dict.fromkeys(row["after"] for row in run["evaluations"]):
-            lines.append([after, *(_score(values[after, name]) for name in names)])
-        sections += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), cells.markdown(lines)]
+        sections += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), _matrix(run["evaluations"])]
+        if general := run.get("general"):
+            sections += ["The prior suite:", _matrix(general)]
     return "\n\n".join(sections) + "\n"
+
+
+def _matrix(rows: Sequence[FinalScore]) -> str:
+    """Every score, in Markdown, with a line per stage."""
+    names = list(dict.fromkeys(row["evaluation"] for row in rows))
+    values = {(row["after"], row["evaluation"]): row for row in rows}
+    lines = [["after", *names]]
+    for after in dict.fromkeys(row["after"] for row in rows):
+        lines.append([after, *(_score(values[after, name]) for name in names)])
+    return cells.markdown(lines)
 
 
 def _overrides(run: Results, first: Results) -> list[str]:
@@ -101,16 +112,27 @@ def _figures(run: Results) -> dict[str, list[float]]:
         figures[f"{first} kept"] = [(values[last, first] - values["base", first]) / gain]
     for key, value in named_metrics(run):
         figures[average_name(run) if key == "average" else key.replace("_", " ")] = [value]
+    suite = general_scores(run)
+    for name, (value, difference) in suite.items():
+        figures |= {f"{name} (prior)": [value], f"{name} (prior), change": [difference]}
+    for name, change in changes(run).items():
+        title = f"{name} (prior)" if name in suite else name
+        figures |= {f"{title}, {COUNTS[0]}": [change.lost], f"{title}, {COUNTS[1]}": [change.gained]}
+        figures[f"{title}, {MCNEMAR}"] = [change.p]
     figures["L2 from anchor"] = [stage["l2_from_anchor"] for stage in stages]
     figures["seconds of training"] = [sum(stage["seconds"] for stage in stages)]
     return figures
 
 
-def _cell(seeds: list[list[float]]) -> str:
-    """Each number's mean, with half a 95 % interval if there are several seeds."""
+def _cell(key: str, seeds: list[list[float]]) -> str:
+    """Each number's mean, with half a 95 % interval if there are several seeds; empty if a seed lacks it."""
     cells = []
+    if not all(seeds):
+        return ""
+    if key.endswith(MCNEMAR):
+        return ", ".join(f"{p:.2g}" for (p,) in seeds)
     for numbers in zip(*seeds, strict=True):
-        digits = 3 if max(map(abs, numbers)) < 20 else 1
+        digits = 0 if key.endswith(COUNTS) else 3 if max(map(abs, numbers)) < 20 else 1
         cells.append(format_mean_interval(numbers, digits))
     return ", ".join(cells)
 

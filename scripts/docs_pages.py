@@ -72,11 +72,12 @@ def _keys() -> str:
 
 def _task_options() -> str:
     """Each registered task's summary and the options that not every task has."""
-    from sfa.data import TASKS, Conversations, Custom, Images, LabelSplit
+    from sfa.data import TASKS, Conversations, Custom, Images, InstructionFolder, LabelSplit
 
     kinds: list[tuple[str, Any]] = [*sorted(TASKS.items()), ("a data set of text", Custom)]
     kinds += [("conversations", Conversations), ("images", Images), ("`split`", LabelSplit)]
     sections = []
+    kinds += [("`instructions`", InstructionFolder)]
     for name, kind in kinds:
         summary = re.sub(r":\w+:`+~?([^`]+)`+", r"`\1`", " ".join((kind.__doc__ or "").replace("``", "`").split()))
         schema = kind.model_json_schema()
@@ -138,4 +139,6 @@ def _value(kind: Schema) -> str:
 
 def _as_yaml(value: Any) -> str:
     """A value as it would be written in YAML."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and "\n" not in value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -4,6 +4,7 @@ sfa merge average A B --beta 0.5 --out MERGED                     0.5·A + 0.5·
 sfa merge soup A B C --out MERGED
 sfa merge task_arithmetic A B --base BASE --weights 0.5 0.5 --out MERGED
 sfa merge ties A B --base BASE --density 0.2 --scale 1 --out MERGED
+sfa merge magmax A B --base BASE --scale 0.5 --out MERGED         models of sequential training, in order
 sfa merge fisher A B --fishers FA FB --out MERGED                 folders shaped like the models
 
 The models may differ only in their weights; different settings, vocabularies or image sizes are an error that names
@@ -102,8 +103,10 @@ def _users(option: str) -> str:
 
 
 def _weights_for_card(method: Method, args: argparse.Namespace) -> list[str]:
-    """Each model's weight as the model card states it."""
+    """Each model's weight as the model card states it; empty if the merge has no such weights."""
     count = len(args.models)
+    if method.merges_from and "weights" not in type(method).model_fields:
+        return [""] * count
     weights = args.weights or [1 / count] * count
     beta = getattr(method, "beta", None)
     return [f"{weight:g}" for weight in ([beta, 1 - beta] if beta is not None else weights)]

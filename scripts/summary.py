@@ -9,19 +9,25 @@ from scripts.interval import format_mean_interval
 from scripts.series import base_scores, scores
 from sfa.records import Results
 from sfa.runs import has_results, read_results
-from sfa.stages.results import average_name, is_loss, named_metrics
+from sfa.stages.results import average_name, general_scores, is_loss, named_metrics
 from sfa.sweeps import SweepRun
 
 LabelledRun = tuple[str, Results]  # label and results
-DIGITS = {"average": 3, "forgetting": 3, "backward transfer": 3, "seconds": 0, "peak MiB": 0, "stored examples": 0,
+METRICS = ("average", "forgetting", "backward transfer", "forward transfer", "new task score", "gain kept")
+GENERAL = ("prior suite", "its change")  # columns of runs that score it
+DIGITS = {**dict.fromkeys((*METRICS, *GENERAL), 3), "seconds": 0, "peak MiB": 0, "stored examples": 0,
           "L2 from anchor": 1}  # fmt: skip
-METRICS = ("average", "forgetting", "backward transfer")
 FEW = 6  # the most evaluations for which each has a column
 FORMULAS = [
     "aᵢⱼ: score on task j after stage i, or its loss with the sign changed; stage 0 is the base, n the last.",
     "average = 1/n · Σⱼ aₙⱼ, higher is better; average loss = −1/n · Σⱼ aₙⱼ, the mean loss, lower is better",
-    "forgetting = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (max over i < n of aᵢⱼ, less aₙⱼ), lower is better",
-    "backward transfer = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − aⱼⱼ), higher is better",
+    "forgetting = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (max over i < n of aᵢⱼ, less aₙⱼ), lower is better (Chaudhry et al., 2018)",
+    "backward transfer = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − aⱼⱼ), higher is better (Lopez-Paz & Ranzato, 2017)",
+    "forward transfer = 1/(n−1) · Σⱼ₍ⱼ﹥₁₎ (aⱼ₋₁,ⱼ − a₀ⱼ), higher is better (ibid., with the base as the reference)",
+    "new task score = 1/n · Σⱼ aⱼⱼ, plasticity: the learning accuracy of Riemer et al., 2019",
+    "gain kept = Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − a₀ⱼ) / Σⱼ₍ⱼ﹤ₙ₎ (aⱼⱼ − a₀ⱼ), higher is better",
+    "prior suite: mean score after the last stage over the tasks in eval.general for which higher is better; its "
+    "change: since the base",
     "seconds: training time over the stages that the run depends on; peak MiB: the largest of these stages; stored "
     "examples: of past tasks; L2 from anchor: the distance of the last stage's model from the one before it.",
 ]
@@ -36,12 +42,20 @@ def figures(run: Results) -> dict[str, float]:
     """A run's metrics, if it has any, and its costs, by the names in :data:`DIGITS`."""
     stages = run["stages"]
     metrics = {name.replace("_", " "): value for name, value in named_metrics(run)}
+    suite = [pair for name, pair in general_scores(run).items() if name not in _lower_is_better(run)]
+    if suite:
+        metrics |= {name: statistics.fmean(pair[i] for pair in suite) for i, name in enumerate(GENERAL)}
     return metrics | {
         "seconds": sum(stage["seconds"] for stage in stages),
         "peak MiB": max(stage["peak_bytes"] for stage in stages) / 2**20,
         "stored examples": max(stage["stored_examples"] for stage in stages),
         "L2 from anchor": stages[-1]["l2_from_anchor"],
     }
+
+
+def _lower_is_better(run: Results) -> set[str]:
+    """Tasks of the prior suite whose score is better if lower."""
+    return {row["evaluation"] for row in run.get("general", []) if row.get("lower_is_better")}
 
 
 def table(runs: Sequence[LabelledRun]) -> str:
@@ -67,7 +81,7 @@ def rows(runs: Sequence[LabelledRun]) -> list[list[str]]:
         summary_cells = {
             name: format_mean_interval([f[name] for f in per_run], DIGITS[name])
             for name in DIGITS
-            if name in per_run[0]
+            if all(name in figures for figures in per_run)
         }
         score_cells = {name: format_mean_interval([final[name] for final in finals], 3) for name in _evaluations(runs)}
         mean = statistics.fmean(f.get("average", math.nan) for f in per_run)
@@ -78,7 +92,11 @@ def rows(runs: Sequence[LabelledRun]) -> list[list[str]]:
 
 
 def _columns(runs: Sequence[LabelledRun]) -> list[str]:
-    return [*METRICS, *_evaluations(runs), *(name for name in DIGITS if name not in METRICS)]
+    """Those of metrics that results of older releases lack, and of the prior suite, if a run has them."""
+    known = {name for _, run in runs for name in figures(run)}
+    costs = [name for name in DIGITS if name not in METRICS + GENERAL]
+    metrics = [name for name in METRICS if name in known or name in METRICS[:3]]
+    return [*metrics, *_evaluations(runs), *(name for name in GENERAL if name in known), *costs]
 
 
 def _average(runs: Sequence[LabelledRun]) -> str:

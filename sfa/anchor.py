@@ -7,7 +7,7 @@ capturing, merging nor measuring communicates.
 
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,17 +102,32 @@ class Anchor:
             torch._foreach_lerp_(theta, theta_o, beta)
 
     @torch.no_grad()
-    def measure_and_merge(self, shards: dict[str, Tensor], beta: float) -> float:
-        """:meth:`merge_into`, and returns ‖θ − θ_o‖² before the merge, over this rank's shards and summed in float64.
-        One pass: each bucket is measured while it is in the cache, or on the GPU. Add the ranks' values before taking
-        the root; the merge multiplies the distance by (1−β)."""
+    def measure_and_merge(self, shards: dict[str, Tensor], beta: float | Mapping[str, float]) -> float:
+        """:meth:`merge_into`, with one β or one for each tensor, and returns ‖θ − θ_o‖² before the merge, over this
+        rank's shards and summed in float64. One pass: each bucket is measured while it is in the cache, or on the GPU.
+        Add the ranks' values before taking the root; the merge with one β multiplies the distance by (1−β)."""
         total: Any = 0.0
         check_same(shards, self.shards)
         scratch = torch.empty(HOST_BYTES, dtype=torch.uint8)
-        for theta, theta_o in buckets(shards, self.shards):
-            total += _squared_distance(theta, theta_o, scratch)
-            torch._foreach_lerp_(theta, theta_o, beta)
+        for weight, part in _by_weight(shards, beta).items():
+            for theta, theta_o in buckets(part, self.shards):
+                total += _squared_distance(theta, theta_o, scratch)
+                torch._foreach_lerp_(theta, theta_o, weight)
         return float(total)
+
+    @torch.no_grad()
+    def squared_distance(self, shards: dict[str, Tensor]) -> float:
+        """‖θ − θ_o‖² over this rank's shards, summed in float64."""
+        check_same(shards, self.shards)
+        scratch = torch.empty(HOST_BYTES, dtype=torch.uint8)
+        return float(sum(_squared_distance(theta, theta_o, scratch) for theta, theta_o in buckets(shards, self.shards)))
+
+    @torch.no_grad()
+    def average_in(self, shards: dict[str, Tensor], count: int) -> None:
+        """Makes θ_o, the mean of ``count`` − 1 models, that of one more."""
+        check_same(shards, self.shards)
+        for theta_o, other in buckets(self.shards, shards):
+            torch._foreach_lerp_(theta_o, other, 1 / count)
 
     @torch.no_grad()
     def squared_norm(self) -> float:
@@ -147,6 +162,16 @@ def _buckets_on(
             free -= pieces[0].nbytes
     if bucket[0]:
         yield bucket
+
+
+def _by_weight(shards: dict[str, Tensor], beta: float | Mapping[str, float]) -> dict[float, dict[str, Tensor]]:
+    """The tensors of each β."""
+    if not isinstance(beta, Mapping):
+        return {beta: shards}
+    parts: dict[float, dict[str, Tensor]] = {}
+    for name, shard in shards.items():
+        parts.setdefault(beta[name], {})[name] = shard
+    return parts
 
 
 def check_same(shards: dict[str, Tensor], anchor: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -15,6 +16,7 @@ from sfa.finite import check
 from sfa.live import Live, live, total
 from sfa.lora import average_products, pairs
 from sfa.schedule import COUNTED, Clock, Duration, exact_fraction
+from sfa.weighting import Weighting
 
 
 class Merge(TypedDict):
@@ -50,9 +52,14 @@ class Averager:
         merge: of LoRA, ``"factors"`` averages A and B, each for itself; ``"product"`` averages the products B·A and
             keeps the best approximation of the same rank. Without LoRA they are the same.
         epoch: steps per epoch; required if ``steps`` or ``every`` counts epochs.
+        distance: merges after every step at which ‖θ − θ_o‖/‖θ_o‖ is more than this; used instead of ``p``.
+        at_end: merge after the last step; ``False``: only before it.
+        beta_end: β of the last merge, with linear steps from ``beta`` over the merges; defaults to ``beta``.
+        layers: β of the tensors whose names contain a match of a regular expression, such as ``{"embed": 0.9}``.
 
     Attributes:
         merges: merges since the start.
+        betas: β of each tensor in the last merge, by name.
         lora_error: of LoRA whose factors are whole on each rank, how far the last merge's products B·A are from the
             averages of the products, in the Frobenius norm over all adapters and relative to it; otherwise ``None``.
         anchor: θ_o; ``None`` before the start.
@@ -81,26 +88,43 @@ class Averager:
         anchor_device: Literal["cpu", "device"] = "cpu",
         merge: Literal["factors", "product"] = "factors",
         epoch: int | None = None,
+        *,
+        distance: float | None = None,
+        at_end: bool = True,
+        beta_end: float | None = None,
+        layers: Mapping[str, float] | None = None,
     ):
-        if (p is None) == (every is None):
+        if distance is None and (p is None) == (every is None):
             raise ValueError(f"SFA needs either p or every, not {'both' if p is not None else 'neither'}")
+        if distance is not None and (p is not None or every is not None or beta_end is not None):
+            raise ValueError("distance decides when to merge: p, every and beta_end cannot be set with it")
+        if distance is not None and distance <= 0:
+            raise ValueError(
+                f"distance is relative to the norm of the old weights and must be positive, not {distance}"
+            )
         if p is not None and not 0 < exact_fraction(p) <= 1:
             raise ValueError(f"p is a fraction of the training and must lie in (0, 1], not {p}")
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta weighs the old weights and must lie in [0, 1], not {beta}")
+        self.weighting = Weighting(beta, beta_end, dict(layers or {}))
         if anchor_device not in ("cpu", "device"):
             raise ValueError(f'anchor_device must be "cpu" or "device", not {anchor_device!r}')
         if merge not in ("factors", "product"):
             raise ValueError(f'merge must be "factors" or "product", not {merge!r}')
+        if merge == "product" and layers:
+            raise ValueError('layers have a beta of their own with merge="factors" only')
+        if distance is not None:
+            p = 1
         self.interval = Duration(exact_fraction(p), "dur") if p is not None else _interval(str(every))
-        self.beta = beta
+        self.distance = distance
+        self.at_end = at_end
         self.source = anchor
         self.anchor_device = anchor_device
         self.averages_products = merge == "product"
         self.anchor: Anchor | None = None
         self.merges: list[Merge] = []
+        self.betas: dict[str, float] = {}
         self.lora_error: float | None = None
         self._live: Live | None = None
+        self._norm: float | None = None  # ‖θ_o‖, once it is needed
         self.identity: Identity | None = None
         self._before: dict[str, int] = {}  # batches, samples and tokens before the training started
         self._seen = 0  # progress since then at the last step, in the clock's unit
@@ -156,6 +180,7 @@ class Averager:
                 θ_o does not fit the model.
         """
         self.stop()  # never hold two copies
+        self._norm = None
         self._live = live(model, optimizer, self.anchor_device)
         if self.averages_products and not self._live.whole:
             raise ValueError('merge="product" needs whole factors on each rank: with shards use merge="factors"')
@@ -173,6 +198,12 @@ class Averager:
         self._length = Duration(exact_fraction(steps), "ba") if isinstance(steps, int) else steps
         self._epoch = epoch
         self._clock()
+        if self.weighting.end is not None and self._merge_count() is None:
+            raise ValueError(
+                f"beta_end needs the number of merges, which {self.interval} of {self._length} leaves open"
+            )
+        if self.weighting.layers and (unused := self.weighting.unused(self._live.masters())):
+            raise ValueError(f"layers: no trained tensor's name contains a match of {unused[0]!r}")
 
     def step(self, progress: Mapping[str, int] | None = None, last: bool = False) -> Merge | None:
         """Merges if one is due after this step of the optimizer. All ranks call it.
@@ -193,7 +224,12 @@ class Averager:
             raise ValueError(f"merges are counted in {unit}, so step() needs the progress")
         count = self._seen + 1 if progress is None else int(progress[unit]) - self._before[unit]
         before, self._seen = self._seen, count
-        if not (last or clock.is_due(before, count)):
+        end = self._end()
+        if last or (end is not None and count >= end):
+            is_due = self.at_end and (last or clock.is_due(before, count))
+        else:
+            is_due = clock.is_due(before, count) if self.distance is None else self._is_far(self.distance)
+        if not is_due:
             return None
         return self.merge(self._before["ba"] + count if progress is None else int(progress["ba"]))
 
@@ -207,20 +243,24 @@ class Averager:
         _synchronize()
         started_at = time.perf_counter()
         masters = self._live.masters()
-        factors = pairs(masters) if self._live.whole else []
-        products, error = average_products(masters, self.anchor.shards, factors, self.beta, self.averages_products)
-        square = self.anchor.measure_and_merge(masters, self.beta)
+        beta = self.weighting.at(len(self.merges), self._merge_count())
+        self.betas = self.weighting.of(masters, beta)
+        is_uniform = not self.weighting.layers
+        factors = pairs(masters) if self._live.whole and is_uniform else []
+        products, error = average_products(masters, self.anchor.shards, factors, beta, self.averages_products)
+        square = self.anchor.measure_and_merge(masters, beta if is_uniform else self.betas)
         for name, factor in products.items():
             masters[name].copy_(factor)
         self._live.publish()
-        after = self.anchor.measure_and_merge(masters, 0) if products else 0.0
+        is_scaled = is_uniform and not products
+        after = 0.0 if is_scaled else self.anchor.squared_distance(masters)
         _synchronize()
         seconds = time.perf_counter() - started_at
         before = math.sqrt(total(self._live, square))
         if not math.isfinite(before):  # on every rank, although the cause may be on another
             check(masters, f"merged weight, step {step},")
             raise NotFinite(f"the distance from the anchor, step {step}, is not finite")
-        l2_after = math.sqrt(after) if products else (1 - self.beta) * before  # factors are whole on every rank
+        l2_after = (1 - beta) * before if is_scaled else math.sqrt(total(self._live, after))
         merge = Merge(step=step, l2_before=before, l2_after=l2_after, seconds=seconds)
         self.merges.append(merge)
         self.lora_error = error if factors else None
@@ -246,6 +286,32 @@ class Averager:
             check_same(state["identity"], self.identity)
         self._before, self._seen = dict(state["origin"]), int(state["seen"])
         self.merges = list(state["merges"])
+
+    def _is_far(self, bound: float) -> bool:
+        """Whether ‖θ − θ_o‖/‖θ_o‖ is more than ``bound``. All ranks call it."""
+        assert self.anchor is not None and self._live is not None, "start() must be called first"
+        moved = total(self._live, self.anchor.squared_distance(self._live.masters()))
+        if self._norm is None:
+            self._norm = math.sqrt(total(self._live, self.anchor.squared_norm()))
+        return math.sqrt(moved) > bound * self._norm
+
+    def _end(self) -> Fraction | None:
+        """The count at which the training ends, in the unit of progress; ``None`` if it is not known in this unit."""
+        unit, clock = self._clock()
+        if clock.total is not None:
+            return Fraction(clock.total)
+        length, per_epoch = self._length, self._epoch
+        if length.unit == "ep" and per_epoch is not None:
+            length = Duration(length.value * per_epoch, "ba")
+        return length.value - self._before[unit] if length.unit == unit else None
+
+    def _merge_count(self) -> int | None:
+        """The number of merges in the training; ``None`` if it is not known in advance."""
+        end = self._end()
+        if end is None or self.distance is not None:
+            return None
+        interval = max(self._clock()[1].interval, Fraction(1))
+        return math.ceil(end / interval) - (0 if self.at_end else 1)
 
     def _clock(self) -> tuple[str, Clock]:
         """The unit of progress, and the clock of merges in this unit, counted from the start."""

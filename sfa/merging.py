@@ -34,8 +34,8 @@ Rule = Callable[[list[Tensor]], Tensor]
 PIECE = 1 << 18
 # Lower bound of normalized Fisher information, from the method's authors.
 FLOOR = 1e-6
-# Folder of the incomplete result, inside that of the result.
-PART = ".part"
+# Folders of the incomplete result and of an intermediate one, inside that of the result.
+PART, SUM = ".part", ".sum"
 
 
 def average(theta_o: Path, theta: Path, beta: float, out: Path) -> list[str]:
@@ -93,7 +93,7 @@ def ties(
     named = named_weights(weights, models)
     if not math.isfinite(scale):
         raise MergeError(f"the scale must be finite, not {scale}")
-    inputs = _check_inputs([base, *models], out, base=True)
+    inputs = check_inputs([base, *models], out, base=True)
     origin_files, *others_files = inputs.locations
     smallest = [_threshold(origin_files, files, density) for files in others_files]
 
@@ -106,7 +106,7 @@ def ties(
         parameters = {"weight": named, "density": 1.0, "normalize": True, "lambda": scale}
         return from_base([origin, *trimmed], "ties", parameters)
 
-    return _write(inputs, rule, out)
+    return write_merge(inputs, lambda _: rule, out)
 
 
 def fisher(
@@ -130,7 +130,7 @@ def fisher(
         raise MergeError(f"{len(models)} models need as many Fishers, not {len(fishers)}")
     if min(factors) < 0 or max(factors) == 0:
         raise MergeError(f"the weights of Fisher merging must not be negative, and not all zero; not {factors}")
-    inputs = _check_inputs(models, out, fishers)
+    inputs = check_inputs(models, out, fishers)
     norms = [_norm(files) if normalize else 1.0 for files in inputs.locations[len(models) :]]
 
     def rule(tensors: list[Tensor]) -> Tensor:
@@ -148,7 +148,7 @@ def fisher(
             bottom += weighted
         return torch.where(bottom > 0, top / bottom, torch.stack(thetas).mean(0)).float()
 
-    return _write(inputs, rule, out)
+    return write_merge(inputs, lambda _: rule, out)
 
 
 def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False, whole: bool = False) -> list[str]:
@@ -162,7 +162,7 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False, wh
             ``whole``.
         out: folder of the result; it must be empty or not exist.
         base: the first of ``sources`` is not merged, but is the model that the others were trained from.
-        whole: pass flat whole tensors to ``rule``.
+        whole: pass whole tensors in their shapes to ``rule``.
 
     Returns:
         Notes on what could not be compared.
@@ -172,11 +172,11 @@ def merge(sources: Sequence[Path], rule: Rule, out: Path, base: bool = False, wh
             written.
         OSError: a folder lacks files, or the result cannot be written.
     """
-    return _write(_check_inputs(sources, out, base=base), rule, out, whole)
+    return write_merge(check_inputs(sources, out, base=base), lambda _: rule, out, whole)
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """Models that were checked to be compatible.
 
     Attributes:
@@ -194,12 +194,16 @@ class _Inputs:
     notes: list[str]
 
 
-def _check_inputs(sources: Sequence[Path], out: Path, additional: Sequence[Path] = (), base: bool = False) -> _Inputs:
+def check_inputs(sources: Sequence[Path], out: Path, additional: Sequence[Path] = (), base: bool = False) -> Inputs:
     """Checks whether models can be merged, before anything is written. ``additional`` folders contain tensors of the
-    same names and shapes, and possibly others."""
+    same names and shapes, and possibly others.
+
+    Raises:
+        MergeError: they cannot.
+    """
     if not sources:
         raise MergeError("there is nothing to merge")
-    if out.exists() and (not out.is_dir() or any(file.name != PART for file in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(file.name not in (PART, SUM) for file in out.iterdir())):
         raise MergeError(f"{out} is not empty")
     for folder in (*sources, *additional):
         if folder.resolve() in (out.resolve(), *out.resolve().parents):
@@ -220,11 +224,12 @@ def _check_inputs(sources: Sequence[Path], out: Path, additional: Sequence[Path]
                 raise MergeError(
                     f"the models cannot be merged: {name} is {first[name]} in {sources[0]} and {shape} in {source}"
                 )
-    return _Inputs(sources[0], files_of, files_of[int(base) : len(sources)], first, notes)
+    return Inputs(sources[0], files_of, files_of[int(base) : len(sources)], first, notes)
 
 
-def _write(inputs: _Inputs, rule: Rule, out: Path, whole_tensors: bool = False) -> list[str]:
-    """Writes the merge completely or not at all: into a folder in ``out``, whose files are then moved up."""
+def write_merge(inputs: Inputs, rule_of: Callable[[str], Rule], out: Path, whole_tensors: bool = False) -> list[str]:
+    """Writes the merge completely or not at all: into a folder in ``out``, whose files are then moved up. ``rule_of``
+    returns the rule for the tensor of a name; see :func:`merge`."""
     existed = out.is_dir()
     part = out / PART
     last = inputs.trained[-1]
@@ -240,7 +245,7 @@ def _write(inputs: _Inputs, rule: Rule, out: Path, whole_tensors: bool = False) 
                 raise MergeError(f"{name} of a source is not finite")
             yield mean
         else:
-            yield from _merged(name, inputs.locations, rule, whole_tensors)
+            yield from _merged(name, inputs.locations, rule_of(name), whole_tensors)
 
     shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
     part.mkdir(parents=True)
@@ -271,7 +276,7 @@ def _is_index_of(file: Path, weights: set[Path]) -> bool:
 
 
 def _merged(name: str, files_of: Sequence[Mapping[str, Path]], rule: Rule, whole: bool) -> Iterator[Tensor]:
-    """A merged tensor in flat pieces, or in one."""
+    """A merged tensor in flat pieces, or as a whole."""
     for pieces in _pieces(name, files_of, whole):
         try:
             merged = rule(pieces)
@@ -294,15 +299,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def _pieces(name: str, files_of: Sequence[Mapping[str, Path]], whole: bool = False) -> Iterator[list[Tensor]]:
-    """A tensor of several models in flat pieces, or in one.
+    """A tensor of several models in flat pieces, or as a whole; an empty tensor has no piece.
 
     Raises:
         MergeError: it contains an infinite value or a NaN; names its file.
     """
-    flat = [read(files[name], name).reshape(-1) for files in files_of]
-    size = max(len(flat[0]), 1) if whole else PIECE
-    for start in range(0, len(flat[0]), size):
-        pieces = [tensor[start : start + size] for tensor in flat]
+    tensors = [read(files[name], name) for files in files_of]
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    for start in range(0, len(flat[0]), (len(flat[0]) or 1) if whole else PIECE):
+        pieces = tensors if whole else [tensor[start : start + PIECE] for tensor in flat]
         for piece, files in zip(pieces, files_of, strict=True):
             if not _finite(piece):
                 raise MergeError(f"{name} in {files[name]} is not finite: it contains a NaN or an infinite value")

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from sfa.store import PLAIN_NAME, DamagedStage
 from sfa.values import Overrides
 
+GENERAL = "general/"  # prefix of an evaluation of the prior suite in a stage's scores
 SCHEMA = 2  # of results.json; files of schema 1 do not state it, and call a score's evaluation its task
 
 Record = TypeVar("Record")
@@ -74,7 +75,8 @@ class Score(TypedDict):
     """One evaluation of a model: the mean of ``metric`` over ``n`` rows, with its standard error, and, if all rows
     have the same choices, the score of always giving the most common answer. ``also`` holds the means of the
     evaluation's other metrics. ``dropped`` rows were too long and are not among the ``n``, ``cut`` rows lost the middle
-    of their prompt; both are omitted if 0, and ``lower_is_better`` if false."""
+    of their prompt; both are omitted if 0, and ``lower_is_better`` if false. ``outcomes`` says of each row whether it
+    was right, see :mod:`sfa.outcomes`, if rows are either."""
 
     evaluation: str
     metric: str
@@ -86,6 +88,7 @@ class Score(TypedDict):
     also: NotRequired[dict[str, float]]
     dropped: NotRequired[int]
     cut: NotRequired[int]
+    outcomes: NotRequired[str]
 
 
 class TimedScore(Score):
@@ -240,11 +243,14 @@ class Metrics(TypedDict):
     average: float
     forgetting: float
     backward_transfer: float
+    forward_transfer: NotRequired[float]
+    new_task_score: NotRequired[float]
+    gain_kept: NotRequired[float]
 
 
 class Results(TypedDict):
-    """``results.json`` of a run. ``metrics`` are ``None`` if a task has no score; ``arguments`` are the config's file
-    and overrides."""
+    """``results.json`` of a run. ``metrics`` are ``None`` if a task has no score; ``general`` are the scores of the
+    prior suite, which no metric counts; ``arguments`` are the config's file and overrides."""
 
     schema: NotRequired[int]
     name: str
@@ -254,6 +260,7 @@ class Results(TypedDict):
     evaluations: list[Annotated[FinalScore, BeforeValidator(_upgrade_score)]]
     metrics: Metrics | None
     arguments: NotRequired[list[str]]
+    general: NotRequired[list[FinalScore]]
 
 
 class SweptRun(TypedDict):

@@ -64,8 +64,8 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         "train.lr: must be greater than 0, not 0",
         'train.max_duration: is not allowed, not \'3 epochs\' (epochs, batches or tokens, like "1ep" or "300ba")',
         "train.warm_up: unknown key; did you mean warmup?",
-        "sfa.betta: unknown key; did you mean beta? (known: anchor_device, beta, every, lora_merge, p, "
-        "reset_optimizer_on_merge)",
+        "sfa.betta: unknown key; did you mean beta? (known: anchor, anchor_device, beta, beta_end, every, layers, "
+        "lora_merge, merge_at_end, merge_optimizer, p, reset_optimizer_on_merge, when)",
     ]:
         assert expected in messages, f"{expected}\n--- not in ---\n{messages}"
 

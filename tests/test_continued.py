@@ -91,7 +91,7 @@ def test_what_cannot_be_continued_is_an_error(folder: Path, capsys: pytest.Captu
 
     assert f"tasks: must list a task that {run} was not trained on: first, second" in errors(names=("first",))
     assert errors("method=multitask")[0].startswith("from_run: multitask trains on all tasks anew")
-    assert errors("method=rehearsal")[0].startswith("method: rehearsal acts from the second trained task on")
+    assert errors("method=rehearsal")[0].startswith("from_run: rehearsal needs data of past tasks")
     assert errors(f"save_folder={folder}")[0].startswith(f"from_run: {run} must be in save_folder, {folder}")
     assert errors("model.lora={rank: 2}")[0].startswith(f"model.lora: {run} trains whole weights")
     assert errors("model.template=chat")[0].startswith(f"model.template: is plain in {run}")

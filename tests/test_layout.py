@@ -22,15 +22,18 @@ SUITE = {
     "models": "families",
     "weights": "families",
     "fisher": "families",
+    "stored_logits": "families",
     "parallel": "families",
     "curves": "stages",
 }
-COMPOSER = ["composer", "finite", "origin", "penalty"]  # the trainer of the suite; the other adapters need none of it
+# Of the suite's trainer; the other adapters need none of them.
+COMPOSER = ["agem", "composer", "der", "distillation", "ema", "finite", "memory", "origin", "orthogonal", "penalty"]
 NAMING = {  # files that may name a method, and why
     "sfa/merging.py": "mergekit's own names of merges",
     "sfa/penalties.py": "formulas of penalties, which methods are called after",
     "sfa/trainers/penalty.py": "the same formulas in a trainer",
     "scripts/bench/penalties.py": "the same formulas against another package's",
+    "scripts/bench/merging.py": "one of its merges is Composer's moving average, by its own name",
     "scripts/bench/folders.py": "the merges that mergekit has too, with the command lines of both",
     "scripts/bench/__main__.py": "measures the Fisher information in a module of this name",
     "scripts/paper/claims.py": "what the paper claims of particular methods",

@@ -19,9 +19,15 @@ from tests.folders import bare
         (
             ["average", "one", "two", "--weights", "1", "2"],
             2,
-            "for dare and fisher and task_arithmetic and ties",
+            "for breadcrumbs and dare and della and fisher and task_arithmetic and ties",
         ),
-        (["soup", "one", "two", "--base", "three"], 2, "--base is only for dare and task_arithmetic and ties"),
+        (
+            ["soup", "one", "two", "--base", "three"],
+            2,
+            "and magmax and model_stock and opcm and task_arithmetic and ties",
+        ),
+        (["model_stock", "one", "--base", "two"], 1, "Model Stock needs two models or more"),
+        (["della", "one", "--base", "two", "--density", "0.9"], 1, "Epsilon must be chosen such that"),
         (["soup", "one", "none"], 2, "none holds no safetensors files"),
         (["soup", "one", "torn"], 1, "torn/model.safetensors"),
         (["task_arithmetic", "one", "--base", "one"], 2, "one is given twice"),

@@ -1,6 +1,7 @@
 """Every method through the command line on the quickstart's stream, what they share, and rehearsal's mixture."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from sfa.config import load
 from sfa.data.batches import BatchSchedule, example_count, sample_rows
 from sfa.data.packing import IGNORED, Arrays
 from sfa.methods import METHODS as REGISTERED
+from sfa.stages.callbacks import Stopper
 from sfa.stages.plan import Merge, plan, topological_order
 
 QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
 SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=8ba"]
 SMALL += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "loggers={}", "ewc.examples=5"]
-SMALL += ["fisher.examples=5"]
+SMALL += ["fisher.examples=5", "der.buffer=4", "sdft.limit=6", "sdft.max_tokens=8"]
 METHODS = sorted(REGISTERED)
+STORING = {"rehearsal", "agem", "der"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_a_method_runs_by_one_word_and_says_what_it_cost(method: str, runs: Path
     assert {stage["method"] for stage in written["stages"][1:]} <= {method}
     for stage in written["stages"]:
         assert min(stage["steps"], stage["seconds"], stage["peak_bytes"], stage["l2_from_anchor"]) > 0
-        assert (stage["stored_examples"] > 0) == (stage["method"] == "rehearsal")
+        assert (stage["stored_examples"] > 0) == (stage["method"] in STORING)
     assert written["metrics"] is not None
     if method != "multitask":
         assert [stage["task"] for stage in written["stages"]] == ["arithmetic", "licences", "returns"]
@@ -61,17 +64,21 @@ def test_methods_end_in_different_models(runs: Path) -> None:
     ends = {method: results(runs, method)["stages"][-1]["fingerprint"] for method in METHODS}
     assert len(set(ends.values())) == len(METHODS)
     flat = {method: torch.cat([t.flatten() for t in weights(runs, method).values()]) for method in METHODS}
-    for method in set(METHODS) - {"sequential"}:
+    for method in set(METHODS) - {"sequential", "sdft", "agem"}:
         assert not torch.allclose(flat[method], flat["sequential"], atol=1e-5), method
+    assert torch.equal(flat["sdft"], flat["sequential"])  # no response of a model this small keeps its answer
+    assert torch.equal(flat["agem"], flat["sequential"])  # nor do gradients conflict in its first steps
 
 
 def test_the_plan_shares_every_training(runs: Path) -> None:
-    """Trainings: sequential 3, multitask 1, five methods 2 each, 1 each for WiSE-FT and SLERP, whose second task is
-    sequential's, single tasks 2 more. Merges: two of WiSE-FT and SLERP each, three of each of five on single tasks."""
+    """Trainings: sequential 3, multitask 1, O-LoRA 3, eleven methods 2 each, 1 each for WiSE-FT and SLERP, whose second
+    task is sequential's, single tasks 2 more; MagMax merges sequential's. Merges: two of WiSE-FT and SLERP each, and of
+    Model Stock and OPCM, whose first model is a single task's; three of each of seven on single tasks, and of
+    MagMax."""
     kinds = Counter(json.loads(file.read_text())["spec"]["kind"] for file in (runs / "stages").glob("*/manifest.json"))
     assert kinds["base"] == 1
-    assert kinds["train"] == 3 + 1 + 5 * 2 + 2 + 2
-    assert kinds["merge"] == 2 * 2 + 5 * 3
+    assert kinds["train"] == 3 + 1 + 3 + 11 * 2 + 2 + 2
+    assert kinds["merge"] == 4 * 2 + 7 * 3 + 3
     config = load(QUICKSTART, [*SMALL, "method=task_arithmetic", "task_arithmetic.weights=[0.2,0.3,0.5]"], available)
     new = [stage for stage in topological_order(plan(config)) if not (runs / "stages" / stage.fingerprint).exists()]
     assert all(isinstance(stage, Merge) for stage in new)  # another weight is only merges
@@ -101,6 +108,24 @@ def test_task_arithmetic_of_the_streams_models(runs: Path) -> None:
         origin, *others = (t[name].double() for t in tensors)
         expected = origin + sum(other - origin for other in others) / 3
         torch.testing.assert_close(merged.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ema", "der", "o_lora", "osf", "sdft"])
+def test_what_a_method_keeps_outlives_its_process(
+    method: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of the third task and started again, it ends bitwise in the same model."""
+    made = results(runs, method)["stages"][-1]["fingerprint"]
+    shutil.copytree(runs / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns(made, "logits-*"))
+    arguments = [QUICKSTART, *SMALL, f"save_folder={tmp_path}", f"method={method}", f"name={method}"]
+    with monkeypatch.context() as patch:
+        stop = lambda self, state, logger: setattr(self, "requested", state.timestamp.batch == 3)  # noqa: E731
+        patch.setattr(Stopper, "batch_end", stop)
+        assert train.main(arguments) == 130
+    assert not (tmp_path / "stages" / made / "manifest.json").exists()
+    assert train.main(arguments) == 0
+    expected = weights(runs, method)
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights(tmp_path, method).items())
 
 
 def test_a_penalty_keeps_the_model_near(runs: Path) -> None:

@@ -11,20 +11,24 @@ from sfa.stages.results import metrics
 
 def test_metrics_of_three_tasks_by_hand() -> None:
     matrix = np.array([[0.8, 0.1, 0.0], [0.5, 0.9, 0.1], [0.3, 0.7, 0.6]])
-    result = metrics([0.1, 0.2, 0.3], matrix)
+    result = metrics(np.array([0.1, 0.2, 0.3]), matrix)
     assert result["average"] == pytest.approx((0.3 + 0.7 + 0.6) / 3)
     assert result["forgetting"] == pytest.approx(((0.8 - 0.3) + (0.9 - 0.7)) / 2)
     assert result["backward_transfer"] == pytest.approx(((0.3 - 0.8) + (0.7 - 0.9)) / 2)
+    assert result["forward_transfer"] == pytest.approx(((0.1 - 0.2) + (0.1 - 0.3)) / 2)
+    assert result["new_task_score"] == pytest.approx((0.8 + 0.9 + 0.6) / 3)
+    assert result["gain_kept"] == pytest.approx(((0.3 - 0.1) + (0.7 - 0.2)) / ((0.8 - 0.1) + (0.9 - 0.2)))
 
 
 def test_a_task_that_was_best_before_the_stream_is_forgotten_from_there() -> None:
-    result = metrics([0.9, 0.0], np.array([[0.5, 0.0], [0.4, 1.0]]))
+    result = metrics(np.array([0.9, 0.0]), np.array([[0.5, 0.0], [0.4, 1.0]]))
     assert result["forgetting"] == pytest.approx(0.5)
     assert result["backward_transfer"] == pytest.approx(-0.1)
 
 
 def test_one_task_forgets_nothing() -> None:
-    assert metrics([0.0], np.array([[0.7]])) == {"average": 0.7, "forgetting": 0.0, "backward_transfer": 0.0}
+    transfers = {"forgetting": 0.0, "backward_transfer": 0.0, "forward_transfer": 0.0}
+    assert metrics(np.array([0.0]), np.array([[0.7]])) == {"average": 0.7, **transfers, "new_task_score": 0.7}
 
 
 def stage(folder: Path) -> Path:

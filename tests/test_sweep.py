@@ -21,6 +21,7 @@ from scripts.paper.sweeps import PaperSweep, read
 from scripts.series import line, points_of
 from sfa.config import ConfigError
 from sfa.config.schema import Config
+from sfa.methods import METHODS
 from sfa.sweeps import expand, stages
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
@@ -60,11 +61,12 @@ def test_orders_of_the_tasks_are_repeats_like_seeds(tmp_path: Path) -> None:
 
 
 def test_the_sweep_of_all_methods_trains_each_stage_once() -> None:
-    """A seed: the base; of sequential 3, multitask 1, six that train 2 each (rehearsal twice), WiSE-FT 1 and its 2
-    averages, single tasks 2, four merges of 3."""
+    """A seed: the base; of sequential 3, multitask 1, O-LoRA 3, twelve that train 2 each (rehearsal twice), WiSE-FT and
+    SLERP 1 and their 2 averages, single tasks 2, five merges of 3."""
     runs = read(MNIST.parent / "sweeps" / "methods.yaml", ["seeds=[17]"])
-    assert len(runs) == 13
-    assert len(stages(runs)) == 1 + 3 + 1 + 6 * 2 + 3 + 2 + 4 * 3
+    assert {run.config.method for run in runs} == {*METHODS}
+    assert len(runs) == len(METHODS) + 1
+    assert len(stages(runs)) == 1 + 3 + 1 + 3 + 12 * 2 + 2 * 3 + 2 + 5 * 3
 
 
 @pytest.mark.parametrize(

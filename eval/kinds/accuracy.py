@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.kind import Kind, RankResult, Settings, mean_score
+from eval.kind import Kind, RankResult, Settings, in_row_order, mean_score
 from sfa.data import ImageTask, Task
 from sfa.records import Score
 from sfa.store import fingerprint
@@ -68,4 +68,4 @@ class Accuracy(Kind):
         return results
 
     def score(self, name: str, results: Sequence[RankResult]) -> Score:
-        return mean_score(name, "acc", np.concatenate([result.values for result in results])[:, 0])
+        return mean_score(name, "acc", in_row_order(results)[:, 0])

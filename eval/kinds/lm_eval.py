@@ -1,5 +1,5 @@
 """Task files of lm-eval, ``eval/tasks/*.yaml``: each declares the evaluation of the same name. What a task declares
-itself, as one with choices does, is scored by ``eval/tasks/declared/choices.yaml``."""
+itself, such as an accuracy of choices, is scored by a file in ``eval/tasks/declared``."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from eval import TASK_FILES
-from eval.kind import RankResult, Settings, mean_score, with_counts
+from eval.kind import RankResult, Settings, in_row_order, mean_score, with_counts
 from eval.text import TextKind
 from sfa.data import ImageTask, Row, Task
 from sfa.data.template import Layout, Prompter
@@ -43,15 +43,16 @@ class LMEval(TextKind):
 
     def key(self, name: str) -> str:
         """Hash of the task file and the code it refers to, the rows, their limit and the template."""
-        text = _file(name).read_text()
-        text += "".join((TASK_FILES / f"{module}.py").read_text() for module in re.findall(r"!function (\w+)\.", text))
+        file = self._file(name)
+        text = file.read_text()
+        text += "".join(file.with_name(f"{module}.py").read_text() for module in re.findall(r"!function (\w+)\.", text))
         return self.key_of(text, name)
 
     def load(self, name: str, model: Any, processor: Any) -> None:
         from eval.lm_tasks import build_task, read_task
         from sfa.data.tokens import Encoder
 
-        file = _file(name)
+        file = self._file(name)
         self.set_rows(name, self.sources[name].eval_rows(name))
         config, layout = read_task(file) | {"task": name}, self.settings.layout
         template = (config.get("metadata") or {}).get("template")
@@ -108,12 +109,17 @@ class LMEval(TextKind):
                 values_by_name[name] = RankResult(values, 0, cut)
         return values_by_name
 
+    def _file(self, name: str) -> Path:
+        """The task file of an evaluation."""
+        file = TASK_FILES / f"{name}.yaml"
+        return file if file.is_file() else TASK_FILES / "declared" / f"{self.sources[name].task_file(name)}.yaml"
+
     def _metrics(self, name: str) -> list[str]:
         """The metrics of a task file; the first is the evaluation's score."""
         return [str(listed["metric"]) for listed in self.tasks[name].config.metric_list]
 
     def score(self, name: str, results: Sequence[RankResult]) -> Score:
-        values = np.concatenate([result.values for result in results])
+        values = in_row_order(results)
         metric, *other_metrics = self._metrics(name)
         score = mean_score(name, metric, values[:, 0])
         if other_metrics:
@@ -122,12 +128,6 @@ class LMEval(TextKind):
         if majority is not None:
             score["majority"] = majority
         return with_counts(score, results)
-
-
-def _file(name: str) -> Path:
-    """The task file of an evaluation."""
-    file = TASK_FILES / f"{name}.yaml"
-    return file if file.is_file() else TASK_FILES / "declared" / "choices.yaml"
 
 
 def majority_share(rows: Sequence[Row]) -> float | None:

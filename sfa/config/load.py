@@ -3,9 +3,9 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,10 +26,18 @@ from sfa.runs import has_results
 from sfa.schedule import Duration
 from sfa.values import Overrides, at_home
 
-Evaluations = Callable[[Sequence[Task]], Sequence[str]]
-
 RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
 RENAMED_OF_TASKS = {"held_back": "evaluate_only"}
+
+
+class Evaluations(Protocol):
+    """The evaluations that a run's config may name."""
+
+    def __call__(self, stream: Sequence[Task]) -> Sequence[str]:
+        """The valid names in ``eval.tasks`` of a run of these tasks."""
+
+    def general_errors(self, names: Sequence[str], folder: Path | None, stream: Sequence[Task]) -> list[str]:
+        """Why tasks of the prior suite cannot be scored in a run of these tasks, a line each."""
 
 
 class ConfigError(SFAError):
@@ -50,7 +58,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
         path: the YAML file; OmegaConf interpolations are resolved.
         overrides: like ``["method=sfa", "sfa.p=0.5"]``, values parsed as YAML, or further files, like
             ``"yamls/small.yaml"``; later ones take precedence.
-        evaluations: returns the valid names of a stream's evaluations; ``None`` skips that check.
+        evaluations: the evaluations that exist; ``None`` skips that check.
 
     Raises:
         ConfigError: with all errors, each with its key, the allowed values and the nearest known key.
@@ -128,6 +136,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         errors.append(f"tasks: {error}")
     else:
         errors += family.config_errors(config)
+        if family.rows not in config.method_settings.rows:
+            kinds = " and ".join(config.method_settings.rows)
+            errors.append(f"method: {config.method} is only for {kinds}, and the tasks are {family.rows}")
     tasks = [task for task in tasks if not isinstance(task, GoneTask)]
     if evaluations is not None and family is not None:
         known = evaluations(tasks)
@@ -136,6 +147,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         for name, key in keys.items():
             if name not in known:
                 errors.append(unknown(key, name, known, "an evaluation"))
+        if config.eval.task_folder is None or config.eval.task_folder.is_dir():
+            general = evaluations.general_errors(config.eval.general, config.eval.task_folder, tasks)
+            errors += [f"eval.general: {error}" for error in general]
     if not config.eval.run_generated_code:
         errors += [
             f"eval.run_generated_code: must be true for {name}, which runs what the model writes, in a sandbox; "
@@ -149,8 +163,9 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         elif options:
             validated(loggers.options(logger), options, f"loggers.{logger}.", errors)
     errors += _save_folder(config)
-    if config.data_folder is not None and not config.data_folder.is_dir():
-        errors.append(f"data_folder: must be a folder, and {config.data_folder} is not one")
+    for key, folder in {"data_folder": config.data_folder, "eval.task_folder": config.eval.task_folder}.items():
+        if folder is not None and not folder.is_dir():
+            errors.append(f"{key}: must be a folder, and {folder} is not one")
     name = config.model.name or ""
     for key, model_name in (("name", name), ("base", config.model.base or "")):
         advice = f"; make {model_name}" if model_name.startswith("models/") else ""
@@ -205,11 +220,12 @@ def _of_tuned(config: Config) -> list[str]:
     method, errors = config.method_settings, []
     if any(task.name == TUNED for task in config.tasks):
         errors.append(f"tasks: {TUNED} is reserved for the tuned model in results; give the task another name")
-    if method.merge_name and method.ignores_order and method.needs_past_data:
+    merges_singles = method.merge_name and (method.ignores_order or method.merges_from)
+    if merges_singles and method.needs_past_data:
         errors.append(
             f"model.base: {method.name} needs examples of what each model was tuned on, and has none of name's"
         )
-    elif method.merge_name and method.ignores_order and config.model.lora is not None:
+    elif merges_singles and config.model.lora is not None:
         errors.append(
             f"model.base: {method.name} merges the tuned model with others, which are adapters: leave out lora"
         )
@@ -221,8 +237,10 @@ def _of_continued(config: Config) -> list[str]:
     method = config.method_settings
     if config.from_run is None:
         return []
-    if method.ignores_order:
+    if method.ignores_order or method.merges_from:
         return [f"from_run: {method.name} trains on all tasks anew: list them all, without from_run"]
+    if method.needs_past_data:
+        return [f"from_run: {method.name} needs data of past tasks: list them all, without from_run"]
     return ["from_run: a run is continued in its order: leave order out"] if config.order is not None else []
 
 

@@ -13,6 +13,7 @@ from sfa.data.task import GoneTask
 from sfa.families import Family, family_of_tasks
 from sfa.methods import METHODS, Method, plain_method
 from sfa.models.settings import TUNED, Model
+from sfa.records import GENERAL
 from sfa.values import Interval, LocalPath, Overrides, Section, Spec
 
 Duration = Annotated[
@@ -58,6 +59,10 @@ class Eval(Section):
     """What is scored, and how often."""
 
     tasks: list[str] | None = Field(None, description="evaluations; null: those of the stream's tasks")
+    general: list[str] = Field(
+        [], description="the prior suite: tasks of lm-eval by name, scored before the stream and after each stage"
+    )
+    task_folder: LocalPath | None = Field(None, description="further task files of lm-eval that general may name")
     interval: Interval | None = Field("0.25dur", description="null: only at the end of a stage")
     limit: int | None = Field(None, ge=1, description="rows of each evaluation; null: all")
     batch_size: int = Field(32, ge=1)
@@ -159,6 +164,10 @@ class Config(Section):
             return list(self.eval.tasks)
         known = [task for task in self.tasks if not isinstance(task, GoneTask)]
         return list(dict.fromkeys(name for task in known for name in task.evals))
+
+    def general_evaluations(self) -> list[str]:
+        """The evaluations of the prior suite."""
+        return [f"{GENERAL}{name}" for name in dict.fromkeys(self.eval.general)]
 
 
 def config_class() -> type[Config]:

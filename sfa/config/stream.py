@@ -7,15 +7,25 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sfa.config.messages import unknown, validated
 from sfa.config.schema import Train
-from sfa.data import KINDS, TASKS, Images, LabelSplit, Task, kind_of, looking_in
+from sfa.data import (
+    KINDS,
+    TASKS,
+    Images,
+    InstructionFile,
+    InstructionFolder,
+    LabelSplit,
+    Task,
+    kind_of,
+    looking_in,
+)
 from sfa.data.source import SourceError
 from sfa.methods import METHODS
 from sfa.values import LocalPath, Overrides
 
 
 def read_tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
-    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that splits an
-    image data set into several tasks."""
+    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that makes
+    several tasks of an image data set or of a folder of instructions."""
     if not isinstance(entries, list) or not entries:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
         return []
@@ -35,6 +45,18 @@ def read_tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
                 errors.append(f"tasks.{i}.{error}")
                 known = {*kind.model_fields, *LabelSplit.model_fields}
                 errors += [unknown(f"tasks.{i}.{key}", None, known, "") for key in entry if key not in known]
+                expanded = []
+        elif isinstance(entry, dict) and "instructions" in entry:
+            kind = InstructionFile
+            folder = validated(InstructionFolder, entry, f"tasks.{i}.", errors)
+            try:
+                expanded = folder.entries(copies) if folder is not None else []
+            except SourceError as error:
+                errors.append(f"tasks.{i}.{error}")
+                expanded = []
+            known = {*InstructionFile.model_fields, *InstructionFolder.model_fields} - {"name", "folder", "file"}
+            if wrong := [key for key in entry if key not in known]:
+                errors += [unknown(f"tasks.{i}.{key}", None, known, "") for key in wrong]
                 expanded = []
         else:
             options = dict(entry) if isinstance(entry, dict) else {"name": entry}
@@ -70,7 +92,7 @@ def read_tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
 
 def _kind(options: Overrides, copies: Path | None, key: str, errors: list[str]) -> type[Task] | None:
     """The class of an entry's task; ``None`` after an error."""
-    kinds: list[type[BaseModel]] = [*TASKS.values(), *KINDS, LabelSplit]
+    kinds: list[type[BaseModel]] = [*TASKS.values(), *KINDS, LabelSplit, InstructionFolder]
     known = {option for kind in kinds for option in kind.model_fields}
     wrong = [unknown(f"{key}.{option}", None, known, "") for option in options if option not in known]
     try:

@@ -18,6 +18,7 @@ from sfa.data.conversations import Conversations
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
 from sfa.data.kinds import KINDS, kind_of
+from sfa.data.natural_instructions import InstructionFile, InstructionFolder
 from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered, runs_generated_code
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "FileName",
     "ImageTask",
     "Images",
+    "InstructionFile",
+    "InstructionFolder",
     "LabelSplit",
     "Row",
     "Split",

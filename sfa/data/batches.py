@@ -68,7 +68,7 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
             sizes = np.array([len(arrays["labels"]) for arrays in past])
             task = rng.integers(len(past), size=int(replayed.sum()))
             self.order[replayed] = (n + np.cumsum(sizes) - sizes)[task] + rng.integers(sizes[task])
-        learned = np.concatenate([_learned(arrays["labels"]) for arrays in self.arrays])
+        learned = np.concatenate([learned_tokens(arrays["labels"]) for arrays in self.arrays])
         per_step = learned[self.order].reshape(steps, batch).sum(1)
         if not per_step.all():
             raise ValueError(f"global batch {int(np.argmin(per_step)) + 1} has no token to learn")
@@ -93,7 +93,7 @@ def _epochs(rng: np.random.Generator, n: int, count: int) -> NDArray[np.int64]:
     return np.concatenate(orders)[:count].astype(np.int64)
 
 
-def _learned(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def learned_tokens(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The number of learned labels in each sequence; one for an image."""
     counts: NDArray[np.int64] = (labels != IGNORED).reshape(len(labels), -1).sum(1)
     return counts

@@ -6,7 +6,7 @@ import json
 import math
 import string
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,11 +16,14 @@ from sfa.data.sourced_task import SourcedTask
 from sfa.data.task import Row, Split
 from sfa.values import Spec
 
+Metric = Literal["exact_match", "label_match", "first_letter", "rouge_l", "similarity", "sari"]
+
 
 class Custom(SourcedTask):
     """``{name: mine, source: owner/name, prompt: "{question}", response: "{answer}"}``; scored by the loss on its
-    held-out rows, by how often the likeliest of its ``choices`` is the response, or by the evaluations it names.
-    ``{name: mine, source: owner/name, label: topic, choices: [World, Sports]}`` is a data set with class labels."""
+    held-out rows, by how often the likeliest of its ``choices`` is the response, by a ``metric`` of what the model
+    writes, or by the evaluations it names. ``{name: mine, source: owner/name, label: topic, choices: [World, Sports]}``
+    is a data set with class labels."""
 
     prompt: str = Field(description='template over the columns, like "Question: {question}"; with label, {text}')
     response: str = Field(description='template over the columns, like "{answer}"; with label, the label\'s choice')
@@ -31,6 +34,8 @@ class Custom(SourcedTask):
         None, description="the possible responses; a mapping gives the text that each is written as"
     )
 
+    metric: Metric | None = Field(None, description="scores what the model writes; null: by choices, or the loss")
+
     @model_validator(mode="before")
     @classmethod
     def _scored_by_default(cls, options: Any) -> Any:
@@ -40,19 +45,25 @@ class Custom(SourcedTask):
             options = {"prompt": "{text}", "response": f"{{{options['label']}}}", **options}
         if "name" not in options:
             return options
-        declared = cls.declares(options["name"], bool(options.get("choices")))
+        declared = cls.declares(options["name"], bool(options.get("choices")), options.get("metric"))
         return {"evals": [*declared][-1:], **options}
 
     @classmethod
-    def declares(cls, name: str, choices: bool = False) -> dict[str, str]:
-        return super().declares(name) | ({f"{name}_accuracy": "lm_eval"} if choices else {})
+    def declares(cls, name: str, choices: bool = False, metric: str | None = None) -> dict[str, str]:
+        names = [*(["accuracy"] if choices else []), *([metric] if metric else [])]
+        return super().declares(name) | {f"{name}_{ending}": "lm_eval" for ending in names}
 
     def declared(self) -> dict[str, str]:
-        return self.declares(self.name, self.choices is not None)
+        return self.declares(self.name, self.choices is not None, self.metric)
+
+    def task_file(self, evaluation: str) -> str:
+        return self.metric if self.metric and evaluation == f"{self.name}_{self.metric}" else "choices"
 
     def data_spec(self) -> Spec:
-        """Without choices and label as before there were any, so that finished stages remain valid."""
+        """Without choices and label as before there were any, so that finished stages remain valid; the metric
+        determines no row."""
         spec = super().data_spec()
+        del spec["metric"]
         return {key: value for key, value in spec.items() if key not in ("choices", "label") or value is not None}
 
     @field_validator("choices")

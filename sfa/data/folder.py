@@ -15,7 +15,7 @@ def split_files(place: Path) -> dict[str, list[Path]]:
     """The files of every split.
 
     Args:
-        place: a folder of ``<split>.{parquet,jsonl,json,csv}`` or shards ``<split>-00000-of-00002.…``, in order; a
+        place: a folder of ``<split>.{parquet,jsonl,csv,json}`` or shards ``<split>-00000-of-00002.…``, in order; a
             file, which is the split ``train``; or a pattern like ``data/part-*.jsonl``, whose files are that split as
             well, unless they are named after splits.
 
@@ -34,8 +34,10 @@ def split_files(place: Path) -> dict[str, list[Path]]:
     if not place.is_dir():
         return {}
     files = [file for file in sorted(place.iterdir()) if file.is_file()]
-    stems = {file.stem for file in files if file.suffix in TABLES}
-    files = [file for file in files if file.suffix in TABLES or (_is_json_split(file) and file.stem not in stems)]
+    tables = {file.stem for file in files if file.suffix in TABLES}
+    if tables:
+        files = [f for f in files if f.suffix in TABLES or (_is_json_split(f) and f.stem not in tables)]
+    files = [file for file in files if file.suffix in READERS]
     return _by_split(place, files)
 
 

@@ -1,4 +1,4 @@
-"""Rows of CSV, JSON Lines and Parquet files, with every value as written in the file."""
+"""Rows of CSV, JSON Lines, JSON and Parquet files, with every value as written in the file."""
 
 import csv
 import json
@@ -76,40 +76,35 @@ def _json(file: Path) -> Iterator[SourceRow]:
     Lines."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-        content = _decoder().decode(text)
-        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is not text
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise SourceError(f"{file} cannot be read: line {error.lineno}: {error.msg}") from error
-        yield from _jsonl(file)
-        return
+        content = _decode(text)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is not text
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            yield from _jsonl(file)
+            return
         raise SourceError(f"{file} cannot be read: {error}") from error
-    lists = [content] if isinstance(content, list) else [v for v in content.values() if _is_rows(v)]
-    if len(lists) != 1 or not _is_rows(lists[0]):
-        raise SourceError(f"{file} cannot be read: it must hold one list of objects with a value for each column")
-    yield from lists[0]
+    lists = [content] if isinstance(content, list) else [value for value in content.values() if _is_rows(value)]
+    if len(lists) != 1:
+        raise SourceError(f"{file} cannot be read: it is not an array of JSON objects")
+    for number, row in enumerate(lists[0]):
+        if not isinstance(row, dict):
+            raise SourceError(f"{file} cannot be read: row {number} is not a JSON object with a value for each column")
+        yield row
 
 
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(
-        object_pairs_hook=_object, parse_float=Written, parse_int=_integer, parse_constant=_refuse_constant
-    )
-
-
 def _jsonl(file: Path) -> Iterator[SourceRow]:
-    decode = _decoder().decode
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):  # lines end only with \n: a text may contain other separators
             if line.isspace():
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                row = decode(text)
+                row = _decode(text)
                 if "\\u" in text:
                     json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate is not text
             except (ValueError, RecursionError) as error:
@@ -119,6 +114,12 @@ def _jsonl(file: Path) -> Iterator[SourceRow]:
                     f"{file} cannot be read: line {number} is not a JSON object with a value for each column"
                 )
             yield row
+
+
+def _decode(text: str) -> Any:
+    return json.JSONDecoder(
+        object_pairs_hook=_object, parse_float=Written, parse_int=_integer, parse_constant=_refuse_constant
+    ).decode(text)
 
 
 def _object(items: list[tuple[str, Any]]) -> SourceRow:

@@ -9,6 +9,7 @@ from sfa.data.conversations import COLUMNS, Conversations
 from sfa.data.custom import Custom
 from sfa.data.folder import split_files
 from sfa.data.images import Images
+from sfa.data.natural_instructions import InstructionFile
 from sfa.data.source import SourceError, columns, find
 from sfa.data.task import TASKS, Task
 
@@ -29,6 +30,8 @@ def kind_of(options: Mapping[str, Any], data_folder: Path | None) -> Kind | None
         return Custom
     if "messages" in options:
         return Conversations
+    if {"folder", "file"} <= options.keys():  # as a run records it
+        return InstructionFile
     if {"image", "label", "classes", "names"} & options.keys():
         return Images
     return _kind_of_source(str(options["source"]), options, data_folder) if "source" in options else None

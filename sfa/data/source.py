@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sfa import hub, store
 from sfa.data import picture_folder
@@ -13,6 +13,8 @@ from sfa.data.folder import files_of, is_pattern, split_files, unread
 from sfa.data.formats import READERS, ParquetRows, SourceError, SourceRow, read_text
 from sfa.data.task import Row
 from sfa.values import REMOTE, at_home
+
+Item = TypeVar("Item")
 
 __all__ = [
     "Source",
@@ -340,7 +342,7 @@ def usable(rows: Sequence[Row], name: str) -> Sequence[Row]:
     return rows
 
 
-def shuffled(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
+def shuffled(rows: Sequence[Item], limit: int | None, seed: int = 0) -> list[Item]:
     """The first ``limit`` rows after a seeded shuffle; all, in their order, if ``limit`` is ``None``."""
     if limit is None:
         return list(rows)

@@ -34,13 +34,15 @@ class Message(TypedDict):
 class Row(TypedDict):
     """One example. The model is trained on ``response`` given ``prompt`` in the model's template, or on every turn of
     the assistant in ``messages``, which end with ``response``; an evaluation may have it choose the response among
-    ``choices``, or insert a completion between the two halves of ``program`` and run it."""
+    ``choices``, insert a completion between the two halves of ``program`` and run it, or compare what it writes with
+    the nearest of ``references``."""
 
     prompt: str
     response: str
     messages: NotRequired[list[Message]]
     choices: NotRequired[list[str]]
     program: NotRequired[list[str]]
+    references: NotRequired[list[str]]
 
 
 TASKS: dict[str, type["Task"]] = {}
@@ -90,6 +92,10 @@ class Task(Checked):
     def declared(self) -> dict[str, str]:
         """The evaluations that this task declares."""
         return self.declares(self.name)
+
+    def task_file(self, evaluation: str) -> str:
+        """The file in ``eval/tasks/declared`` by which a declared evaluation of the kind ``lm_eval`` is scored."""
+        return "choices"
 
     def eval_rows(self, evaluation: str) -> Sequence[Any]:
         """The rows that one of the class's ``evals`` is scored on."""

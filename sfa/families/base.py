@@ -211,6 +211,19 @@ class Family(ABC):
         for images."""
 
     @abstractmethod
+    def learned_logits(self, model: Any, processor: Any, batch: dict[str, "Tensor"]) -> "Tensor":
+        """Logits of the learned tokens or images alone, in their order, ``[learned tokens, vocab]`` or ``[batch,
+        labels]``, of a model in training or not."""
+
+    @abstractmethod
+    def only_learned(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
+        """Those of :meth:`logits` that :meth:`learned_logits` returns."""
+
+    @abstractmethod
+    def learned_counts(self, batch: dict[str, "Tensor"]) -> "Tensor":
+        """The number of learned tokens of each sequence, or 1 for each image, ``[batch]``, int64."""
+
+    @abstractmethod
     def losses(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
         """The summed negative log-likelihood of each sequence's learned tokens or image's label, ``[batch]``,
         float32."""

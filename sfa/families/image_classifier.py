@@ -151,6 +151,17 @@ class ImageClassifier(Family):
         logits: Tensor = model(pixel_values=normalised(batch["pixel_values"], processor)).logits
         return logits
 
+    def learned_logits(self, model: Any, processor: Any, batch: dict[str, "Tensor"]) -> "Tensor":
+        return self.logits(model, processor, batch)
+
+    def only_learned(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
+        return logits
+
+    def learned_counts(self, batch: dict[str, "Tensor"]) -> "Tensor":
+        import torch
+
+        return torch.ones_like(batch["labels"])
+
     def losses(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
         from torch.nn.functional import cross_entropy
 

@@ -196,6 +196,25 @@ class LanguageModel(Family):
         with only(learned(batch["labels"], self.shift), head):
             return self.all_logits(model, batch)
 
+    def learned_logits(self, model: Any, processor: Any, batch: dict[str, "Tensor"]) -> "Tensor":
+        from sfa.models.token_loss import learned, only
+
+        positions, head = learned(batch["labels"], self.shift), model.get_output_embeddings()
+        if head is None:
+            return self.all_logits(model, batch)[positions]
+        with only(positions, head):
+            return self.all_logits(model, batch)
+
+    def only_learned(self, logits: "Tensor", batch: dict[str, "Tensor"]) -> "Tensor":
+        from sfa.models.token_loss import learned
+
+        return logits if logits.ndim == 2 else logits[learned(batch["labels"], self.shift)]
+
+    def learned_counts(self, batch: dict[str, "Tensor"]) -> "Tensor":
+        from sfa.models.token_loss import learned
+
+        return learned(batch["labels"], self.shift).sum(1)
+
     @abstractmethod
     def all_logits(self, model: Any, batch: dict[str, "Tensor"]) -> "Tensor":
         """Logits of all positions, ``[batch, length, vocab]``."""

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from composer.core import Algorithm
     from torch import Tensor
 
+    from sfa.config.schema import Train
+    from sfa.data import Task
+    from sfa.data.memory import Memory
+    from sfa.data.template import Layout
+    from sfa.families import Family
     from sfa.stages.plan import Stage, Stream
 
 METHODS: dict[str, type[Method]] = {}
@@ -57,6 +62,33 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a training starts with, before its data are built.
+
+    Attributes:
+        model: the model that it starts from, on CPU.
+        processor: its tokenizer or image processor.
+        family: its family.
+        layout: how prompts are presented.
+        train: the training's settings.
+        is_bf16: whether it computes in bfloat16.
+        seed: seed of the run.
+        folder: folder of its stage.
+        report: prints a line for the user.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    layout: Layout
+    train: Train
+    is_bf16: bool
+    seed: int
+    folder: Path
+    report: Callable[[str], None]
+
+
+@dataclass(frozen=True)
 class Fit:
     """A training that a method takes part in.
 
@@ -66,6 +98,8 @@ class Fit:
         seed: seed of the run.
         anchor: folder of the model that it starts from, whose weights are θ_o.
         past: previously trained tasks, oldest first.
+        memory: the stored sequences of past tasks, if the method has a :meth:`Method.replay`.
+        report: prints a line for the user.
     """
 
     total: int
@@ -73,11 +107,14 @@ class Fit:
     seed: int
     anchor: Path
     past: Sequence[Past] = ()
+    memory: Memory | None = None
+    report: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Replay of past tasks: their share of every batch, and how many sequences are stored per task (``None``: all)."""
+    """Storage of past tasks: their share of every batch (0: they are only stored, for the method's algorithms), and how
+    many sequences are stored per task (``None``: all)."""
 
     fraction: float
     buffer: int | None
@@ -97,6 +134,7 @@ class Method(Section):
 
     Attributes:
         name: its name as a config's ``method``, and the key of its settings.
+        rows: the kinds of data that it can be trained on, see :attr:`sfa.families.Family.rows`.
         merge_name: name of its merge, in fingerprints and in ``scripts.merge``; empty: it has none.
         merge_count: how many models a merge takes; ``None``: any number.
         merges_from: whether a merge takes differences from the base that all models were trained from.
@@ -104,8 +142,8 @@ class Method(Section):
         stage_labels: labels of its stages that are not task names.
         is_plain: whether it is fine-tuning without any intervention, see :func:`plain_method`.
         acts_on_one_task: whether it has an effect on a stream with a single trained task.
-        needs_past_data: whether it needs examples of past tasks, so that it cannot act on a model that was tuned
-            elsewhere.
+        needs_past_data: whether it needs examples or adapters of past tasks, so that it cannot act on a model that was
+            tuned elsewhere.
         ignores_order: whether its result is independent of the order of the tasks.
         holds_anchor: whether θ_o is held in memory during training.
         neutral: a setting, as key and value, that makes it equivalent to sequential training.
@@ -114,6 +152,7 @@ class Method(Section):
     """
 
     name: ClassVar[str] = ""
+    rows: ClassVar[tuple[str, ...]] = ("text", "images")
     merge_name: ClassVar[str] = ""
     merge_count: ClassVar[int | None] = None
     merges_from: ClassVar[bool] = False
@@ -193,6 +232,20 @@ class Method(Section):
     def algorithms(self, fit: Fit) -> list[Algorithm]:
         """Composer algorithms, to run before gradient clipping."""
         return []
+
+    def prepared(self, tasks: Sequence[Task], start: Start) -> Sequence[Task]:
+        """The tasks as they are trained on, by default as they are. All ranks call it."""
+        return tasks
+
+    def tuned(self, model: Any, fit: Fit) -> Any:
+        """The model as it is trained: ``model`` itself, or with what is trained in its place. The same on all ranks,
+        and when a training resumes."""
+        return model
+
+    def plain(self, model: Any, folder: Path) -> Any:
+        """What :meth:`tuned` returned, after the training, as a model like the one that it was given. All ranks call
+        it; rank 0 may write what later stages need to the stage's ``folder``, see :attr:`Past.folder`."""
+        return model
 
     def replay(self) -> Replay | None:
         """Settings of replay, or ``None`` if past tasks are not replayed."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from sfa.methods.base import Look, Method, Sources, plain_method
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sfa.stages.plan import Stage, Stream
 
 
 class OfSingleTasks(Method):
     """After each task, merges the single-task models of all tasks so far, and the tuned model that the stream starts
-    from, if there is one."""
+    from, if there is one.
 
+    Attributes:
+        merges_one: whether a single model is merged with the base; otherwise, it is the result.
+    """
+
+    merges_one: ClassVar[bool] = True
     ignores_order = True
 
     def stages(self, stream: Stream) -> list[Stage]:
@@ -25,6 +32,9 @@ class OfSingleTasks(Method):
         singles = [*tuned, *(stream.train([task], plain_method(), stream.base) for task in stream.tasks)]
         stages = list(stream.given)
         for k, task in enumerate(stream.tasks, len(tuned) + 1):
+            if k == 1 and not self.merges_one:
+                stages.append(singles[0])
+                continue
             sources = (stream.base, *singles[:k])
             merger = self.of_first(k, len(singles))
             stages.append(stream.merge(task.name, self.name, merger, parent=stages[-1], sources=sources))
@@ -66,6 +76,46 @@ class Weighted(OfSingleTasks):
     def weights_of(self, sources: Sources) -> list[float]:
         """The weight of each model."""
         return self.weights or [1 / len(sources.models)] * len(sources.models)
+
+
+class Sparsified(Weighted):
+    """mergekit's merges of task vectors that keep only part of their entries, tensor by tensor.
+
+    Attributes:
+        rule: name of the merge in mergekit.
+    """
+
+    rule: ClassVar[str]
+    merges_from = True
+    acts_on_one_task = True
+
+    def parameters(self) -> dict[str, Any]:
+        """mergekit's parameters, without the weights."""
+        raise NotImplementedError(f"{self.name} does not implement parameters")
+
+    def combine(self, tensors: list[Tensor], parameters: dict[str, Any]) -> Tensor:
+        """Merges one whole tensor of the base and of each model."""
+        from sfa.merging import from_base
+
+        return from_base(tensors, self.rule, parameters)
+
+    def merge(self, sources: Sources, out: Path) -> list[str]:
+        import torch
+
+        from sfa.merging import merge, named_weights
+
+        assert sources.base is not None, f"{self.name} needs a base"
+        named = named_weights(self.weights_of(sources), sources.models)
+        parameters = {"weight": named, **self.parameters()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(sources.seed)
+            return merge(
+                [sources.base, *sources.models],
+                lambda tensors: self.combine(tensors, parameters),
+                out,
+                base=True,
+                whole=True,
+            )
 
 
 class TaskArithmetic(Weighted):

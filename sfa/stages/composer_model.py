@@ -39,6 +39,19 @@ class StageModel(ComposerModel):
         """Mean over sequences of ``weight · summed loss``; scalar, float32."""
         return (self.sequence_losses(outputs, batch) * batch["weight"]).mean()
 
+    def logits_of(self, other: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Another model's logits of the learned tokens, see :meth:`sfa.families.Family.learned_logits`."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bf16):
+            return self.family.learned_logits(other, self.processor, batch)
+
+    def only_learned(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """See :meth:`sfa.families.Family.only_learned`."""
+        return self.family.only_learned(outputs, batch)
+
+    def spread(self, values: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """One value per sequence, ``[batch]``, repeated for each of its learned tokens."""
+        return values.repeat_interleave(self.family.learned_counts(batch))
+
     def sampled(self, outputs: Tensor, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """See :meth:`sfa.families.Family.sample`."""
         return self.family.sample(outputs, batch, generator)

@@ -14,7 +14,7 @@ from sfa.config import loggers
 from sfa.config.schema import Config
 from sfa.data import Task
 from sfa.families import ArrayBuilder, Sequences, family_of
-from sfa.records import InputSettings
+from sfa.records import GENERAL, InputSettings
 from sfa.stages.callbacks import Evaluator
 from sfa.stages.plan import Stage, Training, plan, topological_order
 
@@ -100,9 +100,11 @@ class Context:
         return self.folder(stage) / "model"
 
     def evaluations_during(self, stage: Training) -> list[str]:
-        """The evaluations that are informative while ``stage`` trains: not those of later tasks."""
+        """The evaluations that are informative while ``stage`` trains: not those of later tasks, nor the prior suite,
+        which is scored at the end."""
         seen = {*self.learned_before}
         seen |= {task.name for past in (stage, *stage.past) if isinstance(past, Training) for task in past.tasks}
         later = {name for task in self.tasks if task.name not in seen for name in task.evals}
         current = {name for task in self.tasks if task.name in seen for name in task.evals}
-        return [name for name in self.evaluator.names if name in current or name not in later]
+        of_stream = [name for name in self.evaluator.names if not name.startswith(GENERAL)]
+        return [name for name in of_stream if name in current or name not in later]

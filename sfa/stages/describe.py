@@ -52,6 +52,8 @@ def describe(config: Config) -> str:
     about = [*_previews(config), *unreachable(config)]
     lines += ["", *about] if about else []
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
+    if config.eval.general:
+        lines.append(f"prior suite: {', '.join(config.eval.general)}, before the stream and after each stage")
     if any(is_made(stage_folder(config.save_folder, stage.fingerprint)) for stage in stages):
         from sfa.stages.duration import estimate  # seconds to import
 

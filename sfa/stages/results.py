@@ -1,17 +1,20 @@
 """The evaluation matrix of a run, its metrics, and the file that holds them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
 from sfa.config.schema import Config
-from sfa.records import SCHEMA, FinalScore, Manifest, Metrics, Results, Score, StageRecord
+from sfa.records import GENERAL, SCHEMA, FinalScore, Manifest, Metrics, Results, Score, StageRecord
 from sfa.stages.plan import Stage
 
+METRICS = ("average", "forgetting", "backward_transfer", "forward_transfer", "new_task_score", "gain_kept")
 
-def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> Metrics:
+
+def metrics(base: NDArray[np.float64], matrix: NDArray[np.float64]) -> Metrics:
     """Summary of a stream of n tasks.
 
     Args:
@@ -24,17 +27,32 @@ def metrics(base: Sequence[float], matrix: NDArray[np.float64]) -> Metrics:
         ``forgetting``: mean over all tasks but the last of the best score at any earlier point, less the final one
         (Chaudhry et al., 2018, with the base as a point).
         ``backward_transfer``: mean over all tasks but the last of the final score, less that right after the task's
-        own stage (Lopez-Paz & Ranzato, 2017). Both are 0 after a single stage.
+        own stage (Lopez-Paz & Ranzato, 2017).
+        ``forward_transfer``: mean over all tasks but the first of the score right before the task's own stage, less
+        that of the base (ibid.). All three are 0 after a single stage.
+        ``new_task_score``: mean over tasks of the score right after the task's own stage (the learning accuracy of
+        Riemer et al., 2019): plasticity.
+        ``gain_kept``: over all tasks but the last, the sum of final scores less the base's, divided by the sum of
+        those right after the task's own stage less the base's; absent if nothing was gained.
     """
     final = matrix[-1]
     if len(matrix) == 1:
-        return {"average": float(final.mean()), "forgetting": 0.0, "backward_transfer": 0.0}
+        mean = float(final.mean())
+        transfers = {"forgetting": 0.0, "backward_transfer": 0.0, "forward_transfer": 0.0}
+        return cast(Metrics, {"average": mean, **transfers, "new_task_score": mean})
     best = np.vstack([base, matrix[:-1]]).max(0)[:-1]
-    return {
+    learned = np.diag(matrix)
+    summary: Metrics = {
         "average": float(final.mean()),
         "forgetting": float((best - final[:-1]).mean()),
-        "backward_transfer": float((final - np.diag(matrix))[:-1].mean()),
+        "backward_transfer": float((final - learned)[:-1].mean()),
+        "forward_transfer": float((np.diag(matrix, 1) - base[1:]).mean()),
+        "new_task_score": float(learned.mean()),
     }
+    gain = float((learned - base)[:-1].sum())
+    if gain > 0:
+        summary["gain_kept"] = float((final - base)[:-1].sum()) / gain
+    return summary
 
 
 def assemble(
@@ -58,14 +76,17 @@ def assemble(
         {"after": after, **score} for after, of_stage in zip(names, scores, strict=True) for score in of_stage
     ]
     starts_tuned = config.model.base is not None and config.from_run is None
+    general: list[FinalScore] = [
+        {**row, "evaluation": row["evaluation"].removeprefix(GENERAL)} for row in rows if _is_general(row)
+    ]
     task_scores = [[_task_score(of_stage, task.evals, lower_is_better) for task in config.tasks] for of_stage in scores]
-    return {
+    results: Results = {
         "schema": SCHEMA,
         "name": config.name,
         "config": config.conceal(config.model_dump(mode="json")),
         "seed": config.seed,
         "stages": [_record(stage, manifest) for stage, manifest in zip(stages, manifests, strict=True) if stage.parent],
-        "evaluations": rows,
+        "evaluations": [row for row in rows if not _is_general(row)],
         "metrics": summarize(
             task_scores,
             [not task.evaluate_only for task in config.tasks],
@@ -74,6 +95,13 @@ def assemble(
         ),
         "arguments": config.arguments,
     }
+    if general:
+        results["general"] = general
+    return results
+
+
+def _is_general(row: Score) -> bool:
+    return row["evaluation"].startswith(GENERAL)
 
 
 def _record(stage: Stage, manifest: Manifest) -> StageRecord:
@@ -113,8 +141,8 @@ def summarize(
 ) -> Metrics | None:
     """The metrics of a stream, or ``None`` if a task has no score, or only some scores are losses.
 
-    Forgetting and backward transfer of losses are those of the negated losses, so that positive forgetting is always a
-    decline; the average is the mean loss itself.
+    Forgetting and transfers of losses are those of the negated losses, so that positive forgetting is always a decline;
+    the average and the score of new tasks are mean losses themselves.
 
     Args:
         scores: ``[1 + stages][tasks]``, ``("score" or "loss", value)``; the first is the base's.
@@ -134,7 +162,10 @@ def summarize(
         base = base if learned_before else tuned[0]  # without tasks of its own it is the point to start from
         of_one_task_each = len(counted[2:]) == counted.shape[1] - learned_before
         stages = np.vstack([*[tuned] * learned_before, counted[2:]]) if of_one_task_each else counted[2:]
-    return {**metrics(base.tolist(), stages), "average": float(sign * matrix[-1].mean())}
+    summary = metrics(base, stages)
+    summary["average"] = float(sign * matrix[-1].mean())
+    summary["new_task_score"] *= sign
+    return summary
 
 
 def is_loss(results: Results) -> bool:
@@ -150,19 +181,29 @@ def average_name(results: Results) -> str:
 
 
 def matrix_text(results: Results) -> str:
-    """The matrix of stages × evaluations as a plain table, with the metrics below it."""
-    columns = list(dict.fromkeys(row["evaluation"] for row in results["evaluations"]))
-    kinds = {row["evaluation"]: row["metric"] for row in results["evaluations"]}
-    values = {(row["after"], row["evaluation"]): row["value"] for row in results["evaluations"]}
+    """The matrix of stages × evaluations as a plain table, with the metrics below it, and that of the prior suite."""
     distances = {stage["task"]: f"{stage['l2_from_anchor']:.3f}" for stage in results["stages"]}
-    header = ["after", *(f"{name} ({kinds[name]})" for name in columns), "L2 from anchor"]
-    lines = [
-        [after, *(_cell(values.get((after, name))) for name in columns), distances.get(after, "")]
-        for after in dict.fromkeys(row["after"] for row in results["evaluations"])
-    ]
-    table = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
+    table = _table(results["evaluations"], {"L2 from anchor": distances})
     summary = {average_name(results) if key == "average" else key: value for key, value in named_metrics(results)}
-    return "\n".join([table, "  ".join(f"{k} {v:.3f}" for k, v in summary.items())])
+    texts = [table, "  ".join(f"{k} {v:.3f}" for k, v in summary.items())]
+    if general := results.get("general"):
+        changes = "  ".join(f"{name} {change:+.3f}" for name, (_, change) in general_scores(results).items())
+        texts += ["", "prior suite", _table(general, {}), f"change since the base: {changes}"]
+    return "\n".join(texts)
+
+
+def _table(rows: Sequence[FinalScore], more: Mapping[str, Mapping[str, str]]) -> str:
+    """Stages × evaluations as a plain table, with ``more`` columns by stage."""
+    columns = list(dict.fromkeys(row["evaluation"] for row in rows))
+    kinds = {row["evaluation"]: row["metric"] for row in rows}
+    values = {(row["after"], row["evaluation"]): row["value"] for row in rows}
+    header = ["after", *(f"{name} ({kinds[name]})" for name in columns), *more]
+    lines = [
+        [after, *(f"{values[after, name]:.3f}" for name in columns), *(cells.get(after, "") for cells in more.values())]
+        for after in dict.fromkeys(row["after"] for row in rows)
+    ]
+    table: str = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
+    return table
 
 
 def _cell(value: float | None) -> str:
@@ -175,4 +216,12 @@ def named_metrics(results: Results) -> list[tuple[str, float]]:
     values = results["metrics"]
     if values is None:
         return []
-    return [(key, values[key]) for key in ("average", "forgetting", "backward_transfer")]
+    present = {key: value for key, value in values.items() if isinstance(value, float)}
+    return [(key, present[key]) for key in METRICS if key in present]
+
+
+def general_scores(results: Results) -> dict[str, tuple[float, float]]:
+    """The scores on the prior suite after the last stage, by task, each with its change since the base."""
+    values = {(row["after"], row["evaluation"]): row["value"] for row in results.get("general", [])}
+    last = results["stages"][-1]["task"]
+    return {name: (value, value - values["base", name]) for (after, name), value in values.items() if after == last}

@@ -23,9 +23,10 @@ from sfa import machine, runs, weights
 from sfa.config import ConfigError
 from sfa.config.schema import Train
 from sfa.data.batches import BatchSchedule, data_spec, example_count, sample_rows
+from sfa.data.memory import Memory
 from sfa.data.packing import Arrays
 from sfa.families import family_of, family_of_tasks
-from sfa.methods.base import Fit, Past
+from sfa.methods.base import Fit, Past, Start
 from sfa.models import stored
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.records import Cost, TimedScore
@@ -63,8 +64,15 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     padded = family.padding_reason(bare, processor)
     data = context.array_builder(stage, processor, bare.config, packs=padded is None)
     seed, cache = stage.seed, context.save_folder / "data"
+
+    def report(line: str) -> None:
+        console.print(f"{stage.label}: {line}")
+
+    is_bf16 = stage.precision == "amp_bf16"
+    start = Start(bare, processor, family, stage.layout, settings, is_bf16, seed, folder, report)
+    tasks = stage.method.prepared(stage.tasks, start)
     # rows of different tasks share sequences unless their shares are set
-    groups = [[task] for task in stage.tasks] if stage.method.is_balanced else [stage.tasks]
+    groups = [[task] for task in tasks] if stage.method.is_balanced else [tasks]
     arrays: list[Arrays] = []
     changed = Counter[str]()
     for group in groups:
@@ -79,22 +87,16 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
             buffer.append(sample_rows(past_rows, replay.buffer, seed))
     for what, count in changed.items():
         if count:
-            console.print(f"{stage.label}: {count:,} {family.changes[what].format(settings.seq_len)}")
+            report(f"{count:,} {family.changes[what].format(settings.seq_len)}")
     if padded is not None:
-        console.print(f"{stage.label}: one example per sequence, padded, not packed: {padded}")
+        report(f"one example per sequence, padded, not packed: {padded}")
     batch, sequences = settings.global_batch_size, sum(len(array["labels"]) for array in arrays)
     total = Duration.parse(settings.max_duration).step_count(sequences, batch, settings.seq_len)
     epoch = Fraction(sequences, batch)
     _check_steps(stage, total, sequences, batch)
-    fraction = replay.fraction if replay is not None else 0.0
-    schedule = BatchSchedule(
-        arrays, total, batch, seed, buffer, fraction, family.transform(stage.tasks, seed), stage.method.is_balanced
-    )
-
-    composer_precision, cpu_bf16 = _precision(stage.precision)
-    model = StageModel(bare, processor, cpu_bf16)
-    if settings.activation_checkpointing:
-        bare.gradient_checkpointing_enable({"use_reentrant": False})
+    fraction, transform = replay.fraction if replay is not None else 0.0, family.transform(stage.tasks, seed)
+    schedule = BatchSchedule(arrays, total, batch, seed, buffer, fraction, transform, stage.method.is_balanced)
+    memory = Memory(buffer, batch, seed, transform)
 
     def examples(past: Training, count: int) -> list[dict[str, Tensor]]:
         return context.array_builder(past, processor, bare.config).examples(past.tasks[0], count, seed)
@@ -103,7 +105,13 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         Past(context.folder(past), context.model(past), past is stage.start, partial(examples, _training_of(past)))
         for past in stage.past
     ]
-    algorithms = stage.method.algorithms(Fit(total, epoch, seed, context.model(stage.start), past_tasks))
+    fit = Fit(total, epoch, seed, context.model(stage.start), past_tasks, memory if buffer else None, report)
+    bare = stage.method.tuned(bare, fit)
+    composer_precision, cpu_bf16 = _precision(stage.precision)
+    model = StageModel(bare, processor, cpu_bf16)
+    if settings.activation_checkpointing:
+        bare.gradient_checkpointing_enable({"use_reentrant": False})
+    algorithms = stage.method.algorithms(fit)
     sfa = next((algorithm for algorithm in algorithms if isinstance(algorithm, SFA)), None)
     algorithms.append(Finite())
     if settings.max_grad_norm is not None:
@@ -145,7 +153,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         checkpoints.write_as(trainer.state, context.checkpoint)
         average_gradients_on_gloo(trainer.state.model)
         trainer.fit()
-        weights.save_model(bare_model(trainer.state), folder / "model")
+        weights.save_model(stage.method.plain(bare_model(trainer.state), folder), folder / "model")
         tokens = int(trainer.state.timestamp.token.value)
     finally:
         trainer.close()
@@ -158,7 +166,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         "tokens": tokens,
         "peak_bytes": machine.peak(),
         "stored_examples": sum(example_count(past_rows) for past_rows in buffer),
-        "stored_bytes": sum(array.nbytes for past_rows in buffer for array in past_rows.values()),
+        "stored_bytes": memory.bytes,
         "changed": changed,
         "padded": padded,
     }

@@ -2,11 +2,14 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from composer.core import Algorithm, Event, State, TimeUnit
 from composer.loggers import Logger
+from torch import Tensor
 
+from sfa import moments
 from sfa.averager import Averager, Merge
 from sfa.schedule import COUNTED, Duration
 from sfa.trainers.origin import Origin, bare
@@ -40,6 +43,13 @@ class SFA(Algorithm):
         reset_optimizer_on_merge: reset the optimizer's state at each merge.
         merge: of LoRA, ``"factors"`` averages A and B, each for itself, ``"product"`` the products B·A; not if
             parameters are sharded.
+        distance: merges where ‖θ − θ_o‖/‖θ_o‖ is more than this; used instead of ``p``.
+        at_end: merge after the last step; ``False``: only before it.
+        beta_end: β of the last merge, with linear steps from ``beta`` over the merges; defaults to ``beta``.
+        layers: β of the tensors whose names contain a match of a regular expression.
+        merge_optimizer: average the optimizer's moments with those of θ_o, which are zero; see
+            :func:`sfa.moments.average`.
+        past: folders of models with which θ_o is averaged: it becomes the mean of itself and them.
 
     Raises:
         ValueError: both or neither of ``p`` and ``every`` are passed, or a value is out of range; at the start of the
@@ -61,10 +71,28 @@ class SFA(Algorithm):
         reset_optimizer_on_merge: bool = False,
         built_from_anchor: bool = False,
         merge: Literal["factors", "product"] = "factors",
+        *,
+        distance: float | None = None,
+        at_end: bool = True,
+        beta_end: float | None = None,
+        layers: Mapping[str, float] | None = None,
+        merge_optimizer: bool = False,
+        past: Sequence[str] = (),
     ):
-        self.averager = Averager(p=p, every=every, beta=beta, anchor_device=anchor_device, merge=merge)
+        self.averager = Averager(
+            p=p,
+            every=every,
+            beta=beta,
+            anchor_device=anchor_device,
+            merge=merge,
+            distance=distance,
+            at_end=at_end,
+            beta_end=beta_end,
+            layers=layers,
+        )
         self.reset_optimizer_on_merge = reset_optimizer_on_merge
-        self._origin = Origin(anchor, anchor_device, built_from_anchor)
+        self.merge_optimizer = merge_optimizer
+        self._origin = Origin(anchor, anchor_device, built_from_anchor, past)
 
     @property
     def merges(self) -> list[Merge]:
@@ -81,7 +109,7 @@ class SFA(Algorithm):
             self._fit_start(state)
         elif event == Event.BATCH_END:
             self._record(self.averager.step(_progress(state), last=_has_ended(state)), state, logger)
-        elif _has_ended(state) and self._last_merge != state.timestamp.batch.value:
+        elif self.averager.at_end and _has_ended(state) and self._last_merge != state.timestamp.batch.value:
             if event == Event.FIT_END:
                 log.warning("Training was stopped too late for its last checkpoint to hold SFA's final merge.")
             self._record(self.averager.merge(int(state.timestamp.batch.value)), state, logger)
@@ -101,6 +129,11 @@ class SFA(Algorithm):
         if self.reset_optimizer_on_merge:
             for optimizer in state.optimizers:
                 optimizer.state.clear()
+        if self.merge_optimizer:
+            named: dict[str, Tensor] = dict(bare(state).named_parameters())
+            betas = {named[name]: beta for name, beta in self.averager.betas.items()}
+            for optimizer in state.optimizers:
+                moments.average(optimizer, betas)
         logger.log_metrics({f"sfa/{name}": merge[name] for name in ("l2_before", "l2_after", "seconds")})
 
     @property

@@ -1,6 +1,7 @@
 """Provides θ_o to a fit, and ensures that it is the same on all ranks and when the fit resumes."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ class Origin:
         folder: folder of the model with the weights θ_o; ``None``: the weights at the start of the fit.
         device: ``"cpu"`` or ``"device"``, see :class:`sfa.anchor.Anchor`.
         built: the model is built with the weights in ``folder``, so the folder is not read.
+        past: folders of further models; θ_o is then the mean of all of them.
     """
 
-    def __init__(self, folder: str | None, device: str, built: bool = False):
+    def __init__(self, folder: str | None, device: str, built: bool = False, past: Sequence[str] = ()):
         self.folder = folder
         self.device = device
+        self.past = past
         self.reads = folder is not None and not built
         self.norm: float | None = 0.0  # ‖θ_o‖; None: a checkpoint without it was loaded
         self.resumes = False  # a checkpoint was loaded, and the fit that continues it has not started yet
@@ -61,6 +64,8 @@ class Origin:
         else:
             del built
             anchor = Anchor(trained_shards(module), self.device)
+        for count, folder in enumerate(self.past, 2):
+            anchor.average_in(read_shards(module, Path(folder)), count)
         norm = math.sqrt(sum_over_ranks(module, anchor.squared_norm()))
         raise_together(self._changed_anchor(norm))
         self.norm, self.resumes = norm, False

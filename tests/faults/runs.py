@@ -23,6 +23,7 @@ RUN = [
     "train.save_interval=10ba",
     "eval.limit=40",
     "eval.interval=20ba",
+    "sdft.limit=40",
 ]
 MEASURED = ("seconds", "merge_seconds", "peak_bytes")  # of a stage, what two runs of the same differ in
 METHODS = sorted(REGISTERED)

@@ -5,10 +5,10 @@ python -m tests.faults.series --times 1 --first 38 --keep runs/lost   # one case
 
 A case is a run of any method in one process or on two ranks, or a sweep over all methods, two stages at a time. It is
 killed, stopped by SIGTERM, or has its folder deleted, at a moment drawn from its whole length, or is left to its end;
-then something of it may be deleted: a finished stage, its checkpoints, prepared data, Fisher information. The same
-command is given again. A case is lost if that fails, if a weight of any stage differs by a bit from the undisturbed
-one's, or if a results.json differs in more than times and memory. Prints a line a case; exit code 1 if any was lost.
-Each case is drawn from the seed and its number alone.
+then something of it may be deleted: a finished stage, its checkpoints, prepared data, Fisher information, logits. The
+same command is given again. A case is lost if that fails, if a weight of any stage differs by a bit from the
+undisturbed one's, or if a results.json differs in more than times and memory. Prints a line a case; exit code 1 if any
+was lost. Each case is drawn from the seed and its number alone.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sfa.methods import METHODS as REGISTERED
 from tests.faults import runs
 
-METHODS = runs.METHODS
+METHODS = [name for name in runs.METHODS if "images" in REGISTERED[name].rows]
 MNIST = [
     "yamls/mnist.yaml",
     "train.max_duration=40ba",
@@ -41,6 +42,7 @@ PARTS = {  # what may be deleted between two starts, by a pattern under the runs
     "checkpoints": "stages/*/checkpoints",
     "data": "data/*",
     "Fisher information": "stages/*/fisher-*",
+    "logits": "stages/*/logits-*",
     "nothing": "",
 }
 
