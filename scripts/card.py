@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from scripts import cells
 from sfa.methods import METHODS
-from sfa.records import Manifest, Results
+from sfa.records import FinalScore, Manifest, Results
 from sfa.runs import CARD, CARD_MARK, read_manifest_of, read_results
 from sfa.stages.results import named_metrics
 from sfa.store import read_json
@@ -76,12 +76,13 @@ def score_lines(results: Results) -> list[list[str]]:
     lines = [["after", *(f"{name} ({counts[name]['metric']}, n={counts[name]['n']})" for name in names)]]
     for after in dict.fromkeys(row["after"] for row in results["evaluations"]):
         scored = [rows.get((after, name)) for name in names]
-        lines.append([after, *("–" if row is None else _with_error(row["value"], row["stderr"]) for row in scored)])
+        lines.append([after, *("–" if row is None else _with_error(row) for row in scored)])
     return lines
 
 
-def _with_error(value: float, stderr: float | None) -> str:
-    return f"{value:.3f}" if stderr is None else f"{value:.3f} ± {stderr:.3f}"
+def _with_error(row: FinalScore) -> str:
+    """A score with its standard error, which a single row has not."""
+    return f"{row['value']:.3f}" + ("" if row["stderr"] is None or row["n"] < 2 else f" ± {row['stderr']:.3f}")
 
 
 def _stage_lines(results: Results, manifests: Sequence[Manifest]) -> list[list[str]]:

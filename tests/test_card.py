@@ -47,7 +47,7 @@ def test_a_run_s_card_says_what_the_model_is(folder: Path) -> None:
     assert "first → second, in this order, with the method `sfa` (p=0.5, beta=0.5" in text
     assert "sfa run stream.yaml seed=18" in text and "2, 4" in text
     for row in results(Path())["evaluations"]:
-        stderr = "" if row["stderr"] is None else f" ± {row['stderr']:.3f}"
+        stderr = "" if row["stderr"] is None or row["n"] == 1 else f" ± {row['stderr']:.3f}"
         assert re.search(rf"\| {row['after']} .*{row['value']:.3f}{stderr}", text)
 
 

@@ -198,8 +198,13 @@ def _table(rows: Sequence[FinalScore], more: Mapping[str, Mapping[str, str]]) ->
     kinds = {row["evaluation"]: row["metric"] for row in rows}
     values = {(row["after"], row["evaluation"]): row["value"] for row in rows}
     header = ["after", *(f"{name} ({kinds[name]})" for name in columns), *more]
+    added = more.values()
     lines = [
-        [after, *(f"{values[after, name]:.3f}" for name in columns), *(cells.get(after, "") for cells in more.values())]
+        [
+            after,
+            *(_cell(values.get((after, name))) for name in columns),
+            *(cells.get(after, "") for cells in more.values()),
+        ]
         for after in dict.fromkeys(row["after"] for row in rows)
     ]
     table: str = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)

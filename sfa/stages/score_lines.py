@@ -30,7 +30,7 @@ def stage_line(
 
 def score_text(score: Score, before: Score | None = None, base: Score | None = None, own: Score | None = None) -> str:
     """``name value ± standard error (n, change, kept, further metrics, rows that were too long)``."""
-    error = "" if score["stderr"] is None else f" ± {score['stderr']:.{DIGITS}f}"
+    error = "" if score["stderr"] is None or score["n"] < 2 else f" ± {score['stderr']:.{DIGITS}f}"
     details = [f"n={score['n']:,}"]
     if before is not None:
         details.append(_change(score, before))
