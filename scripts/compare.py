@@ -84,7 +84,7 @@ def _matrix(rows: Sequence[FinalScore]) -> str:
     values = {(row["after"], row["evaluation"]): row for row in rows}
     lines = [["after", *names]]
     for after in dict.fromkeys(row["after"] for row in rows):
-        lines.append([after, *(_score(values[after, name]) for name in names)])
+        lines.append([after, *(_score(values[after, name]) if (after, name) in values else "–" for name in names)])
     return cells.markdown(lines)
 
 
@@ -107,7 +107,7 @@ def _figures(run: Results) -> dict[str, list[float]]:
     first, last = stages[0]["task"], stages[-1]["task"]
     values = {(row["after"], row["evaluation"]): row["value"] for row in run["evaluations"]}
     figures = {name: [value] for (after, name), value in values.items() if after == last}
-    if (first, first) in values and values[first, first] > values["base", first]:
+    if {(first, first), (last, first)} <= values.keys() and values[first, first] > values["base", first]:
         gain = values[first, first] - values["base", first]
         figures[f"{first} kept"] = [(values[last, first] - values["base", first]) / gain]
     for key, value in named_metrics(run):

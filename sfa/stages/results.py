@@ -198,7 +198,6 @@ def _table(rows: Sequence[FinalScore], more: Mapping[str, Mapping[str, str]]) ->
     kinds = {row["evaluation"]: row["metric"] for row in rows}
     values = {(row["after"], row["evaluation"]): row["value"] for row in rows}
     header = ["after", *(f"{name} ({kinds[name]})" for name in columns), *more]
-    added = more.values()
     lines = [
         [
             after,
