@@ -44,7 +44,7 @@ COUNTS = [
     "train.optimizer=adamw", "sfa.beta=0.3", "sfa.p=1", "train.precision=amp_bf16", "order=[1,0]", "method=wise_ft",
     "tasks.0.groups=[[0,2,4,6],[1,3,5,7,8,9]]", "model.config.hidden_sizes=[90]", "method=l2", "method=ewc",
     "method=rehearsal rehearsal.fraction=0.5", "sfa.p=0.5 sfa.reset_optimizer_on_merge=true train.momentum=0.9",
-    "sfa.merge_at_end=false", "sfa.beta_end=0.9", "sfa.layers={classifier: 0.9}", "method=lwf", "method=ema",
+    "sfa.merge_at_end=false", "sfa.beta_end=0.9", "sfa.layers.classifier=0.9", "method=lwf", "method=ema",
     "method=der",
 ]  # fmt: skip
 COUNTS_NOT = [

@@ -43,7 +43,7 @@ def test_a_rewritten_response_is_used_if_its_final_answer_is_the_same(
 
 
 class Sums(Task):
-    name: str = "sums_of_a_test"
+    """Without a default name, so that it does not register itself."""
 
     def rows(self, split: Split) -> list[Row]:
         return [{"prompt": f"{i} + {i}", "response": str(2 * i)} for i in range(6)]
@@ -62,8 +62,10 @@ def test_rows_are_rewritten_once_and_the_others_stay(tmp_path: Path) -> None:
         ]
 
     def made(write: Any) -> list[Row]:
-        task = rewritten(Sums(), tmp_path / "rows", "Say {response} for {prompt}", None, 0, write, lines.append)
-        assert task.name == "sums_of_a_test" and "rewritten" in task.data_spec()
+        task = rewritten(
+            Sums(name="sums"), tmp_path / "rows", "Say {response} for {prompt}", None, 0, write, lines.append
+        )
+        assert task.name == "sums" and "rewritten" in task.data_spec()
         return list(task.rows("train"))
 
     first = made(write)
@@ -71,7 +73,7 @@ def test_rows_are_rewritten_once_and_the_others_stay(tmp_path: Path) -> None:
     assert [row["prompt"] for row in first] == [f"{i} + {i}" for i in range(6)]
     assert made(None) == first and len(lines) == 1 and "rewrote 2 of 6" in lines[0]
     some = rewritten(
-        Sums(), tmp_path / "some", "{prompt}{response}", 2, 0, lambda rows: ["x"] * len(rows), lines.append
+        Sums(name="sums"), tmp_path / "some", "{prompt}{response}", 2, 0, lambda rows: ["x"] * len(rows), lines.append
     )
     assert len(some.rows("train")) == 6 and "of 2 responses" in lines[1]
 

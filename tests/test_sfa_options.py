@@ -223,20 +223,17 @@ def test_options_at_their_defaults_are_not_in_the_fingerprint() -> None:
 
 def test_options_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """θ_o of the third task is the mean of the models after the first two."""
-    options = ["method=sfa", "sfa.p=0.5", "sfa.anchor=mean", "sfa.layers={embed: 0.9}", "sfa.merge_at_end=false"]
-    arguments = [QUICKSTART, *SMALL, f"save_folder={tmp_path}", *options]
-    assert train.main([*arguments, "dry_run=true"]) == 0
+    arguments = [QUICKSTART, *SMALL, f"save_folder={tmp_path}", "sfa.p=0.5", "sfa.anchor=mean"]
+    assert train.main([*arguments, "sfa.merge_at_end=false", "dry_run=true"]) == 0
     assert "merges every 0.5 of it but not at the end" in capsys.readouterr().out
-    assert train.main(arguments) == 0
-    results = json.loads((tmp_path / "quickstart" / "results.json").read_text())
-    assert [stage["merge_steps"] for stage in results["stages"]] == [[], [3], [3]]
-    assert train.main([QUICKSTART, *SMALL, f"save_folder={tmp_path}", "sfa.layers={nothing: 1}", "name=none"]) == 2
-    assert "no trained tensor's name contains a match of 'nothing'" in capsys.readouterr().err
-    again = [QUICKSTART, *SMALL, f"save_folder={tmp_path}", "sfa.p=1", "sfa.anchor=mean", "name=mean"]
-    assert train.main(again) == 0
-    stages = json.loads((tmp_path / "mean" / "results.json").read_text())["stages"]
+    assert train.main([*arguments, "sfa.layers={embed: 0.9}"]) == 0
+    stages = json.loads((tmp_path / "quickstart" / "results.json").read_text())["stages"]
+    assert [stage["merge_steps"] for stage in stages] == [[], [3, 6], [3, 6]]
     folders = [tmp_path / "stages" / stage["fingerprint"] for stage in stages]
     first, second, third = (load_file(folder / "model" / "model.safetensors") for folder in folders)
     merge = json.loads((folders[2] / "manifest.json").read_text())["merges"][-1]
     moved = [(third[n].double() - (first[n].double() + second[n].double()) / 2).square().sum() for n in third]
     assert merge["l2_after"] == pytest.approx(float(sum(moved)) ** 0.5, rel=1e-4)
+    assert merge["l2_after"] < 0.5 * merge["l2_before"]  # embeddings went nearer than half of their way
+    assert train.main([*arguments, "sfa.layers={nothing: 1}"]) == 2
+    assert "no trained tensor's name contains a match of 'nothing'" in capsys.readouterr().err
