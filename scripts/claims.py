@@ -1,8 +1,8 @@
 """Replays the paper's claims on small streams, their beds, and reports which of them hold.
 
-python -m scripts.claims --beds words digits --jobs 2 --out runs/claims.md
-python -m scripts.claims --beds benchmark data_folder=DIR
-python -m scripts.claims --only 10 --seeds 17 18 19 20 21
+sfa claims --beds words digits --jobs 2 --out runs/claims.md
+sfa claims --beds benchmark data_folder=DIR
+sfa claims --only 10 --seeds 17 18 19 20 21
 
 Trains the sweeps that the claims need, reusing finished stages. A claim is one or more quantities, each of which must
 be above 0: it holds if the 95 % intervals of all of them are above 0, does not hold if any interval is below 0, and is

@@ -1,6 +1,6 @@
 """Compares finished runs side by side: a table in the terminal, a picture, a Markdown file.
 
-python -m scripts.compare runs/quickstart-sequential runs/quickstart-sfa --picture curves.png --markdown table.md
+sfa compare runs/quickstart-sequential runs/quickstart-sfa --picture curves.png --markdown table.md
 """
 
 import argparse
@@ -24,6 +24,7 @@ from sfa.stages.results import average_name, general_scores, named_metrics
 from sfa.terminal import command, start
 from sfa.values import flat
 
+MOST_COLUMNS = 5  # with a column per run
 COUNTS, MCNEMAR = ("rows lost", "rows gained"), "McNemar's p"
 LOCATION_KEYS = ("name", "save_folder", "data_folder")  # config keys that only say where files are
 
@@ -40,6 +41,11 @@ def compare(runs: Sequence[Results]) -> list[list[str]]:
     keys = dict.fromkeys(key for group in figures for figure in group for key in figure)
     head = ["", *(_title([run["name"] for run in group]) for group in columns.values())]
     return [head, *([key, *(_cell(key, [f.get(key, []) for f in group]) for group in figures)] for key in keys)]
+
+
+def turned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows of cells, or, of many runs, one row per run, which fits a terminal."""
+    return [list(line) for line in (zip(*lines, strict=True) if len(lines[0]) > MOST_COLUMNS else lines)]
 
 
 def as_table(lines: Sequence[Sequence[str]]) -> Table:
@@ -63,7 +69,7 @@ def markdown(folders: Sequence[Path], runs: Sequence[Results], command: str) -> 
     sections = [
         cells.code(command),
         f"Seeds {sorted({run['seed'] for run in runs})}; {environment}.",
-        cells.markdown(compare(runs)),
+        cells.markdown(turned(compare(runs))),
     ]
     for run in runs:
         sections += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), _matrix(run["evaluations"])]
@@ -78,7 +84,7 @@ def _matrix(rows: Sequence[FinalScore]) -> str:
     values = {(row["after"], row["evaluation"]): row for row in rows}
     lines = [["after", *names]]
     for after in dict.fromkeys(row["after"] for row in rows):
-        lines.append([after, *(_score(values[after, name]) for name in names)])
+        lines.append([after, *(_score(values[after, name]) if (after, name) in values else "–" for name in names)])
     return cells.markdown(lines)
 
 
@@ -101,7 +107,7 @@ def _figures(run: Results) -> dict[str, list[float]]:
     first, last = stages[0]["task"], stages[-1]["task"]
     values = {(row["after"], row["evaluation"]): row["value"] for row in run["evaluations"]}
     figures = {name: [value] for (after, name), value in values.items() if after == last}
-    if (first, first) in values and values[first, first] > values["base", first]:
+    if {(first, first), (last, first)} <= values.keys() and values[first, first] > values["base", first]:
         gain = values[first, first] - values["base", first]
         figures[f"{first} kept"] = [(values[last, first] - values["base", first]) / gain]
     for key, value in named_metrics(run):
@@ -148,7 +154,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--markdown", type=files.path, help="also write all scores to this file")
     args = parser.parse_args(arguments)
     results = [read_results(run) for run in args.runs]
-    Console().print(as_table(compare(results)))
+    Console().print(as_table(turned(compare(results))))
     if args.picture:
         first_seed = [
             run for run, content in zip(args.runs, results, strict=True) if content["seed"] == results[0]["seed"]

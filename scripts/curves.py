@@ -1,8 +1,8 @@
 """Draws every task's score over the stream, one panel per run with its merges marked (the paper's Figures 2 and 11), or
 one evaluation of several runs in one panel (Figure 12).
 
-python -m scripts.curves runs/quickstart-sequential runs/quickstart-sfa --out curves.png
-python -m scripts.curves runs/t5-instructions runs/t5-instructions-multitask --together simpl_loss --out simpl.png
+sfa curves runs/quickstart-sequential runs/quickstart-sfa --out curves.png
+sfa curves runs/t5-instructions runs/t5-instructions-multitask --together simpl_loss --out simpl.png
 """
 
 import argparse

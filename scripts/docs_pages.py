@@ -72,13 +72,13 @@ def _keys() -> str:
 
 def _task_options() -> str:
     """Each registered task's summary and the options that not every task has."""
-    from sfa.data import TASKS, InstructionFolder, LabelSplit
-    from sfa.data.custom import Custom
-    from sfa.data.images import Images
+    from sfa.data import TASKS, Conversations, Custom, Images, InstructionFolder, LabelSplit
 
-    kinds: list[tuple[str, Any]] = [*sorted(TASKS.items()), ("a data set of text", Custom), ("images", Images)]
+    kinds: list[tuple[str, Any]] = [*sorted(TASKS.items()), ("a data set of text", Custom)]
+    kinds += [("conversations", Conversations), ("images", Images), ("`split`", LabelSplit)]
     sections = []
-    for name, kind in [*kinds, ("`split`", LabelSplit), ("`instructions`", InstructionFolder)]:
+    kinds += [("`instructions`", InstructionFolder)]
+    for name, kind in kinds:
         summary = re.sub(r":\w+:`+~?([^`]+)`+", r"`\1`", " ".join((kind.__doc__ or "").replace("``", "`").split()))
         schema = kind.model_json_schema()
         required = schema.get("required", [])

@@ -1,6 +1,6 @@
 """Scores a model folder, or a hub model, on evaluations of this suite.
 
-python -m scripts.evaluate runs/stages/<fingerprint>/model --tasks gsm8k casehold --data-folder DIR
+sfa evaluate runs/stages/<fingerprint>/model --tasks gsm8k casehold --data-folder DIR
 
 The model of a trained stage is evaluated with the template and the sequence length of its manifest.
 """

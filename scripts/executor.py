@@ -20,6 +20,7 @@ from sfa.stages.plan import Stage
 from sfa.sweeps import SweepRun
 from sfa.terminal import prepare_streams
 
+SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
 POLL = 2.0  # seconds between checks of stages that another process is training
 
 
@@ -124,7 +125,7 @@ def _start(work: Callable[[Any], int], argument: Any, log: Path, slot: int, at_o
     peak memory is its own."""
     context = multiprocessing.get_context("forkserver")
     modules = [module for kind in all_kinds() for module in kind.modules]
-    context.set_forkserver_preload(["train", "eval.evaluator", *modules, "sfa.stages.run"])
+    context.set_forkserver_preload(["scripts.run", "eval.evaluator", *modules, "sfa.stages.run"])
     log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(target=_logged, args=(work, argument, str(log), slot, at_once))
     process.start()
@@ -161,7 +162,8 @@ def composer(ranks: int, at_once: int = 1) -> list[str]:
 def run_stage(arguments: list[str], launcher: Sequence[str]) -> int:
     """Runs ``train.py`` under ``launcher``, or in this process if that is empty, and returns the exit code."""
     if launcher:
-        return run_with_parent([*launcher, "train.py", *arguments])
-    import train
+        script = [str(SCRIPT)] if SCRIPT.is_file() else ["-m", "scripts.run"]  # of a clone, or of an installation
+        return run_with_parent([*launcher, *script, *arguments])
+    from scripts.run import main
 
-    return train.main(arguments)
+    return main(arguments)

@@ -1,7 +1,7 @@
 """Draws the paper's figures that the given sweep files declare, from the runs that have results.
 
-python -m scripts.figures yamls/sweeps/*.yaml --out runs/figures
-python -m scripts.figures yamls/sweeps/table1.yaml save_folder=/data/runs --out figures
+sfa figures yamls/sweeps/*.yaml --out runs/figures
+sfa figures yamls/sweeps/table1.yaml save_folder=/data/runs --out figures
 
 Each is written as PNG and PDF. Give the same overrides as when the sweep was run.
 """

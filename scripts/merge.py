@@ -1,11 +1,11 @@
 """Merges model folders of one architecture into a new one, in Hugging Face format.
 
-python -m scripts.merge average A B --beta 0.5 --out MERGED                     0.5·A + 0.5·B: WiSE-FT, SFA at p=1
-python -m scripts.merge soup A B C --out MERGED
-python -m scripts.merge task_arithmetic A B --base BASE --weights 0.5 0.5 --out MERGED
-python -m scripts.merge ties A B --base BASE --density 0.2 --scale 1 --out MERGED
-python -m scripts.merge magmax A B --base BASE --scale 0.5 --out MERGED         models of sequential training, in order
-python -m scripts.merge fisher A B --fishers FA FB --out MERGED                 folders shaped like the models
+sfa merge average A B --beta 0.5 --out MERGED                     0.5·A + 0.5·B: WiSE-FT, SFA at p=1
+sfa merge soup A B C --out MERGED
+sfa merge task_arithmetic A B --base BASE --weights 0.5 0.5 --out MERGED
+sfa merge ties A B --base BASE --density 0.2 --scale 1 --out MERGED
+sfa merge magmax A B --base BASE --scale 0.5 --out MERGED         models of sequential training, in order
+sfa merge fisher A B --fishers FA FB --out MERGED                 folders shaped like the models
 
 The models may differ only in their weights; different settings, vocabularies or image sizes are an error that names
 them. Of adapters, the factors are averaged. Memory: the largest tensor of each model in float32, in addition to torch's
@@ -19,22 +19,14 @@ from typing import Any, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from scripts import files
+from scripts import card, files
 from scripts.cells import markdown
 from sfa.errors import UsageError
 from sfa.methods import METHODS, Method
 from sfa.methods.base import Sources
+from sfa.runs import CARD
 from sfa.terminal import command, start
 
-CARD = """---
-tags: [merge]
----
-# {title}
-
-Made by `{command}`.
-
-{table}
-{notes}"""
 MERGES = {kind.merge_name: kind for kind in METHODS.values() if kind.merge_name}
 STREAM_FIELDS = {"labels", "examples"}  # fields about computing Fisher information in a stream; here it is an input
 
@@ -68,11 +60,9 @@ def main(arguments: list[str]) -> int:
     notes = method.merge(Sources(args.models, args.base, args.fishers or (), args.seed or 0), args.out)
     rows = [[str(model), share] for model, share in zip(args.models, _weights_for_card(method, args), strict=True)]
     rows += [[str(args.base), "base"]] if args.base else []
-    command_line = shlex.join(["python", "-m", "scripts.merge", *arguments])
-    paragraphs = "".join(f"\n{note}\n" for note in notes)
-    table = markdown([["model", "weight"], *rows])
-    card = CARD.format(title=f"{args.method} of models", command=command_line, table=table, notes=paragraphs)
-    files.write(args.out / "README.md", card)
+    made = f"Made by `{shlex.join(['sfa', 'merge', *arguments])}`."
+    paragraphs = [made, markdown([["model", "weight"], *rows]), *notes]
+    files.write(args.out / CARD, card.of_merge(args.method, args.models, args.base, args.out, paragraphs))
     print("\n".join([*notes, str(args.out)]))
     return 0
 

@@ -1,8 +1,10 @@
-"""One self-contained HTML page of sweeps' results: tables, trade-off planes, curves, configs and commands.
+"""Writes one self-contained HTML page of results: tables, trade-off planes, curves, configs and commands.
 
-python -m scripts.report runs/words.json runs/glyphs.json --out runs/report.html
+sfa report runs/mine runs/plain --out runs/report.html
+sfa report runs/words.json runs/glyphs.json
 
-Each file lists the runs of a sweep; runs without results are omitted.
+A folder is that of a finished run; all runs that are named share a section. A file lists the runs of a sweep, of which
+those without results are omitted.
 """
 
 import argparse
@@ -60,17 +62,21 @@ class PlanePoint(TypedDict):
 
 
 class Plane(TypedDict):
-    """Scores on any two tasks against each other; ``base`` are those of the model before the stream."""
+    """Scores on any two tasks against each other; ``base`` are those of the model before the stream, and ``losses``
+    the tasks whose scores are better if they are lower."""
 
+    losses: list[str]
     tasks: list[str]
     points: list[PlanePoint]
     base: dict[str, float]
 
 
 class Curves(TypedDict):
-    """A run's scores over its steps, by evaluation, with its merges and the starts of its stages."""
+    """A run's scores over its steps, by evaluation, with its merges and the starts of its stages, and what the scores
+    are."""
 
     label: str
+    kind: str
     lines: dict[str, list[tuple[int, float]]]
     merges: list[int]
     stages: list[tuple[int, str]]
@@ -90,15 +96,27 @@ class SweepSection(TypedDict):
     environments: list[dict[str, str]]
 
 
-def page(indexes: Sequence[Path]) -> str:
-    """The report on the sweeps listed by ``indexes``.
+Finished = Sequence[tuple[SweptRun, Path]]  # runs with results, and their folders
+
+
+def page(places: Sequence[Path]) -> str:
+    """The report on sweeps and runs.
+
+    Args:
+        places: files that list a sweep's runs, and folders of runs.
 
     Raises:
-        UsageError: a file lists no runs, or none of them has results.
+        UsageError: a file lists no runs, or none of them has results; or a folder is not that of a finished run.
     """
-    sweeps = [section for index in indexes if (section := _sweep(index)) is not None]
+    folders = [place for place in places if place.is_dir()]
+    sections = [("runs", [(_as_swept(folder), folder) for folder in folders])]
+    for index in (place for place in places if not place.is_dir()):
+        sweep = read_sweep(index)
+        listed = [(run, run_folder(index.parent, run["name"])) for run in sweep["runs"]]
+        sections.append((sweep["sweep"], [(run, folder) for run, folder in listed if has_results(folder)]))
+    sweeps = [_section(name, finished) for name, finished in sections if finished]
     if not sweeps:
-        raise UsageError(f"no run of {', '.join(map(str, indexes))} has results: run the sweep first")
+        raise UsageError(f"no run of {', '.join(map(str, places))} has results: run the sweep first")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     return environment.get_template("report.html").render(
         sweeps=sweeps,
@@ -124,19 +142,25 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _sweep(index: Path) -> SweepSection | None:
-    """A sweep's section of the page; ``None`` if no run has results."""
-    sweep = read_sweep(index)
-    finished = [(run, run_folder(index.parent, run["name"])) for run in sweep["runs"]]
-    finished = [(run, folder) for run, folder in finished if has_results(folder)]
-    if not finished:
-        return None
+def _as_swept(folder: Path) -> SweptRun:
+    """A run on its own as one of a sweep: labelled with its name, and described by its method's settings."""
+    results = read_results(folder)
+    method = results["config"]["method"]
+    settings = flat(dict(results["config"]).get(method) or {})
+    point = {"method": method, **{f"{method}.{key}": value for key, value in settings.items() if value is not None}}
+    arguments = {"arguments": results["arguments"]} if "arguments" in results else {}
+    run: SweptRun = {"label": folder.name, "point": point, "seed": results["seed"], "name": folder.name}
+    return {**run, **arguments}  # type: ignore[typeddict-item]
+
+
+def _section(name: str, finished: Finished) -> SweepSection:
+    """A section of the page on runs that have results."""
     results = [read_results(folder) for _, folder in finished]
     labelled = [(run["label"], run["point"], result) for (run, _), result in zip(finished, results, strict=True)]
     first = {run["label"]: (run, folder) for run, folder in reversed(finished)}
     environments = {json.dumps(_environment(folder), sort_keys=True) for _, folder in finished}
     return {
-        "name": sweep["sweep"],
+        "name": name,
         "seeds": sorted({result["seed"] for result in results}),
         "streams": list(dict.fromkeys(" → ".join(_tasks(result)) for result in results)),
         "head": head([(name, result) for name, _, result in labelled]),
@@ -173,7 +197,7 @@ def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
         keys = varied(list(grouped.values()), str(point["method"]))
         key = max(keys, key=lambda k: keys[k], default="")
         style = _style(str(point["method"]))
-        settings = {k.rpartition(".")[2]: v for k, v in point.items() if k != "method"}
+        settings = {k.rpartition(".")[2]: v for k, v in point.items() if k != "method" and v is not None}
         points.append(
             {
                 "label": name,
@@ -186,8 +210,11 @@ def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
                 "style": style,
             }
         )
-    base = _by_task(labelled[0][2], base_scores(labelled[0][2]))
-    return {"tasks": tasks, "points": sorted(points, key=lambda p: (p["method"], p["order"])), "base": base}
+    first = labelled[0][2]
+    lower = {row["evaluation"] for row in first["evaluations"] if row.get("lower_is_better")}
+    losses = [str(task["name"]) for task in first["config"]["tasks"] if task["evals"] and {*task["evals"]} <= lower]
+    points = sorted(points, key=lambda point: (point["method"], point["order"]))
+    return {"losses": losses, "tasks": tasks, "points": points, "base": _by_task(first, base_scores(first))}
 
 
 def _by_task(run: Results, by_evaluation: dict[str, float]) -> dict[str, float]:
@@ -211,7 +238,8 @@ def _style(method: str) -> Style:
 
 def _curves(name: str, folder: Path) -> Curves:
     points, merges, starts = curves.curves(folder)
-    return {"label": name, "lines": points, "merges": merges, "stages": starts}
+    kind = curves.kind_of_scores(read_results(folder))
+    return {"label": name, "kind": kind, "lines": points, "merges": merges, "stages": starts}
 
 
 def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
@@ -219,7 +247,7 @@ def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
     settings = {key: value for key, value in flat(config).items() if value is not None}
     return {
         "label": name,
-        "command": f"composer train.py {shlex.join(run['arguments'])}" if "arguments" in run else "",
+        "command": f"sfa run {shlex.join(run['arguments'])}" if "arguments" in run else "",
         "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
     }
 
@@ -228,10 +256,11 @@ def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 no results to report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", nargs="+", type=files.path, metavar="SWEEP.json", help="<save_folder>/<sweep>.json")
+    help_text = "runs/<run>, or runs/<sweep>.json"
+    parser.add_argument("places", nargs="+", type=files.path, metavar="RUN | SWEEP.json", help=help_text)
     parser.add_argument("--out", type=files.path, default=Path("runs/report.html"))
     args = parser.parse_args(arguments)
-    print(files.write(args.out, page(args.sweeps)))
+    print(files.write(args.out, page(args.places)))
     return 0
 
 

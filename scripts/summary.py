@@ -107,5 +107,5 @@ def _average(runs: Sequence[LabelledRun]) -> str:
 
 def _evaluations(runs: Sequence[LabelledRun]) -> list[str]:
     """Evaluations that have a column: all, or none if there are too many."""
-    names = list(base_scores(runs[0][1]))
+    names = [name for name in base_scores(runs[0][1]) if all(name in scores(run, -1) for _, run in runs)]
     return names if len(names) <= FEW else []

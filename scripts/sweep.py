@@ -1,8 +1,8 @@
 """Runs a sweep: trains every stage that its runs need once, each in its own process, then writes the runs' results.
 
-python -m scripts.sweep yamls/sweeps/methods.yaml --out results/methods.md
-python -m scripts.sweep yamls/sweeps/methods.yaml seeds=[17] eval.limit=50 --jobs 2
-python -m scripts.sweep yamls/quickstart.yaml --over method sfa --over sfa.p 1 0.5 0.25 0.1 --seeds 17 18 19
+sfa sweep yamls/sweeps/methods.yaml --out results/methods.md
+sfa sweep yamls/sweeps/methods.yaml seeds=[17] eval.limit=50 --jobs 2
+sfa sweep yamls/quickstart.yaml --over method sfa --over sfa.p 1 0.5 0.25 0.1 --seeds 17 18 19
 
 A stage that fails does not stop the others; its log is named at the end. Run it again to train what is missing.
 """

@@ -1,8 +1,8 @@
 """Compares the paper's tables with our runs: its number, ours, the difference, and whether the order of rows agrees.
 
-python -m scripts.tables yamls/sweeps/table1.yaml
-python -m scripts.tables yamls/sweeps/table*.yaml --format latex --out tables.tex
-python -m scripts.tables yamls/sweeps/table1.yaml yamls/small.yaml save_folder=runs/small
+sfa tables yamls/sweeps/table1.yaml
+sfa tables yamls/sweeps/table*.yaml --format latex --out tables.tex
+sfa tables yamls/sweeps/table1.yaml yamls/small.yaml save_folder=runs/small
 
 Give the same overrides as when the sweep was run.
 """

@@ -39,18 +39,30 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     """Writes one panel with an evaluation of every run to ``out``."""
     figure, ax = plt.subplots(figsize=(8, 4))
     labels = [_label(run) for run in runs]
+    methods = [str(read_results(run)["config"]["method"]) for run in runs]
     for i, run in enumerate(runs):
         points, _, _ = curves(run)
         if evaluation not in points:
             raise UsageError(f"{run} has no evaluation {evaluation}: it has {', '.join(points)}")
         label = labels[i] if labels.count(labels[i]) == 1 else run.name
-        style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 3.5, "linewidth": 1.6}
+        style: dict[str, Any] = {**_style(i, methods), "markersize": 3.5, "linewidth": 1.6, "clip_on": False}
         ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)
     ax.set_xlabel("training steps")
     ax.set_ylabel(evaluation.replace("_", " "))
     ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0))
     figure.tight_layout()
     return save(figure, out)
+
+
+def _style(place: int, methods: Sequence[str]) -> dict[str, Any]:
+    """Colour, dash and marker of the run at a place: those of its method, if no other run has the same method."""
+    method = methods[place]
+    if methods.count(method) > 1 or method not in METHODS:
+        return {"color": COLOURS[place % 6], "marker": MARKERS[place % 6]}
+    style = METHODS[method].look.style
+    dash = style.get("linestyle", "-")
+    colour = style.get("markeredgecolor", style.get("color", "0.4"))
+    return {"color": colour, "linestyle": "-" if dash == "none" else dash, "marker": style.get("marker", "o")}
 
 
 def _label(run: Path) -> str:
@@ -64,8 +76,9 @@ def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], li
     """The points (step over the stream, score) of each evaluation of a run, its merges, and the start of each stage."""
     results = read_results(run)
     points: dict[str, list[tuple[int, float]]] = {}
+    trained = {stage["task"] for stage in results["stages"]}
     for row in results["evaluations"]:
-        if row["after"] == "base":
+        if row["after"] not in trained:  # the base, or, after it, the tuned model that the stream starts from
             points[row["evaluation"]] = [(0, row["value"])]
     merges, starts, start = [], [], 0
     for stage in results["stages"]:
@@ -75,6 +88,12 @@ def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], li
         starts.append((start, stage["task"]))
         start += stage["steps"]
     return points, merges, [*starts, (start, "")]
+
+
+def kind_of_scores(results: Results) -> str:
+    """What a run's scores are, for an axis: which way is better."""
+    losses = [bool(row.get("lower_is_better")) for row in results["evaluations"]]
+    return "loss, lower is better" if all(losses) else "score, or loss" if any(losses) else "score, higher is better"
 
 
 def _scores(run: Path, stage: StageRecord, results: Results) -> list[tuple[int, str, float]]:
@@ -102,7 +121,7 @@ def _panel(ax: Axes, run: Path) -> None:
             first_step = next((start for start, task in starts if name.startswith(f"{task}_")), 0)
             line = [(step, value) for step, value in all_points if step >= first_step]
             style = {"color": plt.get_cmap("turbo")(i / (len(points) - 1))}
-        ax.plot(*zip(*line, strict=True), markersize=3.5, linewidth=1.0 if many else 1.6, **style)
+        ax.plot(*zip(*line, strict=True), markersize=3.5, linewidth=1.0 if many else 1.6, clip_on=False, **style)
     for (start, task), (end, _) in itertools.pairwise(starts):
         ax.axvline(end, color="0.3", linewidth=0.8)
         place: dict[str, Any] = {
@@ -119,7 +138,7 @@ def _panel(ax: Axes, run: Path) -> None:
     value = flat(results["config"]).get(f"{method}.{key}")
     setting = f" {key}={value}" if value else ""
     title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
-    ax.set_ylabel(f"score\n{title}", fontsize=9)
+    ax.set_ylabel(f"{kind_of_scores(results)}\n{title}", fontsize=9)
     if all(value <= 1 for line in points.values() for _, value in line):
         ax.set_ylim(-0.03, 1.02)
     ax.set_xlim(0, starts[-1][0])

@@ -250,7 +250,7 @@ class Metrics(TypedDict):
 
 class Results(TypedDict):
     """``results.json`` of a run. ``metrics`` are ``None`` if a task has no score; ``general`` are the scores of the
-    prior suite, which no metric counts."""
+    prior suite, which no metric counts; ``arguments`` are the config's file and overrides."""
 
     schema: NotRequired[int]
     name: str
@@ -259,6 +259,7 @@ class Results(TypedDict):
     stages: list[StageRecord]
     evaluations: list[Annotated[FinalScore, BeforeValidator(_upgrade_score)]]
     metrics: Metrics | None
+    arguments: NotRequired[list[str]]
     general: NotRequired[list[FinalScore]]
 
 

@@ -12,9 +12,10 @@ A stage's manifest is written last: a stage without one is not finished. See :mo
 the files.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +39,8 @@ from sfa.records import (
 from sfa.store import DamagedStage, fingerprint, identities, read_json, sha256, write_json
 
 Record = TypeVar("Record")
+CARD = "README.md"  # a model's card
+CARD_MARK = "<!-- written by sfa -->"  # in the cards that this suite writes
 
 
 def stage_folder(save_folder: Path, fingerprint: object) -> Path:
@@ -89,6 +92,38 @@ def read_manifest(folder: Path) -> Manifest | None:
     return manifest
 
 
+def stage_folders(save_folder: Path) -> list[Path]:
+    """The folders of all stages, finished or not."""
+    return [folder for folder in sorted((save_folder / "stages").glob("[0-9a-f]" * 16)) if folder.is_dir()]
+
+
+def run_names(save_folder: Path) -> list[str]:
+    """The names of all runs with results.
+
+    Raises:
+        UsageError: ``save_folder`` is not a folder.
+    """
+    if not save_folder.is_dir():
+        raise UsageError(f"{save_folder} is not a folder: name a folder of runs, like runs")
+    return [folder.name for folder in sorted(save_folder.iterdir()) if folder.is_dir() and has_results(folder)]
+
+
+def manifests(save_folder: Path) -> Iterator[Manifest]:
+    """The manifests of all finished stages; damaged ones are left out."""
+    for folder in stage_folders(save_folder):
+        with contextlib.suppress(DamagedStage):
+            if (manifest := read_manifest(folder)) is not None:
+                yield manifest
+
+
+def model_identities(model: Path) -> dict[str, str]:
+    """Content hashes of a model folder's files, by name, without a model card that this suite wrote, which holds dates
+    and scores."""
+    card = model / CARD
+    own = card.is_file() and CARD_MARK in card.read_text(encoding="utf-8", errors="replace")
+    return {name: digest for name, digest in identities(model).items() if not (own and name == CARD)}
+
+
 def finish(folder: Path, description: StageDescription) -> None:
     """Finishes the stage in ``folder``: writes its manifest, with the checksums of all files of its model."""
     files: dict[str, FileRecord] = {}
@@ -128,7 +163,7 @@ def verify_adapted(folder: Path) -> None:
         manifest = read_manifest(stage_folder(folder.parent.parent, manifest["parent"]))
     listed = None if manifest is None else manifest["spec"].get("files")
     adapted = Path(read_json(settings)["base_model_name_or_path"])
-    if listed is not None and (not adapted.is_dir() or identities(adapted) != listed):
+    if listed is not None and (not adapted.is_dir() or model_identities(adapted) != listed):
         raise DamagedStage(
             f"{adapted}, which the adapters in {folder} were trained on, has changed",
             "Restore its files, or train again from the current ones",

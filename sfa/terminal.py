@@ -1,5 +1,6 @@
 """Start and end of every command: failures as one message, quiet libraries, closed pipes."""
 
+import contextlib
 import functools
 import io
 import logging
@@ -8,8 +9,8 @@ import shlex
 import sys
 import threading
 import warnings
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
@@ -34,7 +35,8 @@ def command(name: str) -> Callable[[Main], Main]:
             except (SFAError, KeyboardInterrupt, OSError, SafetensorError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise  # for start
-                return _report(_failure(error), f"{name} {shlex.join(arguments)}")
+                typed = sys.argv[0] if sys.argv[0].startswith("sfa ") else name  # as scripts.cli sets it
+                return _report(_failure(error), f"{typed} {shlex.join(arguments)}")
 
         return run
 
@@ -112,8 +114,39 @@ def quiet() -> None:
     datasets.logging.set_verbosity(logging.CRITICAL)  # its errors are raised as well
     logging.getLogger("composer").setLevel(logging.ERROR)
     logging.getLogger("composer.core.engine").addFilter(_shorten)
+    _disable_bars()
     threading.excepthook = lambda failed: print(f"{failed.thread}: {failed.exc_value}", file=sys.stderr)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _disable_bars() -> None:
+    """Disables every bar of tqdm, also those that a library asks for: they would break the suite's own live line. No
+    environment variable does that once tqdm is imported."""
+    from tqdm.std import tqdm
+
+    plain = tqdm.__init__
+    if getattr(plain, "is_disabled", False):
+        return
+
+    @functools.wraps(plain)
+    def disabled(self: Any, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **{**options, "disable": True})
+
+    disabled.is_disabled = True  # type: ignore[attr-defined]
+    tqdm.__init__ = disabled
+
+
+@contextlib.contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Shows a line in a terminal while something is loaded that takes seconds."""
+    shown = sys.stderr is not None and sys.stderr.isatty() and is_first_rank()
+    if shown:
+        print(f"{what} …", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
 
 
 def _shorten(record: logging.LogRecord) -> bool:

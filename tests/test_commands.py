@@ -183,7 +183,7 @@ def test_a_run_says_its_own_lines_and_nothing_else(tmp_path: Path, capfd: pytest
     printed = capfd.readouterr()
     assert printed.err == ""
     assert str(folder / "quickstart" / "results.json") in printed.out
-    assert len(printed.out.splitlines()) <= 12
+    assert len(printed.out.splitlines()) <= 14
 
 
 @pytest.mark.parametrize(

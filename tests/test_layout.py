@@ -18,6 +18,7 @@ FLOORS = [
     "sweep_description",
 ]  # after the files beside them
 SUITE = {
+    "inventory": "stages",
     "models": "families",
     "weights": "families",
     "fisher": "families",

@@ -84,7 +84,7 @@ def test_the_report_works_in_a_browser_without_the_network(swept: Path, browser:
     plane = "document.querySelector('.plane')"
     names = browser.execute_script(f"return {plane}.data.map(trace => trace.name)")
     assert {"sequential", "multitask", "SFA", "WiSE-FT"} <= set(names)
-    texts = browser.execute_script(f"return {plane}.data.find(trace => trace.name === 'SFA').text")
+    texts = browser.execute_script(f"return {plane}.data.find(trace => trace.name === 'SFA').customdata")
     assert any("p=0.5" in text and "even" in text and "±" in text for text in texts)
 
     def visible() -> list[Any]:

@@ -28,7 +28,7 @@ def draw(results: Swept, out: Path) -> Path:
     bars = groups["bar"]
     for i, (point, runs) in enumerate(bars):
         mean, half = _average(runs)
-        ax.bar(i, mean, yerr=half, color=look(point["method"]).bar, edgecolor="0.2", linewidth=0.6, capsize=2)
+        ax.bar(i, mean, yerr=half or None, color=look(point["method"]).bar, edgecolor="0.2", linewidth=0.6, capsize=2)
         ax.text(i, mean + half + 0.01, f"{mean:.2f}", ha="center", fontsize=8)
     bands = sorted(((_first_value(point), *_average(runs), str(point["method"])) for point, runs in groups["band"]))
     for value, mean, _, method in bands:
@@ -45,7 +45,7 @@ def draw(results: Swept, out: Path) -> Path:
     losses = any(is_loss(run) for _, runs in results for run in runs)
     if not losses:
         ax.set_ylim(0, 1)
-    ax.set_ylabel(f"average {'loss' if losses else 'accuracy'} over all tasks")
+    ax.set_ylabel("average loss over all tasks, lower is better" if losses else "average accuracy over all tasks")
     figure.tight_layout()
     return save(figure, out)
 

@@ -71,7 +71,8 @@ def _plot(ax: Axes, name: str, points: Sequence[Point]) -> None:
     ax.plot(xs, ys, label=label(name), zorder=3 if look(name).is_subject else 2, **style)
     colour = style.get("markeredgecolor", style.get("color"))
     whiskers = {"fmt": "none", "ecolor": colour, "elinewidth": 0.6, "alpha": 0.6}
-    ax.errorbar(xs, ys, [p.dy for p in points], [p.dx for p in points], **whiskers)  # type: ignore[arg-type]
+    if any(p.dx or p.dy for p in points):  # several seeds
+        ax.errorbar(xs, ys, [p.dy for p in points], [p.dx for p in points], **whiskers)  # type: ignore[arg-type]
     if len(points) > 1:
         annotated = points if look(name).is_subject and len(points) < 8 else [points[0], points[-1]]
         for p in annotated:

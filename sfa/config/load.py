@@ -3,36 +3,28 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sfa.config import loggers
 from sfa.config.concealed import Concealed
+from sfa.config.continued import continue_run
+from sfa.config.messages import unknown, validated
 from sfa.config.reading import Unreadable, read_file, read_value, reason
-from sfa.config.schema import Config, Train, config_class
-from sfa.data import (
-    TASKS,
-    Custom,
-    Images,
-    InstructionFile,
-    InstructionFolder,
-    LabelSplit,
-    Task,
-    looking_in,
-    runs_generated_code,
-)
+from sfa.config.schema import Config, config_class
+from sfa.config.stream import read_tasks
+from sfa.data import TASKS, Conversations, Task, runs_generated_code
 from sfa.data.source import SourceError
+from sfa.data.task import GoneTask
 from sfa.errors import WRONG, SFAError
-from sfa.methods import METHODS
+from sfa.models.settings import TUNED
+from sfa.runs import has_results
 from sfa.schedule import Duration
-from sfa.values import LocalPath, Overrides, at_home
-
-Validated = TypeVar("Validated", bound=BaseModel)
+from sfa.values import Overrides, at_home
 
 RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
 RENAMED_OF_TASKS = {"held_back": "evaluate_only"}
@@ -74,21 +66,37 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     raw, concealed = _read(path, overrides)
     errors: list[str] = []
     deprecations = _rename_keys(raw, errors)
-    tasks = _tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
-    config = _validate(config_class(), {**raw, "tasks": tasks}, "", errors)
+    kept = continue_run(raw, errors)
+    tasks = read_tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
+    tasks = [*kept, *tasks]
+    config = validated(config_class(), {**raw, "tasks": tasks}, "", errors)
+    if config is not None:
+        config._kept = [task.name for task in kept if not task.evaluate_only]
     if config is not None and config.order is not None and not errors:
         config = _ordered(config, errors)
         tasks = config.tasks
     if config is not None:
         errors += _check_together(config, tasks, evaluations)
-    trained = [task.name for task in tasks if not task.evaluate_only]
-    if config is not None and not errors and (idle := config.method_settings.idle_reason(trained)) is not None:
-        errors.append(f"method: {idle}")
+    if config is not None and not errors:
+        method = config.method_settings
+        idle = method.idle_reason(config.trained() if method.needs_past_data else config.learned())
+        errors += [] if idle is None else [f"method: {idle}"]
     if errors or config is None:
+        errors += _continuation(raw, errors)
         raise ConfigError(str(path), [concealed.text(error) for error in errors])
     config._concealed = concealed
     config._renamed = deprecations
+    config._arguments = [concealed.text(argument) for argument in (str(path), *overrides)]
     return config
+
+
+def _continuation(raw: Overrides, errors: Sequence[str]) -> list[str]:
+    """How to train only new tasks, if data are gone of a run that has results."""
+    run = Path(str(raw.get("save_folder", "runs"))) / str(raw.get("name"))
+    gone = any(re.match(r"tasks\.\d+: .*(does not exist|is no folder of)", error) for error in errors)
+    if not gone or raw.get("from_run") is not None or not has_results(run):
+        return []
+    return [f"from_run: {run} is finished; from_run={run} keeps its stages and trains only tasks that it lacks"]
 
 
 def _rename_keys(raw: Overrides, errors: list[str]) -> list[str]:
@@ -120,7 +128,7 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
     errors = []
     for task_name in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if task_name not in TASKS:
-            errors.append(_unknown("model.tokenizer.train_on", task_name, TASKS, "a registered task"))
+            errors.append(unknown("model.tokenizer.train_on", task_name, TASKS, "a registered task"))
     family = None
     try:
         family = config.family()
@@ -131,13 +139,14 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         if family.rows not in config.method_settings.rows:
             kinds = " and ".join(config.method_settings.rows)
             errors.append(f"method: {config.method} is only for {kinds}, and the tasks are {family.rows}")
+    tasks = [task for task in tasks if not isinstance(task, GoneTask)]
     if evaluations is not None and family is not None:
         known = evaluations(tasks)
         keys = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
         keys |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
         for name, key in keys.items():
             if name not in known:
-                errors.append(_unknown(key, name, known, "an evaluation"))
+                errors.append(unknown(key, name, known, "an evaluation"))
         if config.eval.task_folder is None or config.eval.task_folder.is_dir():
             general = evaluations.general_errors(config.eval.general, config.eval.task_folder, tasks)
             errors += [f"eval.general: {error}" for error in general]
@@ -152,15 +161,20 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         if (missing := loggers.missing(logger)) is not None:
             errors.append(f"loggers.{logger}: {missing}")
         elif options:
-            _validate(loggers.options(logger), options, f"loggers.{logger}.", errors)
+            validated(loggers.options(logger), options, f"loggers.{logger}.", errors)
     errors += _save_folder(config)
     for key, folder in {"data_folder": config.data_folder, "eval.task_folder": config.eval.task_folder}.items():
         if folder is not None and not folder.is_dir():
             errors.append(f"{key}: must be a folder, and {folder} is not one")
     name = config.model.name or ""
-    advice = f"; make {name}" if name.startswith("models/") else ""
-    if name.startswith((".", "/", "runs/", "models/")) and not Path(name).is_dir() and not (advice and config.dry_run):
-        errors.append(f"model.name: must be a folder or a hub name, and {name} is neither{advice}")
+    for key, model_name in (("name", name), ("base", config.model.base or "")):
+        advice = f"; make {model_name}" if model_name.startswith("models/") else ""
+        is_path = model_name.startswith((".", "/", "runs/", "models/"))
+        is_needed = config.from_run is None and not (advice and config.dry_run)
+        if is_path and is_needed and not Path(model_name).is_dir():
+            errors.append(f"model.{key}: must be a folder or a hub name, and {model_name} is neither{advice}")
+    errors += _of_tuned(config)
+    errors += _of_continued(config)
     for i, task in enumerate(tasks):
         try:
             task.data_spec()
@@ -171,15 +185,23 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
 
         longest = max(config.train_of(task).seq_len for task in tasks)
         errors += configuration_errors(config.model, family, longest)
+        before = config.model.tuned_from
+        if before is not None and Path(str(before.name)).is_dir():
+            wrong = configuration_errors(before, family, longest)
+            errors += [error.replace("model.name", "model.base", 1) for error in wrong]
     if config.model.tokenizer is not None and config.model.template == "chat":
         errors.append(
             "model.template: chat requires a tokenizer with a chat template, and a tokenizer trained here has none"
         )
+    for task in tasks:
+        if isinstance(task, Conversations) and config.model.template != "chat":
+            errors.append(f"model.template: must be chat for {task.name}, whose rows are conversations")
     if config.model.system is not None and config.model.template != "chat":
         errors.append(f"model.system: is used only with model.template: chat, not with {config.model.template}")
-    trained = [task for task in tasks if not task.evaluate_only]
+    trained = [task for task in tasks if task.name in config.trained()]
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
-    errors += config.method_settings.errors([task.name for task in trained], steps)
+    given = [None] * (len(config.learned()) - len(trained))
+    errors += config.method_settings.errors(config.learned(), [*given, *steps])
     errors += config.method_settings.model_errors(config.model.lora is not None, config.parallelism == "fsdp2")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":
@@ -189,6 +211,37 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         if isinstance(batch, int) and batch % ranks:
             errors.append(f"train.global_batch_size: must be a multiple of the {ranks} ranks, not {batch}")
     return list(dict.fromkeys(errors))
+
+
+def _of_tuned(config: Config) -> list[str]:
+    """Errors of a stream that starts from a tuned model, or of a method that cannot start from one."""
+    if config.model.base is None:
+        return []
+    method, errors = config.method_settings, []
+    if any(task.name == TUNED for task in config.tasks):
+        errors.append(f"tasks: {TUNED} is reserved for the tuned model in results; give the task another name")
+    merges_singles = method.merge_name and (method.ignores_order or method.merges_from)
+    if merges_singles and method.needs_past_data:
+        errors.append(
+            f"model.base: {method.name} needs examples of what each model was tuned on, and has none of name's"
+        )
+    elif merges_singles and config.model.lora is not None:
+        errors.append(
+            f"model.base: {method.name} merges the tuned model with others, which are adapters: leave out lora"
+        )
+    return errors
+
+
+def _of_continued(config: Config) -> list[str]:
+    """Errors of a stream that continues a finished run, with a method that cannot."""
+    method = config.method_settings
+    if config.from_run is None:
+        return []
+    if method.ignores_order or method.merges_from:
+        return [f"from_run: {method.name} trains on all tasks anew: list them all, without from_run"]
+    if method.needs_past_data:
+        return [f"from_run: {method.name} needs data of past tasks: list them all, without from_run"]
+    return ["from_run: a run is continued in its order: leave order out"] if config.order is not None else []
 
 
 def _save_folder(config: Config) -> list[str]:
@@ -265,141 +318,3 @@ def _name_task(loaded: Any, key: str) -> None:
 
 def _is_file(override: str) -> bool:
     return "=" not in override and override.endswith((".yaml", ".yml"))
-
-
-def _tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
-    """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that makes
-    several tasks of an image data set or of a folder of instructions."""
-    if not isinstance(entries, list) or not entries:
-        errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
-        return []
-    tasks: list[Task] = []
-    try:
-        copies = TypeAdapter(LocalPath | None).validate_python(data_folder)
-    except ValidationError:
-        copies = None  # reported with the config's own errors
-    for i, entry in enumerate(entries):
-        if isinstance(entry, dict) and "split" in entry:
-            split = _validate(LabelSplit, entry, f"tasks.{i}.", errors)
-            kind: Any = TASKS.get(split.split, Images) if split is not None else Images
-            try:
-                expanded = split.entries() if split is not None else []
-            except ValueError as error:
-                errors.append(f"tasks.{i}.{error}")
-                known = {*kind.model_fields, *LabelSplit.model_fields}
-                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in entry if key not in known]
-                expanded = []
-        elif isinstance(entry, dict) and "instructions" in entry:
-            kind = InstructionFile
-            folder = _validate(InstructionFolder, entry, f"tasks.{i}.", errors)
-            try:
-                expanded = folder.entries(copies) if folder is not None else []
-            except SourceError as error:
-                errors.append(f"tasks.{i}.{error}")
-                expanded = []
-            known = {*InstructionFile.model_fields, *InstructionFolder.model_fields} - {"name", "folder", "file"}
-            if unknown := [key for key in entry if key not in known]:
-                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in unknown]
-                expanded = []
-        else:
-            options = dict(entry) if isinstance(entry, dict) else {"name": entry}
-            name = options.get("name")
-            kind = TASKS.get(str(name)) or (Custom if {"prompt", "response"} & options.keys() else None)
-            if kind is None and {"image", "label"} & options.keys():
-                kind = Images
-            if kind is None:
-                errors.append(_unknown(f"tasks.{i}", name, TASKS, "a registered task"))
-                kinds: list[type[BaseModel]] = [*TASKS.values(), Custom, Images, LabelSplit, InstructionFolder]
-                known = {key for task in kinds for key in task.model_fields}
-                errors += [_unknown(f"tasks.{i}.{key}", None, known, "") for key in options if key not in known]
-                continue
-            expanded = [options]
-        for options in expanded:
-            train = options.get("train")
-            if isinstance(train, dict) and _validate(Train, train, f"tasks.{i}.train.", errors) is None:
-                options["train"] = {}  # already reported; the rest is validated without it
-            try:
-                task = _validate(kind, options, f"tasks.{i}.", errors, looking_in(copies))
-            except SourceError as error:
-                errors.append(f"tasks.{i}: {error}")
-                break
-            if task is None:
-                break
-            tasks.append(task)
-    errors[:] = list(dict.fromkeys(errors))
-    if tasks and all(task.evaluate_only for task in tasks):
-        errors.append("tasks: every task is held back, so nothing would be trained")
-    names = [task.name for task in tasks]
-    reserved = {"base", *(label for kind in METHODS.values() for label in kind.stage_labels)}
-    for name in sorted({*names} & reserved):
-        errors.append(f"tasks: {name} is reserved for a stage in results; give the task another name")
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may occur only once in a stream")
-    return tasks
-
-
-def _validate(
-    kind: type[Validated], values: Overrides, prefix: str, errors: list[str], context: Any = None
-) -> Validated | None:
-    try:
-        return kind.model_validate(values, context=context)
-    except ValidationError as error:
-        errors += [_line(kind, prefix, dict(e)) for e in error.errors()]
-        return None
-
-
-def _line(kind: type[BaseModel], prefix: str, error: Overrides) -> str:
-    """One error as ``key: what is allowed, not the actual value``."""
-    path = [str(name) for name in error["loc"] if name != "[key]"]
-    key = prefix + ".".join(path)
-    if error["type"] == "extra_forbidden":
-        section = _section(kind, path[:-1])
-        return _unknown(key, None, section.model_fields if section else [], "known here")
-    if error["type"] == "missing":
-        return f"{key}: is required{_hint(kind, path)}"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if error["type"] == "value_error":
-        return f"{key or prefix.rstrip('.')}: {message}" if (key or prefix) else message
-    near = _nearest(
-        str(error["input"]),
-        str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "),
-    )
-    hint = _hint(kind, path)
-    if error["type"] == "string_pattern_mismatch" and hint:
-        message = "is not allowed"
-    if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
-        hint = f"; in quotes it is text{hint}"
-    return f"{key}: {message}, not {error['input']!r}{hint}" + (f"; did you mean {near}?" if near else "")
-
-
-def _hint(kind: type[BaseModel], path: list[str]) -> str:
-    section = _section(kind, path[:-1])
-    field = section.model_fields.get(path[-1]) if section else None
-    descriptions = [field.description, *(getattr(m, "description", None) for m in field.metadata)] if field else []
-    text = next((d for d in descriptions if d), None)
-    return f" ({text})" if text else ""
-
-
-def _section(kind: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    """The section at a path of keys."""
-    for name in path:
-        field = kind.model_fields.get(name)
-        options = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
-        inner = next((t for t in options if isinstance(t, type) and issubclass(t, BaseModel)), None)
-        if inner is None:
-            return None
-        kind = inner
-    return kind
-
-
-def _unknown(key: str, name: Any, known: Iterable[str], what: str) -> str:
-    known = sorted(known)
-    wrong = key.rsplit(".", 1)[-1] if name is None else str(name)
-    near = _nearest(wrong, known)
-    head = f"{key}: unknown key" if name is None else f"{key}: {name!r} is not {what}"
-    guess = f"; did you mean {near}?" if near else ""
-    return f"{head}{guess} ({'known' if name is None else 'allowed'}: {', '.join(known)})"
-
-
-def _nearest(word: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), None)

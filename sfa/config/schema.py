@@ -1,6 +1,7 @@
 """The YAML schema of a run: every key with its type, default and hint."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,9 +9,10 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, create_model
 
 from sfa.config.concealed import Concealed
 from sfa.data import FileName, Task, registered
+from sfa.data.task import GoneTask
 from sfa.families import Family, family_of_tasks
 from sfa.methods import METHODS, Method, plain_method
-from sfa.models.settings import Model
+from sfa.models.settings import TUNED, Model
 from sfa.records import GENERAL
 from sfa.values import Interval, LocalPath, Overrides, Section, Spec
 
@@ -86,12 +88,17 @@ class Config(Section):
     parallelism: Literal["none", "ddp", "fsdp2"] = "ddp"
     checkpoint: Literal["sharded", "full"] = Field("sharded", description="format of checkpoints under fsdp2")
     loggers: dict[LoggerName, Overrides] = Field({"tensorboard": {}, "file": {}})
+    from_run: LocalPath | None = Field(
+        None, description="folder of a finished run in save_folder: its stages are kept, and only new tasks are trained"
+    )
     save_folder: LocalPath = Path("runs")
     data_folder: LocalPath | None = Field(
         None, description="local copies of hub data sets, one folder each, named like the data set"
     )
     dry_run: bool = False
     only: str | None = Field(None, description="makes only this stage of the plan, by fingerprint")
+    _kept: list[str] = PrivateAttr(default_factory=list)
+    _arguments: list[str] = PrivateAttr(default_factory=list)
     _concealed: Concealed = PrivateAttr(default_factory=Concealed)
     _renamed: list[str] = PrivateAttr(default_factory=list)
 
@@ -117,7 +124,7 @@ class Config(Section):
 
     def family(self) -> Family:
         """The family of the stream, see :func:`sfa.families.family_of_tasks`."""
-        return family_of_tasks(self.tasks)
+        return family_of_tasks([task for task in self.tasks if not isinstance(task, GoneTask)])
 
     def tokenizer_tasks(self) -> list[Task]:
         """The tasks that the model's tokenizer is trained on, if it is trained here."""
@@ -127,10 +134,36 @@ class Config(Section):
             return sorted(self.tasks, key=lambda task: task.name)
         return [registered(name) for name in sorted(set(self.model.tokenizer.train_on))]
 
+    def trained(self) -> list[str]:
+        """The names of the tasks that this run trains."""
+        return [task.name for task in self.tasks if not task.evaluate_only and task.name not in self._kept]
+
+    @property
+    def arguments(self) -> list[str]:
+        """What it was loaded from: the file and the overrides."""
+        return list(self._arguments)
+
+    def learned(self) -> list[str]:
+        """What the run's last model has learned, in order: what it had learned before, if it is known that it had, then
+        the trained tasks."""
+        if self._kept:
+            return [*self._kept, *self.trained()]
+        return [TUNED, *self.trained()] if self.model.base is not None else self.trained()
+
+    def learned_before(self) -> list[str]:
+        """The names of the tasks that the run's first model has learned: those of the run that it continues, or, if it
+        starts from a tuned model, those that are listed before the first trained one, and are evaluated only."""
+        if self._kept:
+            return list(self._kept)
+        if self.model.base is None:
+            return []
+        return [task.name for task in itertools.takewhile(lambda task: task.evaluate_only, self.tasks)]
+
     def evaluations(self) -> list[str]:
         if self.eval.tasks is not None:
             return list(self.eval.tasks)
-        return list(dict.fromkeys(name for task in self.tasks for name in task.evals))
+        known = [task for task in self.tasks if not isinstance(task, GoneTask)]
+        return list(dict.fromkeys(name for task in known for name in task.evals))
 
     def general_evaluations(self) -> list[str]:
         """The evaluations of the prior suite."""

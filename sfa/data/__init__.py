@@ -14,13 +14,17 @@ from sfa.data import (  # noqa: F401
     other_words,
     returns,
 )
+from sfa.data.conversations import Conversations
 from sfa.data.custom import Custom
 from sfa.data.images import Images, ImageTask, LabelSplit
+from sfa.data.kinds import KINDS, kind_of
 from sfa.data.natural_instructions import InstructionFile, InstructionFolder
 from sfa.data.task import TASKS, FileName, Row, Split, Task, looking_in, owner, registered, runs_generated_code
 
 __all__ = [
+    "KINDS",
     "TASKS",
+    "Conversations",
     "Custom",
     "FileName",
     "ImageTask",
@@ -31,6 +35,7 @@ __all__ = [
     "Row",
     "Split",
     "Task",
+    "kind_of",
     "looking_in",
     "owner",
     "registered",

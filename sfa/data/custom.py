@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sfa.data.formats import SourceRow, Written
-from sfa.data.source import SourcedTask, SourceError
+from sfa.data.source import SourceError
+from sfa.data.sourced_task import SourcedTask
 from sfa.data.task import Row, Split
 from sfa.values import Spec
 
@@ -21,10 +22,12 @@ Metric = Literal["exact_match", "label_match", "first_letter", "rouge_l", "simil
 class Custom(SourcedTask):
     """``{name: mine, source: owner/name, prompt: "{question}", response: "{answer}"}``; scored by the loss on its
     held-out rows, by how often the likeliest of its ``choices`` is the response, by a ``metric`` of what the model
-    writes, or by the evaluations it names."""
+    writes, or by the evaluations it names. ``{name: mine, source: owner/name, label: topic, choices: [World, Sports]}``
+    is a data set with class labels."""
 
-    prompt: str = Field(description='template over the columns, like "Question: {question}"')
-    response: str = Field(description='template over the columns, like "{answer}"')
+    prompt: str = Field(description='template over the columns, like "Question: {question}"; with label, {text}')
+    response: str = Field(description='template over the columns, like "{answer}"; with label, the label\'s choice')
+    label: str | None = Field(None, description="column of a class label: one of choices, or its place in the list")
     train_split: str = "train"
     test_split: str | None = Field(None, description="null: test or validation, or else one row in fifty")
     choices: list[str] | dict[str, str] | None = Field(
@@ -36,6 +39,10 @@ class Custom(SourcedTask):
     @model_validator(mode="before")
     @classmethod
     def _scored_by_default(cls, options: Any) -> Any:
+        if isinstance(options.get("label"), str):
+            if "response" in options:
+                raise ValueError("label: the response is the label's choice: leave response out")
+            options = {"prompt": "{text}", "response": f"{{{options['label']}}}", **options}
         if "name" not in options:
             return options
         declared = cls.declares(options["name"], bool(options.get("choices")), options.get("metric"))
@@ -53,12 +60,11 @@ class Custom(SourcedTask):
         return self.metric if self.metric and evaluation == f"{self.name}_{self.metric}" else "choices"
 
     def data_spec(self) -> Spec:
-        """Without choices as before there were any, so that finished stages remain valid; the metric determines no
-        row."""
+        """Without choices and label as before there were any, so that finished stages remain valid; the metric
+        determines no row."""
         spec = super().data_spec()
-        return {
-            key: value for key, value in spec.items() if key != "metric" and (key != "choices" or value is not None)
-        }
+        del spec["metric"]
+        return {key: value for key, value in spec.items() if key not in ("choices", "label") or value is not None}
 
     @field_validator("choices")
     @classmethod
@@ -72,6 +78,8 @@ class Custom(SourcedTask):
 
     @model_validator(mode="after")
     def _templates(self) -> "Custom":
+        if self.label is not None and self.choices is None:
+            raise ValueError("choices: is required with label: the text of each class")
         for key in ("prompt", "response"):
             try:
                 fields = _fields(getattr(self, key))
@@ -102,6 +110,8 @@ class Custom(SourcedTask):
         if self.choices is None:
             return {"prompt": prompt, "response": response}
         written = self.choices if isinstance(self.choices, dict) else {choice: choice for choice in self.choices}
+        if self.label is not None and response not in written and not isinstance(self.choices, dict):
+            written = {str(i): choice for i, choice in enumerate(self.choices)}
         if response not in written:
             raise SourceError(f"{self.source}: the response {response[:80]!r} is not one of {self.name}'s choices")
         return {"prompt": prompt, "response": written[response], "choices": [*written.values()]}

@@ -11,8 +11,7 @@ import numpy as np
 
 from sfa.errors import SFAError
 
-READERS = (".parquet", ".jsonl", ".csv")
-ARRAY = ".json"  # of one array of rows; read in folders without any file of the formats above
+READERS = (".parquet", ".jsonl", ".json", ".csv")
 BATCH = 256  # rows of a Parquet file that are decoded at once
 
 SourceRow = dict[str, Any]  # columns as csv, json and pyarrow read them
@@ -37,7 +36,7 @@ class Written(float):
 
 
 def read_text(file: Path) -> Iterator[SourceRow]:
-    """The rows of a CSV, JSON Lines or JSON file, one after another.
+    """The rows of a CSV, JSON or JSON Lines file, one after another.
 
     A CSV cell is always text; CSV does not distinguish an empty text from a missing value, so an empty cell is
     ``None``. A JSON value keeps its type, and a number its digits.
@@ -45,7 +44,9 @@ def read_text(file: Path) -> Iterator[SourceRow]:
     Raises:
         SourceError: the file is truncated, not UTF-8 or malformed; names the line.
     """
-    return {".csv": _csv, ARRAY: _array}.get(file.suffix, _jsonl)(file)
+    if file.suffix == ".csv":
+        return _csv(file)
+    return _jsonl(file) if file.suffix == ".jsonl" else _json(file)
 
 
 def _csv(file: Path) -> Iterator[SourceRow]:
@@ -70,20 +71,30 @@ def _csv(file: Path) -> Iterator[SourceRow]:
             raise SourceError(f"{file} cannot be read: it is not UTF-8: {error}") from error
 
 
-def _array(file: Path) -> Iterator[SourceRow]:
+def _json(file: Path) -> Iterator[SourceRow]:
+    """The rows of a JSON file: a list of objects, an object with one such list among its values, or, as often, JSON
+    Lines."""
     try:
-        text = file.read_text("utf-8-sig")
-        rows = _decode(text)
+        text = file.read_text(encoding="utf-8-sig")
+        content = _decode(text)
         if "\\u" in text:
-            json.dumps(rows, ensure_ascii=False).encode()  # a lone surrogate is not text
+            json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is not text
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            yield from _jsonl(file)
+            return
         raise SourceError(f"{file} cannot be read: {error}") from error
-    if not isinstance(rows, list):
+    lists = [content] if isinstance(content, list) else [value for value in content.values() if _is_rows(value)]
+    if len(lists) != 1:
         raise SourceError(f"{file} cannot be read: it is not an array of JSON objects")
-    for number, row in enumerate(rows):
+    for number, row in enumerate(lists[0]):
         if not isinstance(row, dict):
             raise SourceError(f"{file} cannot be read: row {number} is not a JSON object with a value for each column")
         yield row
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _jsonl(file: Path) -> Iterator[SourceRow]:

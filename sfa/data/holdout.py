@@ -12,16 +12,17 @@ from sfa.data.task import held_out
 TOO_MANY = 5  # times the requested share
 
 
-def draw(units: Mapping[str, Sequence[str]], of: int, what: str) -> list[bool]:
-    """Holds out one row in ``of``, at least one, by the hashes of their keys: the same on every machine and in any
-    order of the rows. Rows with the same key are on the same side.
+def draw(units: Mapping[str, Sequence[str]], of: int, what: str, share: int = 1) -> list[bool]:
+    """Holds out ``share`` rows in ``of``, at least one, by the hashes of their keys: the same on every machine and in
+    any order of the rows. Rows with the same key are on the same side.
 
     Args:
         units: alternative keys of the rows by name, coarsest first, such as ``prompts`` and ``whole rows``. The next is
-            used if so many rows share a key that far more than one in ``of``, or all, would be held out. Line endings
-            in keys are normalized.
-        of: hold out one in this many.
+            used if so many rows share a key that far more than that, or all, would be held out. Line endings in keys
+            are normalized.
+        of: hold out ``share`` in this many.
         what: the rows, for messages.
+        share: rows in ``of`` that are held out.
 
     Raises:
         SourceError: no unit works.
@@ -29,10 +30,10 @@ def draw(units: Mapping[str, Sequence[str]], of: int, what: str) -> list[bool]:
     for unit, keys in units.items():
         plain = [key.replace("\r\n", "\n").replace("\r", "\n") for key in keys]
         counts = Counter(plain)
-        held_out_keys = {key for key in counts if held_out(key, 1, of)} or {min(counts)}
+        held_out_keys = {key for key in counts if held_out(key, share, of)} or {min(counts)}
         rows = sum(counts[key] for key in held_out_keys)
         keys_are_unique = rows == len(held_out_keys)  # no two rows share a key
-        if len(held_out_keys) < len(counts) and (keys_are_unique or rows * of <= TOO_MANY * len(keys)):
+        if len(held_out_keys) < len(counts) and (keys_are_unique or rows * of <= TOO_MANY * share * len(keys)):
             _log_once(
                 f"{what}: {rows:,} of {len(keys):,} rows are held out, by their {unit}, as there is no test split"
             )

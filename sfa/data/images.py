@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
-from sfa.data import pictures
+from sfa.data import picture_folder, pictures
 from sfa.data.decoding import content, decode
-from sfa.data.holdout import draw
-from sfa.data.source import SourcedTask, SourceError, column, whole_number
-from sfa.data.task import TASKS, Split, Task
+from sfa.data.folder import split_files
+from sfa.data.source import SourceError, column, find, whole_number
+from sfa.data.sourced_task import SourcedTask
+from sfa.data.task import TASKS, Split, Task, data_folder_of
 from sfa.values import Checked, Overrides, Spec
 
 __all__ = ["ImageRow", "ImageTask", "Images", "LabelSplit", "decode", "place"]
@@ -40,6 +41,10 @@ class ImageTask(Task):
     def declares(cls, name: str) -> dict[str, str]:
         return {f"{name}_accuracy": "accuracy"}
 
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the head's outputs; empty if they are not known."""
+        return ()
+
     @model_validator(mode="after")
     def _labels_of_the_head(self) -> "ImageTask":
         if self.labels is not None and not set(self.labels) <= set(range(self.classes)):
@@ -59,39 +64,70 @@ class ImageTask(Task):
 
 
 class Images(ImageTask, SourcedTask):
-    """Any image data set with a label column, from the hub or a folder."""
+    """Any image data set with a label column, from the hub or a folder, or a folder of pictures,
+    ``train/<class>/*.jpg``, whose classes need not be given."""
 
     image: str = Field("image", description="column of the images")
-    label: str = Field("label", description="column of the labels, whole numbers from 0")
+    label: str = Field("label", description="column of the labels, whole numbers from 0 or one of names")
+    names: tuple[str, ...] | None = Field(
+        None, description="of the classes, in the order of the head's outputs; null: those of a folder of pictures"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _classes_of_a_folder(cls, options: Any, info: ValidationInfo) -> Any:
+        """Fills in ``names`` and ``classes`` of a folder of pictures."""
+        if not isinstance(options.get("source"), str):
+            return options
+        if options.get("names") is None:
+            path = find(options["source"], data_folder_of(info.context)).path
+            folder = None if path is None or split_files(path) else picture_folder.read(path)
+            options = {**options, "names": folder.names} if folder is not None and folder.names else options
+        names = options.get("names")
+        return {"classes": len(names), **options} if isinstance(names, list | tuple) else options
+
+    @model_validator(mode="after")
+    def _one_name_for_each_class(self) -> "Images":
+        if self.names is not None and not len({*self.names}) == len(self.names) == self.classes:
+            raise ValueError(f"names: must be {self.classes} different ones, one for each class, not {len(self.names)}")
+        return self
+
+    def class_names(self) -> tuple[str, ...]:
+        return self.names or ()
 
     def rows(self, split: Split) -> Sequence[ImageRow]:
         """Without a ``test`` or ``validation`` split, one in ten of this task's images in ``train`` is held out, by its
         content: see :func:`sfa.data.holdout.draw`."""
         test = self.held_out_split()
+        self.check_fraction(test)
         source_split = test if test is not None and split == "test" else "train"
         labels = np.array([self._label(row[self.label]) for row in self.read(source_split, [self.label])], np.int64)
         images = column(self._source, source_split, self.image)
         chosen = np.flatnonzero(np.isin(labels, self.own_labels()))
         if test is None and len(chosen):
             hashes = [hashlib.sha256(content(images[i])).hexdigest() for i in chosen.tolist()]
-            held_out = np.array(draw({"images": hashes}, 10, f"{self.name}: train of {self.source}"))
+            held_out = np.array(self.hold_out({"images": hashes}, 10, f"{self.name}: train of {self.source}"))
             chosen = chosen[held_out == (split == "test")]
         if split == "train" and self.limit is not None:
             chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: self.limit])
         return _Chosen(images, labels, chosen)
 
     def data_spec(self) -> Spec:
+        """Without names as before there were any, so that finished stages remain valid."""
         spec = super().data_spec()
-        if self._source.folder is None:
+        if self.names is None:
+            del spec["names"]
+        if self._source.path is None:
             return spec
         names = dict.fromkeys(["train", self.held_out_split() or "train"])
         named = pictures.identity(self._source, list(names), self.image)
         return spec if named is None else {**spec, "pictures": named}
 
     def _label(self, value: Any) -> int:
-        label = whole_number(value)
+        named = value if self.names is None or value not in self.names else self.names.index(value)
+        label = whole_number(named)
         if label is None or label >= self.classes:
-            wanted = f"whole numbers from 0 to {self.classes - 1}"
+            wanted = f"whole numbers from 0 to {self.classes - 1}" + (" or names" if self.names else "")
             raise SourceError(f"{self.source}: {self.label} must hold {wanted}, not {value!r}")
         return label
 

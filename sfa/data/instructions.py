@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from sfa.data.formats import SourceRow
-from sfa.data.source import SourcedTask, SourceError
+from sfa.data.source import SourceError
+from sfa.data.sourced_task import SourcedTask
 from sfa.data.task import Row, Split
 
 PARQUET = "refs/convert/parquet"  # the hub's conversion of script data sets

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from pydantic import Field, PrivateAttr
 
 from sfa.data.formats import SourceRow
-from sfa.data.source import Source, SourcedTask, find, identity, load
+from sfa.data.source import Source, find, identity, load
+from sfa.data.sourced_task import SourcedTask
 from sfa.data.task import Row, Split, data_folder_of
 from sfa.values import Spec
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from pydantic import Field, PrivateAttr
 
 from sfa.data.formats import SourceRow
-from sfa.data.source import Source, SourcedTask, SourceError, find, identity, load
+from sfa.data.source import Source, SourceError, find, identity, load
+from sfa.data.sourced_task import SourcedTask
 from sfa.data.task import Row, Split, data_folder_of
 from sfa.values import Spec
 

@@ -37,8 +37,29 @@ def encode(
     Returns:
         The examples of the rows that are not left out, and how many of them were cut: see :func:`fitting`.
     """
+    if any("messages" in row for row in rows):
+        return conversations(rows, encoder, seq_len, long_rows, name), 0
     encoded, cut = fitting(rows, encoder, seq_len, long_rows, name)
     return [{"input_ids": p + learned, "labels": [IGNORED] * len(p) + learned} for p, learned in encoded], cut
+
+
+def conversations(rows: Sequence[Row], encoder: Encoder, seq_len: int, long_rows: LongRows, name: str) -> list[Example]:
+    """Whole conversations for a decoder, of which every turn of the assistant and its end are learned. Those that are
+    longer than ``seq_len`` are left out: none is cut.
+
+    Raises:
+        SourceError: one cannot be encoded, or is too long and ``long_rows`` is ``error``.
+    """
+    examples: list[Example] = []
+    for number, row in enumerate(rows):
+        turns = encoder.encode_turns(row["messages"], f"{name}: row {number}")
+        ids = [i for prompt, learned in turns for i in prompt + learned]
+        labels = [i for prompt, learned in turns for i in [IGNORED] * len(prompt) + learned]
+        if len(ids) <= seq_len:
+            examples.append({"input_ids": ids, "labels": labels})
+        elif long_rows == "error":
+            raise too_long(name, number, len(ids), seq_len)
+    return examples
 
 
 def encode_seq2seq(
@@ -49,6 +70,8 @@ def encode_seq2seq(
     Returns:
         The sequences of the rows that are not left out, and how many of them were cut: see :func:`fitting`.
     """
+    if any("messages" in row for row in rows):
+        raise SourceError(f"{name}: conversations are for decoders, and the model is an encoder-decoder")
     encoded, cut = fitting(rows, encoder, seq_len, long_rows, name)
     shape = (len(encoded), seq_len)
     packed = {
@@ -90,14 +113,19 @@ def fitting(
             fitting_pairs.append((prompt, learned))
         elif long_rows == "error":
             length = max(len(prompt), len(learned)) if encoder.seq2seq else len(prompt) + len(learned)
-            raise SourceError(
-                f"{name}: row {number} has {length:,} tokens, more than train.seq_len: {seq_len}; train.long_rows=drop "
-                "leaves such rows out, cut takes the middle out of their prompts"
-            )
+            raise too_long(name, number, length, seq_len)
         elif long_rows == "cut" and len(learned) <= seq_len and encoder.room(room) >= seq_len // 4:
             fitting_pairs.append((encoder.cut(prompt, room), learned))
             cut += 1
     return fitting_pairs, cut
+
+
+def too_long(name: str, number: int, length: int, seq_len: int) -> SourceError:
+    """The error for a row that is longer than a sequence."""
+    return SourceError(
+        f"{name}: row {number} has {length:,} tokens, more than train.seq_len: {seq_len}; train.long_rows=drop leaves "
+        "such rows out, cut takes the middle out of their prompts"
+    )
 
 
 def none_fits(name: str, seq_len: int) -> SourceError:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sfa import store
-from sfa.data.folder import split_files
+from sfa.data.folder import files_of, split_files
 from sfa.data.source import Source, column
 
 
@@ -18,8 +18,10 @@ def identity(source: Source, names: Sequence[str], images: str) -> str | None:
         names: its splits.
         images: name of the image column.
     """
-    assert source.folder is not None, "only local data sets refer to files"
-    files = split_files(source.folder)
+    assert source.path is not None, "only local data sets refer to files"
+    if not split_files(source.path):  # a folder of pictures, which its own identity covers
+        return None
+    files = {name: files_of(source.path, name) or [] for name in names}
     contents: list[tuple[str, str | None]] = []
     for name in names:
         if not _holds_bytes(files[name], images):

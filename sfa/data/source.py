@@ -1,28 +1,26 @@
-"""Rows of a data set from the hub, or from a folder of ``<split>.{parquet,jsonl,csv}`` with the hub's columns."""
+"""Rows of a data set from the hub, or from local files with its columns: see :func:`sfa.data.folder.split_files`."""
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, PrivateAttr
-
 from sfa import hub, store
-from sfa.data.folder import split_files, unread
-from sfa.data.formats import ParquetRows, SourceError, SourceRow, read_text
-from sfa.data.holdout import draw
-from sfa.data.task import Row, Split, Task, data_folder_of
-from sfa.values import REMOTE, Spec, at_home
+from sfa.data import picture_folder
+from sfa.data.folder import files_of, is_pattern, split_files, unread
+from sfa.data.formats import READERS, ParquetRows, SourceError, SourceRow, read_text
+from sfa.data.task import Row
+from sfa.values import REMOTE, at_home
 
 Item = TypeVar("Item")
 
 __all__ = [
     "Source",
     "SourceError",
-    "SourcedTask",
     "column",
+    "columns",
     "find",
     "identity",
     "labelled",
@@ -41,18 +39,18 @@ class Source:
 
     Attributes:
         name: as written in a config.
-        folder: local folder; ``None``: it comes from the hub.
+        path: local folder, file or pattern of files; ``None``: it comes from the hub.
         subset: the hub's configuration name.
         revision: the hub's branch, tag or commit.
     """
 
     name: str
-    folder: Path | None
+    path: Path | None
     subset: str | None = None
     revision: str | None = None
 
     def __str__(self) -> str:
-        return str(self.folder or self.name)
+        return str(self.path or self.name)
 
 
 def find(name: str, data_folder: Path | None, subset: str | None = None, revision: str | None = None) -> Source:
@@ -62,77 +60,6 @@ def find(name: str, data_folder: Path | None, subset: str | None = None, revisio
         SourceError: ``name`` is a path that does not exist, or a folder without data files.
     """
     return Source(name, _local(name, data_folder), subset, revision)
-
-
-class SourcedTask(Task):
-    """A task whose rows come from the hub or a folder."""
-
-    source: str = Field(description="hub name, or a folder of <split>.{parquet,jsonl,csv}")
-    subset: str | None = Field(None, description="the hub's configuration name")
-    revision: str | None = Field(None, description="the hub's branch, tag or commit")
-    limit: int | None = Field(None, ge=1, description="rows to train on, the first after a seeded shuffle; null: all")
-    _source: Source = PrivateAttr()
-
-    def model_post_init(self, context: Any) -> None:
-        self._source = find(self.source, data_folder_of(context), self.subset, self.revision)
-
-    def read(self, split: str, columns: Sequence[str]) -> list[SourceRow]:
-        """The rows of one of the source's splits."""
-        return load(self._source, split, columns)
-
-    def held_out_split(self) -> str | None:
-        """The name of the source's test or validation split, if it has one."""
-        available = splits(self._source)
-        return next((name for name in ("test", "validation") if name in available), None)
-
-    def split_rows(
-        self,
-        split: Split,
-        columns: Sequence[str],
-        examples: Callable[[SourceRow], list[Row]],
-        train: str = "train",
-        test: str | None = None,
-    ) -> list[Row]:
-        """The examples of a split, at most ``limit`` of them for training.
-
-        Args:
-            split: the task's split.
-            columns: those that ``examples`` needs.
-            examples: returns the examples of one source row; they share a prompt.
-            train: the source's training split.
-            test: the source's held-out split; ``None``: ``test`` or ``validation``. Without either, one
-                example in fifty of ``train`` is held out, by its prompt: see :func:`sfa.data.holdout.draw`.
-        """
-        test = test or self.held_out_split()
-        source_split = test if test is not None and split == "test" else train
-        examples_by_row: list[list[Row]] = []
-        for number, values in enumerate(self.read(source_split, columns)):
-            try:
-                examples_by_row += [rows] if (rows := examples(values)) else []
-            except (TypeError, KeyError, IndexError, AttributeError) as error:
-                reason = f"the columns {', '.join(columns)} do not hold what the task reads"
-                raise SourceError(
-                    f"{self.name}: row {number} of {source_split} of {self.source}: {reason}: {error}"
-                ) from error
-        if test is None and examples_by_row:
-            usable([row for rows in examples_by_row for row in rows], self.name)
-            prompts = [rows[0]["prompt"] for rows in examples_by_row]
-            whole_rows = [
-                "\n".join([prompt, *(row["response"] for row in rows)])
-                for prompt, rows in zip(prompts, examples_by_row, strict=True)
-            ]
-            held_out = draw(
-                {"prompts": prompts, "whole rows": whole_rows}, 50, f"{self.name}: {train} of {self.source}"
-            )
-            examples_by_row = [
-                rows
-                for rows, is_held_out in zip(examples_by_row, held_out, strict=True)
-                if is_held_out == (split == "test")
-            ]
-        return shuffled([row for rows in examples_by_row for row in rows], self.limit if split == "train" else None)
-
-    def data_spec(self) -> Spec:
-        return {**super().data_spec(), "source": identity(self._source)}
 
 
 def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[str] = ()) -> list[SourceRow]:
@@ -170,6 +97,14 @@ def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[
     return loaded
 
 
+def columns(source: Source, split: str) -> list[str]:
+    """The columns of a split; of text files, those of its first row. Errors as for :func:`open_rows`."""
+    rows, known = open_rows(source, split, [])
+    if not known:
+        next(iter(rows), None)  # adds them
+    return list(known)
+
+
 def column(source: Source, split: str, name: str) -> Sequence[Any]:
     """The values of one column of a split, ``None`` where missing. Parquet files and hub data are read lazily,
     efficiently in ascending order. Arguments and errors as for :func:`load`."""
@@ -200,15 +135,17 @@ def open_rows(
     Raises:
         SourceError: the data set or the split does not exist, has no rows, or cannot be read.
     """
-    folder = source.folder
-    if folder is None:
+    path = source.path
+    if path is None:
         data = _hub(source, split)
         known = dict.fromkeys(data.column_names)
         return data.select_columns(_tops(columns, known)), known
-    files = split_files(folder).get(split)
+    files = files_of(path, split)
     if files is None:
-        others = "".join(f"; {name} is not read" for name in unread(folder, split))
-        raise SourceError(f"{folder} has no {split}.parquet, .jsonl or .csv, but {sorted(split_files(folder))}{others}")
+        if not split_files(path) and (folder := picture_folder.read(path)) is not None:
+            return _picture_rows(folder, split)
+        others = "".join(f"; {name} is not read" for name in unread(path, split))
+        raise SourceError(f"{path} has no {split}.parquet, .jsonl or .csv, but {sorted(split_files(path))}{others}")
     if files[0].suffix != ".parquet":
         known = {}
         return _text_rows(files, known), known
@@ -217,6 +154,15 @@ def open_rows(
     if not len(rows):
         raise SourceError(f"{files[0]} cannot be read: it holds no rows")
     return rows, known
+
+
+def _picture_rows(
+    folder: picture_folder.PictureFolder, split: str
+) -> tuple[Iterable[Mapping[str, Any]], dict[str, None]]:
+    if split not in folder.rows:
+        raise SourceError(f"{folder.folder} has no pictures in {split}, but in {sorted(folder.rows)}")
+    rows = folder.rows[split]
+    return rows, dict.fromkeys(key for row in rows for key in row)
 
 
 def _text_rows(files: Sequence[Path], known: dict[str, None]) -> Iterator[SourceRow]:
@@ -312,13 +258,15 @@ def splits(source: Source) -> list[str]:
     Raises:
         SourceError: the data set cannot be loaded, or one of its splits has an unsupported format.
     """
-    folder = source.folder
-    if folder is not None:
-        names = sorted(split_files(folder))
+    path = source.path
+    if path is not None:
+        names = sorted(split_files(path))
+        if not names and (folder := picture_folder.read(path)) is not None:
+            return sorted(folder.rows)
         for split in {"train", "test", "validation"} - set(names):
-            if others := unread(folder, split):
+            if others := unread(path, split):
                 raise SourceError(
-                    f"{folder}: {others[0]} is not a supported file; convert it to {split}.csv, .jsonl or .parquet"
+                    f"{path}: {others[0]} is not a supported file; convert it to {split}.csv, .jsonl or .parquet"
                 )
         return names
     import datasets
@@ -332,17 +280,19 @@ def splits(source: Source) -> list[str]:
 def identity(source: Source) -> Any:
     """What identifies a source in a fingerprint: the content hashes of local files, or the hub name with the commit if
     it is known."""
-    if source.folder is None:
+    if source.path is None:
         commit = hub.commit(source.name, source.revision, "dataset")
         return source.name if commit is None else {"name": source.name, "commit": commit}
-    local = sorted(split_files(source.folder).items())
+    local = sorted(split_files(source.path).items())
+    if not local and (folder := picture_folder.read(source.path)) is not None:
+        return folder.identity()
     hashes = {split: [store.identity(file) for file in files] for split, files in local}
     return {split: digests[0] if len(digests) == 1 else digests for split, digests in hashes.items()}
 
 
 def _local(source: str, data_folder: Path | None) -> Path | None:
-    """The local folder of a source, or ``None`` if it must come from the hub. A hub name is first looked up in
-    ``data_folder``, in full and by its last part.
+    """The local folder, file or pattern of a source, or ``None`` if it must come from the hub. A hub name is first
+    looked up in ``data_folder``, in full and by its last part.
 
     Raises:
         SourceError: ``source`` is a path that does not exist, or a folder without data files.
@@ -354,16 +304,26 @@ def _local(source: str, data_folder: Path | None) -> Path | None:
     if not source.strip() or REMOTE.match(source):
         raise SourceError(f"{source!r} is neither a hub name nor a local folder; copy or mount it")
     candidates = [path, *([data_folder / source, data_folder / path.name] if data_folder else [])]
+    for candidate in candidates:
+        if split_files(candidate) or picture_folder.read(candidate) is not None:
+            return candidate
+    if path.suffix in READERS and not path.exists() and not is_pattern(path):
+        raise SourceError(f"{source} does not exist{_near(path)}")
     folders = [folder for folder in candidates if folder.is_dir()]
-    for folder in folders:
-        if split_files(folder):
-            return folder
-    if folders or Path(source).is_file() or source.startswith((".", "/", "~")):
+    if folders or path.is_file() or is_pattern(path) or source.startswith((".", "/", "~")):
         contents = sorted(file.name for folder in folders[:1] for file in folder.iterdir())[:5]
         raise SourceError(
-            f"{source} is no folder of <split>.parquet, .jsonl or .csv" + (f"; it holds {contents}" if contents else "")
+            f"{source} is no folder of <split>.parquet, .jsonl or .csv, no such file, and no folder of pictures"
+            + (f"; it holds {contents}" if contents else "")
         )
     return None
+
+
+def _near(path: Path) -> str:
+    """A hint at a file with a similar name."""
+    names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, 1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
 def usable(rows: Sequence[Row], name: str) -> Sequence[Row]:

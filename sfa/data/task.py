@@ -24,13 +24,22 @@ FileName = Annotated[  # a plain name, without path separators
 ]
 
 
+class Message(TypedDict):
+    """A turn of a conversation."""
+
+    role: str
+    content: str
+
+
 class Row(TypedDict):
-    """One example. The model is trained on ``response`` given ``prompt`` in the model's template; an evaluation may
-    have it choose the response among ``choices``, insert a completion between the two halves of ``program`` and run it,
-    or compare what it writes with the nearest of ``references``."""
+    """One example. The model is trained on ``response`` given ``prompt`` in the model's template, or on every turn of
+    the assistant in ``messages``, which end with ``response``; an evaluation may have it choose the response among
+    ``choices``, insert a completion between the two halves of ``program`` and run it, or compare what it writes with
+    the nearest of ``references``."""
 
     prompt: str
     response: str
+    messages: NotRequired[list[Message]]
     choices: NotRequired[list[str]]
     program: NotRequired[list[str]]
     references: NotRequired[list[str]]
@@ -100,6 +109,20 @@ class Task(Checked):
     def eval_spec(self, evaluation: str) -> Spec:
         """What determines the rows of :meth:`eval_rows` and those of a loss evaluation."""
         return self.data_spec()
+
+
+class GoneTask(Task):
+    """A task that a finished run was trained on, and whose data do not exist any more. Its further fields are the
+    options that it had."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def rows(self, split: Split) -> Sequence[Any]:
+        raise LookupError(f"the data of {self.name} are gone")
+
+    def declared(self) -> dict[str, str]:
+        """None: there are no rows to score a model on."""
+        return {}
 
 
 class Lookup(TypedDict):

@@ -8,12 +8,16 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sfa.errors import one_line
 
 if TYPE_CHECKING:  # a config is checked without transformers
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
+
+    from sfa.data.task import Message
 
 Template = Literal["plain", "instruction", "chat"]
 DATE = datetime.date(2024, 7, 26)  # what Llama 3's templates write without a date
@@ -53,6 +57,20 @@ class Layout:
         """What enters a fingerprint besides the template; empty for default settings."""
         extras = {} if self.system is None else {"system": self.system}
         return extras if self.date == DATE or self.template != "chat" else {**extras, "date": self.date.isoformat()}
+
+
+class Turn(NamedTuple):
+    """What a template writes around a turn of the assistant.
+
+    Attributes:
+        before: the text since the end of the turn before.
+        separator: spaces between that and the turn.
+        end: what ends the turn, up to its first control token; empty if the template writes none.
+    """
+
+    before: str
+    separator: str
+    end: str
 
 
 @contextlib.contextmanager
@@ -110,6 +128,36 @@ class Prompter:
             return self._render(prompt, generation=True, system=self.layout.system) + self._lead
         return self._around_answer(prompt)[0].rstrip(" ")
 
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """What the chat template writes around each turn of the assistant in a conversation.
+
+        Args:
+            messages: the last is the assistant's. Without a system message they get the layout's.
+
+        Raises:
+            TemplateError: the template fails on the conversation, or leaves out a turn.
+        """
+        system = self.layout.system
+        given = system is None or messages[0]["role"] == "system"
+        first: list[Message] = [] if given else [{"role": "system", "content": str(system)}]
+        count = sum(message["role"] == "assistant" for message in messages)
+        answers = iter(range(count))
+        probes: list[Message] = [
+            {**message, "content": f"{ANSWER}{next(answers)}."} if message["role"] == "assistant" else message
+            for message in messages
+        ]
+        rest, turns, end = self._render_messages([*first, *probes]), list[Turn](), ""
+        for i in range(count):
+            before, found, rest = rest.partition(f"{ANSWER}{i}.")
+            if not found:
+                raise TemplateError("the tokenizer's chat template leaves an assistant's message out")
+            assert self.tokenizer is not None, "checked by the constructor"
+            start = before[len(end) :].rstrip(" ")
+            separator = before[len(end) + len(start) :]
+            end = _up_to_control(rest, self.tokenizer)
+            turns.append(Turn(start, separator, end))
+        return turns
+
     def _read_template(self) -> None:
         """Determines with a probe what the template writes around an answer. Spaces before the answer are the
         separator, as a prompt that ends with a space would be tokenized differently from the whole text; other text
@@ -158,11 +206,14 @@ class Prompter:
         self, prompt: str, answer: str | None = None, generation: bool = False, system: str | None = None
     ) -> str:
         """The conversation in the tokenizer's template, with the system message ``system`` if there is one."""
-        assert self.tokenizer is not None, "checked by the constructor"
-        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": prompt})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
+        return self._render_messages(messages, generation)
+
+    def _render_messages(self, messages: Sequence[Message], generation: bool = False) -> str:
+        assert self.tokenizer is not None, "checked by the constructor"
         date = self.layout.date
         variables: dict[str, Any] = {
             "date_string": date.strftime("%d %b %Y"),
@@ -172,7 +223,11 @@ class Prompter:
             template = STRFTIME + self.tokenizer.get_chat_template()
             with limited(SECONDS):
                 text = self.tokenizer.apply_chat_template(
-                    messages, chat_template=template, tokenize=False, add_generation_prompt=generation, **variables
+                    [{"role": message["role"], "content": message["content"]} for message in messages],
+                    chat_template=template,
+                    tokenize=False,
+                    add_generation_prompt=generation,
+                    **variables,
                 )
         except Exception as error:  # a template is a program and may raise anything
             reason = one_line(error)

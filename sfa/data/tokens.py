@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import mark_control_tokens
 
 from sfa.data.source import SourceError
-from sfa.data.task import Row
+from sfa.data.task import Message, Row
 from sfa.data.template import Layout, Prompter, TemplateError, controls
 
 Pair = tuple[list[int], list[int]]  # ids of a prompt, and of a response without its end token
@@ -44,7 +44,8 @@ class Encoder:
         known = [tokenizer.convert_tokens_to_ids(text) for text in controls(tokenizer)]
         self._controls = {*known} - {tokenizer.unk_token_id}
         self.prefix, self.suffix = ([], []) if self._chat else _added(tokenizer)
-        self.end = self._end()
+        self.end: list[int] = []
+        self.end = self._ids_of_end(self.prompter.end)
         self.head, self.tail = self._frame()
 
     def encode_rows(self, rows: Sequence[Row], name: str) -> list[Pair]:
@@ -135,6 +136,36 @@ class Encoder:
                         continuation_ids[i] = ids
         return continuation_ids
 
+    def encode_turns(self, messages: Sequence[Message], place: str) -> list[Pair]:
+        """The ids before each turn of the assistant in a conversation, since the end of the turn before, and those of
+        the turn with its end. Joined, they are those of the whole conversation in the tokenizer's template.
+
+        Raises:
+            SourceError: the template fails, does not mark the end of a turn that others follow, or the tokenizer cannot
+                continue a prompt, or the model has no chat template or is an encoder-decoder; names ``place``.
+        """
+        if self.seq2seq or not self._chat:
+            raise SourceError(f"{place}: conversations are for decoders, with model.template: chat")
+        answers = [message["content"] for message in messages if message["role"] == "assistant"]
+        try:
+            marked: list[Message] = [{**message, "content": self.literal(message["content"])} for message in messages]
+            turns = self.prompter.turns(marked)
+            ends = [self._ids_of_end(turn.end) for turn in turns]
+        except TemplateError as error:
+            raise SourceError(f"{place}: {error}") from error
+        if not all(turn.end for turn in turns[:-1]):
+            raise SourceError(f"{place}: the chat template does not mark where a turn of the assistant ends")
+        pairs: list[Pair] = []
+        closed, closing = "", list[int]()  # the control token that separates what follows from the turn before
+        for turn, answer, end in zip(turns, answers, ends, strict=True):
+            before, continuation = closed + turn.before, turn.separator + answer
+            ((prompt, ids),) = self.encode_pairs([before], [continuation], lambda _: place)
+            if prompt[: len(closing)] != closing:
+                raise SourceError(f"{place}: the tokenizer cannot separate the end of a turn, {closed!r}")
+            pairs.append((prompt[len(closing) :], ids + end))
+            closed, closing = str(self.tokenizer.convert_ids_to_tokens(end[-1])), end[-1:]
+        return pairs
+
     def room(self, length: int) -> int:
         """Tokens that remain for a prompt's own text in a rendered prompt of ``length`` tokens."""
         return length - self.head - self.tail
@@ -206,18 +237,19 @@ class Encoder:
         texts = self.tokenizer.batch_decode(list(rows), clean_up_tokenization_spaces=False) if rows else []
         return list(texts) if spaces else ["".join(text.split()) for text in texts]
 
-    def _end(self) -> list[int]:
-        if not self.prompter.end:
+    def _ids_of_end(self, end: str) -> list[int]:
+        """The ids of what ends a turn, or the end of text if that is empty."""
+        if not end:
             if self.tokenizer.eos_token_id is None:
                 raise TemplateError("the tokenizer has no end-of-text token, so no response would end")
             return [int(self.tokenizer.eos_token_id)]
+        if end == self.prompter.end and self.end:
+            return self.end
         for marker in MARKERS:
-            before, whole = self._tokenize([marker, marker + self.prompter.end])
+            before, whole = self._tokenize([marker, marker + end])
             if whole[: len(before)] == before:
                 return whole[len(before) :]
-        raise TemplateError(
-            f"the tokenizer cannot separate the end of a turn, {self.prompter.end!r}, from the text before it"
-        )
+        raise TemplateError(f"the tokenizer cannot separate the end of a turn, {end!r}, from the text before it")
 
     def _frame(self) -> tuple[int, int]:
         """The number of tokens that all prompts share at the start and at the end."""

@@ -26,9 +26,11 @@ class ImageClassifier(Family):
 
     Attributes:
         labels: outputs of the head.
+        names: of the outputs, as the model's configuration keeps them; empty: they are not known.
     """
 
     labels: int
+    names: tuple[str, ...] = ()
 
     name = "image_classifier"
     rows = "images"
@@ -42,7 +44,9 @@ class ImageClassifier(Family):
 
     @classmethod
     def of_tasks(cls, tasks: Sequence[Task]) -> Self:
-        return cls(max(task.classes for task in tasks if isinstance(task, ImageTask)))
+        labels = max(task.classes for task in tasks if isinstance(task, ImageTask))
+        names = [task.class_names() for task in tasks if isinstance(task, ImageTask)]
+        return cls(labels, next((known for known in names if len(known) == labels), ()))
 
     def config_errors(self, config: "Config") -> list[str]:
         errors = []
@@ -55,7 +59,8 @@ class ImageClassifier(Family):
         return errors
 
     def base_spec(self) -> Spec:
-        return {"classes": self.labels}
+        """Without names as before there were any, so that finished stages remain valid."""
+        return {"classes": self.labels, **({"names": list(self.names)} if self.names else {})}
 
     def has_random_weights(self, model: "Model") -> bool:
         return True  # the head at least
@@ -91,7 +96,10 @@ class ImageClassifier(Family):
 
     def options(self, model: "Model", vocab_size: int | None) -> Overrides:
         config = model.config if model.name is None else {}
-        return {**config, "num_labels": self.labels}
+        if not self.names:
+            return {**config, "num_labels": self.labels}
+        labels = dict(enumerate(self.names))
+        return {**config, "id2label": labels, "label2id": {name: label for label, name in labels.items()}}
 
     def configuration_errors(self, model: "Model", configuration: Any, seq_len: int) -> list[str]:
         if model.name is not None:  # it comes with an image processor

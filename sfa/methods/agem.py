@@ -14,6 +14,7 @@ class AGEM(Method):
     """Gradients are projected so that they do not increase the loss on stored sequences of past tasks."""
 
     name = "agem"
+    needs_past_data = True
     look = Look("A-GEM", {"color": "#E69F00", "linestyle": "-.", "marker": "8"}, bar="#F0E442")
 
     buffer: int | None = Field(None, ge=1, description="sequences kept of each past task; null: all")

@@ -142,6 +142,8 @@ class Method(Section):
         stage_labels: labels of its stages that are not task names.
         is_plain: whether it is fine-tuning without any intervention, see :func:`plain_method`.
         acts_on_one_task: whether it has an effect on a stream with a single trained task.
+        needs_past_data: whether it needs examples or adapters of past tasks, so that it cannot act on a model that was
+            tuned elsewhere.
         ignores_order: whether its result is independent of the order of the tasks.
         holds_anchor: whether θ_o is held in memory during training.
         neutral: a setting, as key and value, that makes it equivalent to sequential training.
@@ -158,6 +160,7 @@ class Method(Section):
     stage_labels: ClassVar[tuple[str, ...]] = ()
     is_plain: ClassVar[bool] = False
     acts_on_one_task: ClassVar[bool] = False
+    needs_past_data: ClassVar[bool] = False
     ignores_order: ClassVar[bool] = False
     holds_anchor: ClassVar[bool] = False
     neutral: ClassVar[tuple[str, Any] | None] = None
@@ -174,13 +177,13 @@ class Method(Section):
     # -- the plan ------------------------------------------------------------------------------------------------
 
     def stages(self, stream: Stream) -> list[Stage]:
-        """The evaluated stages of a run, in order: the base, then one per task of the stream. By default each task is
-        trained from the previous model. The first task has nothing to forget, so every method trains it
-        sequentially."""
-        stages = [stream.base]
+        """The evaluated stages of a run, in order: the given ones, then one per task of the stream. By default each
+        task is trained from the previous model. Without a model that was tuned before, the first task has nothing to
+        forget, so every method trains it sequentially."""
+        stages = list(stream.given)
         for i, task in enumerate(stream.tasks):
-            trainer = self if i else plain_method()
-            stages.append(stream.train([task], trainer, stages[-1], stages[1:]))
+            trainer = self if i or (stream.has_anchor and not self.needs_past_data) else plain_method()
+            stages.append(stream.train([task], trainer, stages[-1], stream.past(stages)))
         return stages
 
     @property
@@ -196,7 +199,7 @@ class Method(Section):
         """Errors in the settings for a stream, one line each: ``key: message``.
 
         Args:
-            tasks: names of the trained tasks.
+            tasks: names of the trained tasks, after that of the tuned model, if the stream starts from one.
             steps: training steps of each task, or ``None`` where they depend on the data.
         """
         return []
@@ -206,13 +209,14 @@ class Method(Section):
         return []
 
     def idle_reason(self, tasks: Sequence[str]) -> str | None:
-        """Why its models would equal those of sequential training on this stream; ``None`` if they would not."""
+        """Why its models would equal those of sequential training on this stream; ``None`` if they would not. ``tasks``
+        as for :meth:`errors`."""
         if len(tasks) > 1 or self.acts_on_one_task:
             return None
+        tuned = "" if self.needs_past_data else ", or set model.base to the model that model.name was tuned from"
         return (
             f"{self.name} acts from the second trained task on, and this stream trains only {tasks[0]}: list "
-            f"the task that the model was tuned on before it, or train with method={plain_method().name} and average "
-            "with the tuned model afterwards (python -m scripts.merge average)"
+            f"the task that the model was tuned on before it{tuned}, or use method={plain_method().name}"
         )
 
     def neutral_notice(self) -> str | None:

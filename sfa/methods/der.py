@@ -14,6 +14,7 @@ class DER(Method):
     """L(θ) + α·‖z − h_θ(x′)‖² + β·L(x″, y″) over stored x′ and x″ of past tasks, with the logits z after their task."""
 
     name = "der"
+    needs_past_data = True
     look = Look("DER", {"color": "#D55E00", "linestyle": "--", "marker": "X"}, bar="#8C564B")
 
     alpha: float = Field(0.5, ge=0, description="weight of the squared difference of logits")

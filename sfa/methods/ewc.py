@@ -15,6 +15,7 @@ class EWC(Penalized):
     """λ/2·Σ F_o (θ − θ_o)², with the diagonal Fisher information F_o of past tasks."""
 
     name = "ewc"
+    needs_past_data = True
     kind = "ewc"
     look = Look("EWC", {"color": "#E69F00", "linestyle": "--", "marker": "^"})
 

@@ -16,6 +16,7 @@ class FisherMerging(Weighted):
 
     name = "fisher"
     merge_name = "fisher"
+    needs_past_data = True
     look = Look("Fisher", {"color": "#E69F00", "linestyle": ":", "marker": "v"})
 
     labels: Literal["empirical", "sampled"] = Field("empirical", description="of the Fisher information")

@@ -25,11 +25,13 @@ class MagMax(Method):
     scale: float = Field(0.5, allow_inf_nan=False, description="λ, of the merged task vector")
 
     def stages(self, stream: Stream) -> list[Stage]:
-        """The merges of all models of sequential training so far."""
-        trained: list[Stage] = []
-        stages = [stream.base]
+        """The merges of all models of sequential training so far, and of the tuned model that it starts from, if there
+        is one."""
+        trained = stream.given[1:]
+        stages = list(stream.given)
         for task in stream.tasks:
-            trained.append(stream.train([task], plain_method(), [stream.base, *trained][-1], tuple(trained)))
+            past = trained[len(stream.given) - 1 :]
+            trained.append(stream.train([task], plain_method(), [stream.base, *trained][-1], past))
             sources = (stream.base, *trained)
             stages.append(stream.merge(task.name, self.name, self, parent=stages[-1], sources=sources))
         return stages

@@ -33,4 +33,4 @@ class Multitask(Method):
         return {"balanced": 2} if self.balanced else {}
 
     def stages(self, stream: Stream) -> list[Stage]:
-        return [stream.base, stream.train(stream.tasks, self, stream.base, label=self.name)]
+        return [*stream.given, stream.train(stream.tasks, self, stream.given[-1], label=self.name)]

@@ -25,6 +25,7 @@ class OLoRA(Tuned):
     merged into the weights."""
 
     name = "o_lora"
+    needs_past_data = True
     acts_on_one_task = True
     neutral = ("strength", 0)
     look = Look("O-LoRA", {"color": "#009E73", "linestyle": "--", "marker": "H"}, bar="#8DD3C7")
@@ -35,9 +36,9 @@ class OLoRA(Tuned):
 
     def stages(self, stream: Stream) -> list[Stage]:
         """The first task has an adapter too, to which later ones are orthogonal."""
-        stages = [stream.base]
+        stages = list(stream.given)
         for task in stream.tasks:
-            stages.append(stream.train([task], self, stages[-1], stages[1:]))
+            stages.append(stream.train([task], self, stages[-1], stream.past(stages)))
         return stages
 
     def neutral_notice(self) -> str | None:

@@ -9,6 +9,7 @@ class Rehearsal(Method):
     """Past tasks' sequences mixed into every batch."""
 
     name = "rehearsal"
+    needs_past_data = True
     neutral = ("fraction", 0)
     look = Look(style={"color": "#CC79A7", "linestyle": "none", "marker": "D"}, bar="#CC79A7", in_bars="band")
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class OfSingleTasks(Method):
-    """After each task, merges the single-task models of all tasks so far.
+    """After each task, merges the single-task models of all tasks so far, and the tuned model that the stream starts
+    from, if there is one.
 
     Attributes:
         merges_one: whether a single model is merged with the base; otherwise, it is the result.
@@ -27,14 +28,15 @@ class OfSingleTasks(Method):
     ignores_order = True
 
     def stages(self, stream: Stream) -> list[Stage]:
-        singles = [stream.train([task], plain_method(), stream.base) for task in stream.tasks]
-        stages: list[Stage] = [stream.base]
-        for k, task in enumerate(stream.tasks, 1):
+        tuned = stream.given[1:]
+        singles = [*tuned, *(stream.train([task], plain_method(), stream.base) for task in stream.tasks)]
+        stages = list(stream.given)
+        for k, task in enumerate(stream.tasks, len(tuned) + 1):
             if k == 1 and not self.merges_one:
                 stages.append(singles[0])
                 continue
             sources = (stream.base, *singles[:k])
-            merger = self.of_first(k, len(stream.tasks))
+            merger = self.of_first(k, len(singles))
             stages.append(stream.merge(task.name, self.name, merger, parent=stages[-1], sources=sources))
         return stages
 
@@ -47,7 +49,7 @@ class OfSingleTasks(Method):
             return None
         return (
             f"{self.name} merges the models of several tasks, and this stream trains only {tasks[0]}: list more "
-            f"tasks, or use method={plain_method().name}"
+            f"tasks, set model.base to the model that model.name was tuned from, or use method={plain_method().name}"
         )
 
 

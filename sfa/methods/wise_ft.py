@@ -47,10 +47,10 @@ def merged_after_each(stream: Stream, merger: Method, label: str) -> list[Stage]
         merger: merges θ_o and θ, in this order.
         label: name of the method in results.
     """
-    stages: list[Stage] = [stream.base]
+    stages = list(stream.given)
     for i, task in enumerate(stream.tasks):
-        trained = stream.train([task], plain_method(), stages[-1], stages[1:])
-        stages.append(
-            stream.merge(task.name, label, merger, parent=stages[-1], sources=(stages[-1], trained)) if i else trained
-        )
+        trained = stream.train([task], plain_method(), stages[-1], stream.past(stages))
+        sources = (stages[-1], trained)
+        merges = i > 0 or stream.has_anchor
+        stages.append(stream.merge(task.name, label, merger, stages[-1], sources) if merges else trained)
     return stages

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from sfa.data.template import DATE, Layout, Template
 from sfa.values import Overrides, PathOrHubName, Section
 
+TUNED = "tuned"  # label of the model that a stream starts from, if it is known what it was tuned from
+
 
 class Tokenizer(Section):
     """A byte-level BPE tokenizer trained on tasks' training rows; digits are single tokens."""
@@ -29,6 +31,9 @@ class Model(Section):
 
     name: PathOrHubName | None = Field(None, description="hub name or folder of a pretrained model")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
+    base: PathOrHubName | None = Field(
+        None, description="hub name or folder of the model that name was tuned from; name is then θ_o of the first task"
+    )
     architecture: str | None = Field(None, description="a transformers model type, like gpt_neox")
     config: Overrides = Field({}, description="the architecture's configuration")
     tokenizer: Tokenizer | None = None
@@ -36,6 +41,11 @@ class Model(Section):
     system: str | None = Field(None, min_length=1, description="under chat, the system message; null: the template's")
     date: datetime.date = Field(DATE, description="the current date for chat templates that print one")
     lora: LoRA | None = Field(None, description="null: all weights are trained")
+
+    @property
+    def tuned_from(self) -> "Model | None":
+        """The model that this one was tuned from, if that is known."""
+        return self.model_copy(update={"name": self.base, "base": None, "revision": None}) if self.base else None
 
     @property
     def layout(self) -> Layout:
@@ -46,6 +56,10 @@ class Model(Section):
     def _one_source(self) -> "Model":
         if (self.name is None) == (self.architecture is None):
             raise ValueError("set either name (pretrained) or architecture (random weights)")
+        if self.base is not None and self.base == self.name:
+            raise ValueError("base must be the model that name was tuned from, not name itself")
+        if self.base is not None and self.name is None:
+            raise ValueError("base belongs to a model that was tuned from it, by name")
         if self.name is not None and (self.config or self.tokenizer):
             raise ValueError("config and tokenizer belong to an architecture; a pretrained model has its own")
         if self.name is None and self.lora is not None:

@@ -1,4 +1,4 @@
-"""Callbacks of a stage's training: evaluation, the progress bar, and stopping without loss of progress."""
+"""Callbacks of a stage's training: evaluation, and stopping without loss of progress."""
 
 import json
 import signal
@@ -13,23 +13,12 @@ from composer.callbacks import CheckpointSaver
 from composer.core import Callback, Event, State
 from composer.loggers import Logger
 from composer.utils import dist
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sfa.errors import Interrupted
 from sfa.records import Score, TimedScore, TimedScores, checked
 from sfa.schedule import Clock
-
-
-def score_text(score: Score, digits: int = 3) -> str:
-    """``name value``, followed by other metrics and the number of rows that were too long."""
-    also = ", ".join(f"{metric} {value:.{digits}f}" for metric, value in score.get("also", {}).items())
-    counts = [("dropped", score.get("dropped")), ("cut", score.get("cut"))]
-    long = ", ".join(f"{count:,} {what}" for what, count in counts if count)
-    details = "; ".join([*([also] if also else []), *([f"too long: {long}"] if long else [])])
-    return f"{score['evaluation']} {score['value']:.{digits}f}" + (f" ({details})" if details else "")
 
 
 class Evaluator(Protocol):
@@ -164,44 +153,6 @@ def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopp
         overwrite=True,
         num_checkpoints_to_keep=1,
     )
-
-
-class ProgressBar(Callback):
-    """Task, step, loss and next merge: a live line in a terminal, otherwise ten lines in total. Rank 0 only."""
-
-    def __init__(self, title: str, total: int, merges: Clock | None, console: Console):
-        self.title, self.total, self.merges, self.console = title, total, merges, console
-        self.clock = Clock(Fraction(total, 10), total)
-        columns = (
-            TextColumn(f"{title:<30}".replace("{", "{{").replace("}", "}}"), markup=False),
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            TimeRemainingColumn(),
-        )
-        self.live = console.is_terminal and dist.get_global_rank() == 0
-        self.progress = Progress(*columns, console=console, disable=not self.live, refresh_per_second=4)
-        self.bar = self.progress.add_task("", total=total, status="")
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        if self.live:
-            self.progress.start()
-
-    def batch_end(self, state: State, logger: Logger) -> None:
-        step = int(state.timestamp.batch.value)
-        loss = float(state.total_loss_dict.get("loss/train/total", float("nan")))
-        merge = self.merges.next_after(step) if self.merges is not None else None
-        upcoming = "" if merge is None else f"next merge {merge}"
-        if self.live:
-            self.progress.update(self.bar, completed=step, status=f"loss {loss:6.3f}  {upcoming:<16}")
-        elif self.clock.is_due(step - 1, step):
-            self.console.print(f"{self.title}  {step}/{self.total}  loss {loss:6.3f}  {upcoming}".rstrip())
-
-    def fit_end(self, state: State, logger: Logger) -> None:
-        self.progress.stop()
-
-    def close(self, state: State, logger: Logger) -> None:
-        self.progress.stop()
 
 
 def bare_model(state: State) -> nn.Module:

@@ -27,6 +27,7 @@ class Context:
         save_folder: folder of stages, cached arrays and results.
         run: name of the run.
         tasks: tasks of the stream.
+        learned_before: names of the tasks that the stream's first model has learned before.
         input_settings: how prompts are formatted and long rows handled, as recorded in manifests.
         eval_interval: interval of evaluations during training; ``None``: only at the end of a stage.
         parallelism: ``none``, ``ddp`` or ``fsdp2``.
@@ -42,6 +43,7 @@ class Context:
     save_folder: Path
     run: str
     tasks: Sequence[Task]
+    learned_before: Sequence[str]
     input_settings: InputSettings
     eval_interval: str | None
     parallelism: str
@@ -67,6 +69,7 @@ class Context:
             save_folder=config.save_folder,
             run=config.name,
             tasks=config.tasks,
+            learned_before=config.learned_before(),
             input_settings=cast(InputSettings, inputs),
             eval_interval=config.eval.interval,
             parallelism=config.parallelism,
@@ -99,7 +102,8 @@ class Context:
     def evaluations_during(self, stage: Training) -> list[str]:
         """The evaluations that are informative while ``stage`` trains: not those of later tasks, nor the prior suite,
         which is scored at the end."""
-        seen = {task.name for past in (stage, *stage.past) if isinstance(past, Training) for task in past.tasks}
+        seen = {*self.learned_before}
+        seen |= {task.name for past in (stage, *stage.past) if isinstance(past, Training) for task in past.tasks}
         later = {name for task in self.tasks if task.name not in seen for name in task.evals}
         current = {name for task in self.tasks if task.name in seen for name in task.evals}
         of_stream = [name for name in self.evaluator.names if not name.startswith(GENERAL)]

@@ -6,10 +6,12 @@ import shutil
 from rich import filesize
 
 from sfa.config.schema import Config
+from sfa.data.sourced_task import SourcedTask
 from sfa.families import Family
 from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
 from sfa.stages.plan import Merge, Training, plan, topological_order
+from sfa.stages.reachable import is_there, unreachable
 
 MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # per parameter, of a model and of two checkpoints with AdamW's state
 PARAMETERS = {  # the paper's models, so that their dry runs do not need the hub
@@ -47,9 +49,16 @@ def describe(config: Config) -> str:
     notice = config.method_settings.neutral_notice()
     lines += ["", notice] if notice is not None else []
     lines += family.plan_notes(stage.train for stage in stages if isinstance(stage, Training))
+    about = [*_previews(config), *unreachable(config)]
+    lines += ["", *about] if about else []
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if config.eval.general:
         lines.append(f"prior suite: {', '.join(config.eval.general)}, before the stream and after each stage")
+    if any(is_made(stage_folder(config.save_folder, stage.fingerprint)) for stage in stages):
+        from sfa.stages.duration import estimate  # seconds to import
+
+        time = estimate(config, stages)
+        lines += [time] if time is not None else []
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {reason}"])
     lora = config.model.lora
@@ -69,6 +78,15 @@ def describe(config: Config) -> str:
             f"{size_of(CHECKPOINT_BYTES * parameters)} for checkpoints while a stage trains",
         ]
     )
+
+
+def _previews(config: Config) -> list[str]:
+    """Lines about the data that are in files or can be reached."""
+    if not any(isinstance(task, SourcedTask) and is_there(task.located()) for task in config.tasks):
+        return []
+    from sfa.stages.preview import preview  # seconds to import
+
+    return preview(config)
 
 
 def check_disk(config: Config) -> None:

@@ -3,17 +3,19 @@
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfa import hub
+from sfa import hub, runs
 from sfa.data import Task
 from sfa.data.template import Layout
+from sfa.models.settings import TUNED
+from sfa.runs import model_identities
 from sfa.schedule import Duration
-from sfa.store import fingerprint, identities
+from sfa.store import fingerprint
 from sfa.values import Spec
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Base(Stage):
-    """The model that a stream starts from.
+    """The model that a stream starts from, or the one that it was tuned from.
 
     Attributes:
         model: the config's model settings.
@@ -188,14 +190,30 @@ class Stream:
     """What a method plans its stages from.
 
     Attributes:
-        base: the stage that the stream starts from.
+        given: the stages that exist before the first training, in order: θ_0, and, if it was tuned before, the model
+            that the stream starts from, or the stages of the run that it continues.
         tasks: the trained tasks, in order.
     """
 
     def __init__(self, config: "Config"):
         self._config = config
-        self.base: Stage = _base(config)
-        self.tasks = [task for task in config.tasks if not task.evaluate_only]
+        self.given: list[Stage] = _given(config)
+        trained = config.trained()
+        self.tasks = [task for task in config.tasks if task.name in trained]
+
+    @property
+    def base(self) -> Stage:
+        """The stage of θ_0, which task vectors are relative to."""
+        return self.given[0]
+
+    @property
+    def has_anchor(self) -> bool:
+        """Whether the first task starts from a model that has learned something to be kept: its θ_o."""
+        return len(self.given) > 1
+
+    def past(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Those of ``stages`` that were trained in this stream, so that their tasks' data are known."""
+        return list(stages[len(self.given) :])
 
     def train(
         self, tasks: Sequence[Task], method: "Method", start: Stage, past: Sequence[Stage] = (), label: str = ""
@@ -250,17 +268,29 @@ def topological_order(stages: Iterable[Stage]) -> list[Stage]:
     return [known[name] for name in sorter.static_order()]
 
 
-def _base(config: "Config") -> Base:
-    """The base of a run. Random weights, adapters and a new head depend on the seed; weights in a folder are identified
-    by content hash, those on the hub by commit."""
-    model, files, commit = config.model, None, None
+def _given(config: "Config") -> list[Stage]:
+    """See :attr:`Stream.given`."""
+    if config.from_run is not None:
+        from sfa.stages.kept import kept_stages
+
+        return kept_stages(config.from_run)
+    before = config.model.tuned_from
+    start = config.model.model_copy(update={"base": None})
+    return [_base(config, start)] if before is None else [_base(config, before), _base(config, start, TUNED)]
+
+
+def _base(config: "Config", model: "Model", label: str = "base") -> Base:
+    """A model that is not trained in the run. Random weights, adapters and a new head depend on the seed; weights in a
+    folder are identified by content hash, those on the hub by commit."""
+    files, commit = None, None
     if model.name is not None and Path(model.name).is_dir():
-        files = identities(Path(model.name))
+        files = model_identities(Path(model.name))
     elif model.name is not None:
         commit = hub.commit(model.name, model.revision)
     tokenizer_tasks = config.tokenizer_tasks()
     family = config.family()
-    return Base(
+    base = Base(
+        label=label,
         model=model,
         files=files,
         commit=commit,
@@ -269,6 +299,22 @@ def _base(config: "Config") -> Base:
         family=family,
         seed=config.seed if family.has_random_weights(model) else None,
     )
+    whole = files is not None and model.lora is None  # adapters are loaded from the path of what they adapt
+    return _as_made_before(base, config.save_folder) if whole else base
+
+
+def _as_made_before(base: Base, save_folder: Path) -> Base:
+    """``base`` under the path that it had when a stage of the same files was made, so that a model that was moved or
+    copied is the same model. Its fingerprint holds the path, as it always has."""
+    if runs.is_made(runs.stage_folder(save_folder, base.fingerprint)):
+        return base
+    for manifest in runs.manifests(save_folder):
+        spec: Spec = {**manifest["spec"]}
+        if manifest["parent"] is None and spec.get("files") == base.files:
+            other = replace(base, model=base.model.model_copy(update={"name": spec["model"]["name"]}))
+            if other.fingerprint == manifest["fingerprint"]:
+                return other
+    return base
 
 
 def precision(train: "Train") -> str:

@@ -75,6 +75,7 @@ def assemble(
     rows: list[FinalScore] = [
         {"after": after, **score} for after, of_stage in zip(names, scores, strict=True) for score in of_stage
     ]
+    starts_tuned = config.model.base is not None and config.from_run is None
     general: list[FinalScore] = [
         {**row, "evaluation": row["evaluation"].removeprefix(GENERAL)} for row in rows if _is_general(row)
     ]
@@ -86,7 +87,13 @@ def assemble(
         "seed": config.seed,
         "stages": [_record(stage, manifest) for stage, manifest in zip(stages, manifests, strict=True) if stage.parent],
         "evaluations": [row for row in rows if not _is_general(row)],
-        "metrics": summarize(task_scores, [not task.evaluate_only for task in config.tasks]),
+        "metrics": summarize(
+            task_scores,
+            [not task.evaluate_only for task in config.tasks],
+            len(config.learned_before()) if starts_tuned else 0,
+            starts_tuned,
+        ),
+        "arguments": config.arguments,
     }
     if general:
         results["general"] = general
@@ -126,7 +133,12 @@ def _task_score(
     return kind, float(np.mean([by_name[name]["value"] for name in counted]))
 
 
-def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bool]) -> Metrics | None:
+def summarize(
+    scores: list[list[tuple[str, float] | None]],
+    trained: Sequence[bool],
+    learned_before: int = 0,
+    starts_tuned: bool = False,
+) -> Metrics | None:
     """The metrics of a stream, or ``None`` if a task has no score, or only some scores are losses.
 
     Forgetting and transfers of losses are those of the negated losses, so that positive forgetting is always a decline;
@@ -135,6 +147,8 @@ def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bo
     Args:
         scores: ``[1 + stages][tasks]``, ``("score" or "loss", value)``; the first is the base's.
         trained: whether each task is trained. A task that is held back counts only in the average.
+        learned_before: how many of the first tasks the tuned model has learned; they count as trained, by its stage.
+        starts_tuned: whether the second row is that of a tuned model.
     """
     complete = [[score for score in row if score is not None] for row in scores]
     kinds = {kind for row in complete for kind, _ in row}
@@ -142,8 +156,13 @@ def summarize(scores: list[list[tuple[str, float] | None]], trained: Sequence[bo
         return None
     sign = -1.0 if kinds == {"loss"} else 1.0
     matrix = sign * np.array([[value for _, value in row] for row in complete])
-    of_trained = matrix[:, np.array(trained)]
-    summary = metrics(of_trained[0], of_trained[1:])
+    counted = matrix[:, np.array([i < learned_before or is_trained for i, is_trained in enumerate(trained)])]
+    base, tuned, stages = counted[0], counted[1:2], counted[1:]
+    if starts_tuned:
+        base = base if learned_before else tuned[0]  # without tasks of its own it is the point to start from
+        of_one_task_each = len(counted[2:]) == counted.shape[1] - learned_before
+        stages = np.vstack([*[tuned] * learned_before, counted[2:]]) if of_one_task_each else counted[2:]
+    summary = metrics(base, stages)
     summary["average"] = float(sign * matrix[-1].mean())
     summary["new_task_score"] *= sign
     return summary
@@ -180,11 +199,20 @@ def _table(rows: Sequence[FinalScore], more: Mapping[str, Mapping[str, str]]) ->
     values = {(row["after"], row["evaluation"]): row["value"] for row in rows}
     header = ["after", *(f"{name} ({kinds[name]})" for name in columns), *more]
     lines = [
-        [after, *(f"{values[after, name]:.3f}" for name in columns), *(cells.get(after, "") for cells in more.values())]
+        [
+            after,
+            *(_cell(values.get((after, name))) for name in columns),
+            *(cells.get(after, "") for cells in more.values()),
+        ]
         for after in dict.fromkeys(row["after"] for row in rows)
     ]
     table: str = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
     return table
+
+
+def _cell(value: float | None) -> str:
+    """A score; a dash if the task's data are gone."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def named_metrics(results: Results) -> list[tuple[str, float]]:

@@ -1,5 +1,6 @@
 """Runs a config: every stage of its plan, then the results."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from composer.utils import dist
@@ -10,13 +11,15 @@ from sfa.config import ConfigError
 from sfa.config.schema import Config
 from sfa.errors import UsageError
 from sfa.models import stored
+from sfa.models.settings import TUNED
 from sfa.parallel import join
 from sfa.records import Manifest, Results, Score
 from sfa.stages import results, stage
-from sfa.stages.callbacks import Evaluator, score_text
+from sfa.stages.callbacks import Evaluator
 from sfa.stages.context import Context
 from sfa.stages.describe import check_disk
 from sfa.stages.plan import Stage, plan, topological_order
+from sfa.stages.score_lines import Scores, stage_line
 from sfa.store import DamagedStage
 from sfa.values import flat
 
@@ -44,12 +47,14 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         console.print(notice)
     evaluated = {planned.fingerprint: planned for planned in plan(config)}
     manifests, scores = [], []
+    known: dict[str, Scores] = {}
     for planned in topological_order(evaluated.values()):
         manifest = _make(planned, config, context)
         if planned.fingerprint in evaluated:
             manifests.append(manifest)
             scores.append(stage.scores(planned, context))
-            console.print(_line(planned.label, scores[-1]))
+            console.print(_line(config, planned.label, scores[-1], known))
+            known[planned.label] = {score["evaluation"]: score for score in scores[-1]}
     content = results.assemble(config, list(evaluated.values()), manifests, scores, evaluator.lower_is_better)
     if dist.get_global_rank() == 0:
         folder = runs.run_folder(config.save_folder, config.name)
@@ -76,7 +81,7 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
     selected = stages[config.only]
     _make(selected, config, context)
     if any(selected.fingerprint == planned.fingerprint for planned in evaluated):
-        console.print(_line(selected.label, stage.scores(selected, context)))
+        console.print(stage_line(selected.label, stage.scores(selected, context)))
 
 
 def _make(planned: Stage, config: Config, context: Context) -> Manifest:
@@ -106,5 +111,13 @@ def _report_replaced(folder: Path, content: Results, console: Console) -> None:
             )
 
 
-def _line(label: str, scores: list[Score]) -> str:
-    return f"after {label}: " + "  ".join(map(score_text, scores))
+def _line(config: Config, label: str, scores: list[Score], known: Mapping[str, Scores]) -> str:
+    """A stage's scores, against those of the stages before it, the base first."""
+    labels = list(known)
+    if len(labels) < 2 or TUNED in labels[-1:]:
+        return stage_line(label, scores, known[labels[-1]] if labels else None)
+    first = (config.learned_before() or config.trained())[:1]
+    own = known.get(TUNED) or known.get(first[0] if first else "")
+    names = {name for task in config.tasks if task.name in first for name in task.evals}
+    base = {name: score for name, score in known[labels[0]].items() if name in names}
+    return stage_line(label, scores, known[labels[-1]], (base, own) if own is not None else None)

@@ -11,6 +11,7 @@ from composer.utils import dist, get_device
 
 from sfa import machine, runs, store, weights
 from sfa.data.source import SourceError
+from sfa.errors import UsageError
 from sfa.fisher import diagonal, fisher_folder
 from sfa.methods.base import FisherSettings, Sources
 from sfa.models import building, stored
@@ -18,6 +19,7 @@ from sfa.parallel import exclusively
 from sfa.records import Cost, InputSettings, Manifest, Score, StageDescription, StoredScore, TimedScore
 from sfa.stages.composer_model import StageModel
 from sfa.stages.context import Context
+from sfa.stages.kept import Kept
 from sfa.stages.plan import Base, Merge, Stage, Training
 from sfa.stages.training import train
 
@@ -38,6 +40,8 @@ def make(stage: Stage, context: Context) -> Manifest:
                 raise store.DamagedStage(f"the manifest in {folder} is that of the stage {manifest['fingerprint']}")
             _report_versions(manifest, context)
             return manifest
+        if isinstance(stage, Kept):
+            raise UsageError(f"{folder}, the stage {stage.label} of {stage.run}, does not exist: start that run again")
         _check_inputs(stage, context)
         folder.mkdir(parents=True, exist_ok=True)
         for needed in stage.needs:
@@ -112,7 +116,9 @@ def scores(stage: Stage, context: Context) -> list[Score]:
         _check_inputs(stage, context)
         if dist.get_global_rank() == 0:
             runs.write_scores(folder, [*runs.read_scores(folder), *fresh])
-    return [_score(known[evaluator.key(name)]) for name in evaluator.names]
+    final = [_score(known[evaluator.key(name)]) for name in evaluator.names]
+    recorded = stage.recorded if isinstance(stage, Kept) else ()
+    return [*(score for score in recorded if score["evaluation"] not in evaluator.names), *final]
 
 
 def _score(row: StoredScore) -> Score:

@@ -25,17 +25,18 @@ from sfa.config.schema import Train
 from sfa.data.batches import BatchSchedule, data_spec, example_count, sample_rows
 from sfa.data.memory import Memory
 from sfa.data.packing import Arrays
-from sfa.families import family_of
+from sfa.families import family_of, family_of_tasks
 from sfa.methods.base import Fit, Past, Start
 from sfa.models import stored
 from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.records import Cost, TimedScore
 from sfa.schedule import Duration
 from sfa.stages import checkpoint_files, checkpoints
-from sfa.stages.callbacks import ProgressBar, Recorder, Stopper, bare_model, checkpoint_saver
+from sfa.stages.callbacks import Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.stages.composer_model import StageModel
 from sfa.stages.context import Context
 from sfa.stages.plan import Merge, Stage, Training
+from sfa.stages.progress import Position, ProgressBar
 from sfa.trainers.composer import SFA
 from sfa.trainers.finite import Finite
 
@@ -136,7 +137,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         optimizers=_optimizer(model, settings),
         schedulers=_scheduler(settings, total, epoch),
         algorithms=algorithms,
-        callbacks=[ProgressBar(_title(stage, context), total, clock, console), recorder, saver, stopper],
+        callbacks=[ProgressBar(_position(stage, context, total), total, clock, console), recorder, saver, stopper],
         loggers=context.make_loggers(runs.run_folder(context.save_folder, context.run) / "logs" / stage.label),
         seed=seed,
         precision=composer_precision,
@@ -231,7 +232,16 @@ def _precision(precision: str) -> tuple[str, bool]:
     return ("amp_bf16", False) if torch.cuda.is_available() else ("fp32", True)
 
 
-def _title(stage: Stage, context: Context) -> str:
-    names = [task.name for task in context.tasks]
-    position = f"[{names.index(stage.label) + 1}/{len(names)}] " if stage.label in names else ""
-    return f"{position}{stage.label}" + (f" ({stage.method_name})" if stage.method_name != stage.label else "")
+def _position(stage: Training, context: Context, total: int) -> Position:
+    """Where a training is in its run. Trainings whose steps depend on their data count as many as this one."""
+    trainings = [planned for planned in context.replan() if isinstance(planned, Training)]
+    at = [planned.fingerprint for planned in trainings].index(stage.fingerprint)
+    waiting = [planned for planned in trainings[at + 1 :] if not runs.is_made(context.folder(planned))]
+    durations = [(Duration.parse(planned.train.max_duration), planned.train) for planned in waiting]
+    later = [
+        total if duration.unit == "ep" else duration.step_count(0, train.global_batch_size, train.seq_len)
+        for duration, train in durations
+    ]
+    method = f" ({stage.method_name})" if stage.method_name != stage.label else ""
+    unit = "images" if family_of_tasks(stage.tasks).rows == "images" else "tokens"
+    return Position(f"[{at + 1}/{len(trainings)}] {stage.label}{method}", unit, sum(later))

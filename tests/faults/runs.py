@@ -117,6 +117,7 @@ def content(out: Path) -> dict[str, Any]:
     models = {file.parent.parent.name: file.read_bytes() for file in out.glob("stages/*/model/model.safetensors")}
     results = json.loads((out / "run" / "results.json").read_text())
     results["config"].pop("save_folder")
+    results.pop("arguments")  # they name it, too
     for stage in results["stages"]:
         for key in MEASURED:
             stage.pop(key, None)

@@ -157,6 +157,7 @@ def _content(out: Path) -> dict[str, Any]:
     for file in sorted(out.glob("*/results.json")):
         content = json.loads(file.read_text())
         content["config"].pop("save_folder")
+        content.pop("arguments")  # they name it, too
         for stage in content["stages"]:
             for key in runs.MEASURED:
                 stage.pop(key, None)

@@ -1,0 +1,52 @@
+"""A dry run says of people's own data what a run would do with them."""
+
+from pathlib import Path
+
+import pytest
+
+import train
+from sfa.stages.duration import as_text
+from tests.small_stream import config, data
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    data(Path(), "first", "second")
+    return Path()
+
+
+def said(file: str, capsys: pytest.CaptureFixture[str], *overrides: str) -> list[str]:
+    capsys.readouterr()
+    assert train.main([file, "dry_run=true", *overrides]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_data_and_the_first_example_are_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(config(folder, "first", "second"), capsys, "train.seq_len=14", "tasks.1.test_fraction=0.5")
+    at = next(i for i, line in enumerate(lines) if line.startswith("first: "))
+    assert lines[at] == (
+        "first: 38 rows to train on, 2 held out, drawn by a hash of their content, as there is no test split; "
+        "columns question, answer; splits train"
+    )
+    assert lines[at + 1].strip() == "first 0?« 5 and 0</s>»"
+    assert lines[at + 2].startswith("     learned: «»; ") and "are longer than train.seq_len: 14" in lines[at + 2]
+    second = next(line for line in lines if line.startswith("second: "))
+    assert 10 < int(second.split(" held out")[0].split()[-1]) < 30
+    assert not Path("runs").exists()
+
+
+def test_the_time_is_that_of_what_was_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = config(folder, "first", "second")
+    assert not any(line.startswith("time: ") for line in said(file, capsys))
+    assert train.main([config(folder, "first", method="sequential")]) == 0
+    (line,) = [line for line in said(config(folder, "first", "second"), capsys) if line.startswith("time: ")]
+    assert line.startswith("time: about ") and "for 1 training, at the pace of finished ones here" in line
+    assert as_text(59.6) == "1 min 00 s" and as_text(7325) == "2 h 02 min" and as_text(3) == "3 s"
+
+
+def test_a_name_that_the_hub_does_not_give_is_said_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = "tasks=[{name: mine, source: owner/data, prompt: '{a}', response: '{b}'}, arithmetic]"
+    lines = said(config(folder, "first", model={"name": "owner/model"}), capsys, tasks)
+    assert "model.name: owner/model cannot be reached on the hub, and was not downloaded" in lines
+    assert "tasks.0: owner/data cannot be reached on the hub, and was not downloaded" in lines
