@@ -256,3 +256,12 @@ def test_scores_of_other_evaluations_keep_their_keys(tmp_path: Path, monkeypatch
     # Asked for 12 rows again, the score of 8 is not given for it.
     assert train.main([QUICKSTART, *SMALL, *arguments, "eval.tasks=[arithmetic]", "name=again"]) == 0
     assert {row["n"] for row in results(tmp_path, "again")["evaluations"] if row["after"] == "arithmetic"} == {12}
+
+
+def test_a_signal_in_the_last_step_lets_the_stage_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a finished training could not be resumed."""
+    at_the_end = lambda self, state, logger: setattr(self, "requested", state.timestamp.batch >= self.total)  # noqa: E731
+    monkeypatch.setattr(Stopper, "batch_end", at_the_end)
+    arguments = [f"save_folder={tmp_path}", "eval.interval=null", "tasks=[arithmetic]", "method=sequential"]
+    assert train.main([QUICKSTART, *SMALL, *arguments, "eval.tasks=[arithmetic_loss]"]) == 0
+    assert len(results(tmp_path)["stages"]) == 1

@@ -112,6 +112,6 @@ def penalty(kind: Any, folder: Path) -> Penalty:
 
 def saver_every_step(folder: Path, steps: int) -> Any:
     """The suite's own checkpoint saver, kept from deleting earlier checkpoints."""
-    saver = checkpoint_saver(str(folder), exact_fraction(1), steps, Stopper())
+    saver = checkpoint_saver(str(folder), exact_fraction(1), steps, Stopper(steps))
     saver.num_checkpoints_to_keep = -1
     return saver

@@ -99,10 +99,13 @@ class Stopper(Callback):
     All ranks stop at the same step. A second Ctrl-C ends the process immediately; SIGTERM does not, because the
     launcher sends one right after the first Ctrl-C, and kills remaining processes 30 s later. List it after the
     checkpoint saver.
+
+    Args:
+        total: the training's steps; a signal during the last one lets the stage be finished.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, total: int) -> None:
+        self.total, self.requested = total, False
         self._previous: dict[int, Any] = {}
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -121,7 +124,9 @@ class Stopper(Callback):
             self.requested = bool(flag.item())
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        if self.requested:
+        if (
+            self.requested and int(state.timestamp.batch.value) < self.total
+        ):  # after the last step, the stage is exported
             where = f"at step {state.timestamp.batch.value}, saved"
             raise Interrupted(f"Interrupted ({where})", "To resume, run the same command again")
 
@@ -134,14 +139,13 @@ class Stopper(Callback):
 
 
 def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopper) -> CheckpointSaver:
-    """Saves every ``interval`` steps and on a signal; not at the end, where the stage is exported."""
+    """Saves every ``interval`` steps and on a signal; not at the end, where the stage is exported: Composer refuses to
+    resume a training that has no step left."""
     clock = Clock(interval)
 
     def due(state: State, event: Event) -> bool:
         step = int(state.timestamp.batch.value)
-        return event == Event.BATCH_CHECKPOINT and (
-            stopper.requested or (step < total and clock.is_due(step - 1, step))
-        )
+        return event == Event.BATCH_CHECKPOINT and step < total and (stopper.requested or clock.is_due(step - 1, step))
 
     return CheckpointSaver(
         folder=folder,

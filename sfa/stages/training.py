@@ -122,7 +122,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     recorder = Recorder(
         lambda live, names: evaluator(live, processor, names), evaluator.key, evaluations, interval, total
     )
-    stopper = Stopper()
+    stopper = Stopper(total)
     checkpoint_folder = folder / "checkpoints"
     newest = checkpoints.newest_checkpoint(checkpoint_folder, console)
     if newest is not None:
