@@ -260,8 +260,11 @@ def test_scores_of_other_evaluations_keep_their_keys(tmp_path: Path, monkeypatch
 
 def test_a_signal_in_the_last_step_lets_the_stage_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint of a finished training could not be resumed."""
-    at_the_end = lambda self, state, logger: setattr(self, "requested", state.timestamp.batch >= self.total)  # noqa: E731
-    monkeypatch.setattr(Stopper, "batch_end", at_the_end)
+
+    def in_the_last(stopper: Stopper, state: Any, logger: Any) -> None:
+        stopper.requested = state.timestamp.batch >= stopper.total
+
+    monkeypatch.setattr(Stopper, "batch_end", in_the_last)
     arguments = [f"save_folder={tmp_path}", "eval.interval=null", "tasks=[arithmetic]", "method=sequential"]
     assert train.main([QUICKSTART, *SMALL, *arguments, "eval.tasks=[arithmetic_loss]"]) == 0
     assert len(results(tmp_path)["stages"]) == 1
