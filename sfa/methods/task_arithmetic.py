@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -89,9 +90,9 @@ class Sparsified(Weighted):
     merges_from = True
     acts_on_one_task = True
 
+    @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """mergekit's parameters, without the weights."""
-        raise NotImplementedError(f"{self.name} does not implement parameters")
 
     def combine(self, tensors: list[Tensor], parameters: dict[str, Any]) -> Tensor:
         """Merges one whole tensor of the base and of each model."""
