@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eval import sandbox
@@ -90,7 +90,7 @@ def form(value: object) -> object:
     return type(value), repr(value)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # depends on the machine
 @given(VALUES)
 def test_values_come_back_as_they_were(value: object) -> None:
     assert form(decode(json.loads(json.dumps(encode(value, pytest.fail))), pytest.fail)) == form(value)
