@@ -5,8 +5,9 @@ sfa claims --beds benchmark data_folder=DIR
 sfa claims --only 10 --seeds 17 18 19 20 21
 
 Trains the sweeps that the claims need, reusing finished stages. A claim is one or more quantities, each of which must
-be above 0: it holds if the 95 % intervals of all of them are above 0, does not hold if any interval is below 0, and is
-undecided otherwise. Intervals are over seeds.
+be above 0: it holds if the 95 % intervals of all of them are above 0, and does not hold if any interval is below 0.
+Otherwise it is undecided, or there is no difference: the interval of a difference of scores lies within ± 0.02.
+Intervals are over seeds.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from tabulate import tabulate
 
 from eval import available
 from scripts import cells, files
-from scripts.paper.claims import BEDS, CLAIMS, SWEEPS, Decided, Runs, decide, matrix, table
+from scripts.paper.claims import BEDS, CLAIMS, EQUAL, SWEEPS, Decided, Runs, decide, matrix, table
 from scripts.paper.sweeps import read
 from scripts.sweep import sweep
 from sfa.machine import hardware
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
         parser.error("none of these beds is for one of these claims")
     verdicts, quantities = matrix(decided), table(decided)
     counts = [decide(values) for values in decided.values()]
-    summary = ", ".join(f"{counts.count(v)} {v}" for v in ("holds", "does not hold", "undecided"))
+    summary = ", ".join(f"{counts.count(v)} {v}" for v in ("holds", EQUAL, "does not hold", "undecided"))
     seeds_used = f"Seeds {args.seeds}" if args.seeds else "The seeds of each sweep"
     minutes = (time.time() - started) / 60
     about = f"{seeds_used}, {hardware()}, {time.strftime('%Y-%m-%d')}; {minutes:.0f} minutes."

@@ -33,6 +33,18 @@ def test_verdicts_follow_the_interval() -> None:
     assert decide([above, across, below]) == "does not hold"
 
 
+def test_a_difference_of_less_than_two_points_is_none() -> None:
+    narrow = [0.010, -0.012, 0.004, -0.006]  # a 95 % interval of −0.017 to 0.015
+    equal, wide = Quantity("", narrow, 0.02), Quantity("", [3 * value for value in narrow], 0.02)
+    assert decide([equal]) == "no difference"
+    assert decide([wide]) == "undecided"
+    assert decide([Quantity("", narrow)]) == "undecided"
+    assert decide([Quantity("", [value + 0.02 for value in narrow], 0.02)]) == "holds"
+    assert decide([Quantity("", [value - 0.02 for value in narrow], 0.02)]) == "does not hold"
+    assert decide([equal, Quantity("", [1.0, 1.1])]) == "no difference"
+    assert decide([equal, wide]) == "undecided"
+
+
 @pytest.mark.parametrize(
     ("point", "expected"),
     [

@@ -20,12 +20,21 @@ SWEEPS = Path(__file__).parent.parent.parent / "yamls" / "sweeps"
 Point = tuple[float, float]  # scores on the first and the second task
 
 
+EQUAL = "no difference"
+POINTS = 0.02  # a smaller difference between two scores is none; claim 5 grants rehearsal as much
+
+
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity that must be above 0, with one value per seed."""
+    """A quantity that must be above 0, with one value per seed.
+
+    Attributes:
+        negligible: an interval that contains 0 and lies within ± this is no difference, instead of undecided.
+    """
 
     what: str
     values: list[float]
+    negligible: float = 0.0
 
     @property
     def interval(self) -> Point:
@@ -35,6 +44,8 @@ class Quantity:
     @property
     def verdict(self) -> str:
         low, high = self.interval
+        if low <= 0 <= high:
+            return EQUAL if max(-low, high) < self.negligible else "undecided"
         return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
 
 
@@ -148,8 +159,8 @@ def is_monotone(runs: Runs) -> list[Quantity]:
     more = [Quantity(f"{runs.first}, {w}", [a[0] - b[0] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
     less = [Quantity(f"{runs.second}, {w}", [b[1] - a[1] for b, a in zip(x, y, strict=True)]) for w, x, y in steps]
     return [
-        Quantity(f"smallest rise: {smallest(more).what}", smallest(more).values),
-        Quantity(f"smallest fall: {smallest(less).what}", smallest(less).values),
+        Quantity(f"smallest rise: {smallest(more).what}", smallest(more).values, POINTS),
+        Quantity(f"smallest fall: {smallest(less).what}", smallest(less).values, POINTS),
     ]
 
 
@@ -200,7 +211,8 @@ def is_below(runs: Runs, method: str) -> list[Quantity]:
         for label in runs.labels(method)
     ]
     near = smallest(margins)
-    return [Quantity(f"distance below SFA's curve of the nearest of {len(margins)}, {near.what}", near.values)]
+    what = f"distance below SFA's curve of the nearest of {len(margins)}, {near.what}"
+    return [Quantity(what, near.values, POINTS)]
 
 
 def depends_on_the_last_interval(runs: Runs) -> list[Quantity]:
@@ -240,7 +252,10 @@ def best_settings(runs: Runs) -> list[Quantity]:
         best = max(converged, key=lambda label: statistics.fmean(converged[label]))
         average[method] = (best, converged[best])
     comparisons = [("sfa", "l2"), ("l2", "ewc")]
-    return [Quantity(f"{average[a][0]} − {average[b][0]}", _less(average[a][1], average[b][1])) for a, b in comparisons]
+    return [
+        Quantity(f"{average[a][0]} − {average[b][0]}", _less(average[a][1], average[b][1]), POINTS)
+        for a, b in comparisons
+    ]
 
 
 def _less(a: Sequence[float], b: Sequence[float]) -> list[float]:
@@ -359,7 +374,7 @@ CLAIMS = {
 
 def decide(quantities: Sequence[Quantity]) -> str:
     verdicts = {quantity.verdict for quantity in quantities}
-    return next(v for v in ("does not hold", "undecided", "holds") if v in verdicts)
+    return next(v for v in ("does not hold", "undecided", EQUAL, "holds") if v in verdicts)
 
 
 Decided = dict[tuple[int, str], list[Quantity]]  # by claim and bed
