@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal, TypedDict
 
@@ -53,6 +53,7 @@ class Averager:
             keeps the best approximation of the same rank. Without LoRA they are the same.
         epoch: steps per epoch; required if ``steps`` or ``every`` counts epochs.
         distance: merges after every step at which ‖θ − θ_o‖/‖θ_o‖ is more than this; used instead of ``p``.
+        when: merges after every step at which this returns ``True``, on all ranks alike; used instead of ``p``.
         at_end: merge after the last step; ``False``: only before it.
         beta_end: β of the last merge, with linear steps from ``beta`` over the merges; defaults to ``beta``.
         layers: β of the tensors whose names contain a match of a regular expression, such as ``{"embed": 0.9}``.
@@ -90,14 +91,19 @@ class Averager:
         epoch: int | None = None,
         *,
         distance: float | None = None,
+        when: Callable[[], bool] | None = None,
         at_end: bool = True,
         beta_end: float | None = None,
         layers: Mapping[str, float] | None = None,
     ):
-        if distance is None and (p is None) == (every is None):
+        is_bound = distance is not None or when is not None
+        if not is_bound and (p is None) == (every is None):
             raise ValueError(f"SFA needs either p or every, not {'both' if p is not None else 'neither'}")
-        if distance is not None and (p is not None or every is not None or beta_end is not None):
-            raise ValueError("distance decides when to merge: p, every and beta_end cannot be set with it")
+        if is_bound and (p is not None or every is not None or beta_end is not None):
+            name = "when" if distance is None else "distance"
+            raise ValueError(f"{name} decides when to merge: p, every and beta_end cannot be set with it")
+        if distance is not None and when is not None:
+            raise ValueError("pass either distance or when")
         if distance is not None and distance <= 0:
             raise ValueError(
                 f"distance is relative to the norm of the old weights and must be positive, not {distance}"
@@ -111,10 +117,10 @@ class Averager:
             raise ValueError(f'merge must be "factors" or "product", not {merge!r}')
         if merge == "product" and layers:
             raise ValueError('layers have a beta of their own with merge="factors" only')
-        if distance is not None:
+        if is_bound:
             p = 1
         self.interval = Duration(exact_fraction(p), "dur") if p is not None else _interval(str(every))
-        self.distance = distance
+        self._is_passed = when if distance is None else lambda: self._is_far(distance)
         self.at_end = at_end
         self.source = anchor
         self.anchor_device = anchor_device
@@ -228,7 +234,7 @@ class Averager:
         if last or (end is not None and count >= end):
             is_due = self.at_end and (last or clock.is_due(before, count))
         else:
-            is_due = clock.is_due(before, count) if self.distance is None else self._is_far(self.distance)
+            is_due = clock.is_due(before, count) if self._is_passed is None else self._is_passed()
         if not is_due:
             return None
         return self.merge(self._before["ba"] + count if progress is None else int(progress["ba"]))
@@ -308,7 +314,7 @@ class Averager:
     def _merge_count(self) -> int | None:
         """The number of merges in the training; ``None`` if it is not known in advance."""
         end = self._end()
-        if end is None or self.distance is not None:
+        if end is None or self._is_passed is not None:
             return None
         interval = max(self._clock()[1].interval, Fraction(1))
         return math.ceil(end / interval) - (0 if self.at_end else 1)

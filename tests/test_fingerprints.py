@@ -45,7 +45,7 @@ COUNTS = [
     "tasks.0.groups=[[0,2,4,6],[1,3,5,7,8,9]]", "model.config.hidden_sizes=[90]", "method=l2", "method=ewc",
     "method=rehearsal rehearsal.fraction=0.5", "sfa.p=0.5 sfa.reset_optimizer_on_merge=true train.momentum=0.9",
     "sfa.merge_at_end=false", "sfa.beta_end=0.9", "sfa.layers.classifier=0.9", "method=lwf", "method=ema",
-    "method=der",
+    "method=bema", "method=der", "sfa.p=null sfa.when.kl=100",
 ]  # fmt: skip
 COUNTS_NOT = [
     "name=other", "eval.limit=20", "eval.interval=1ba", "eval.batch_size=3", "train.save_interval=1ba",

@@ -27,7 +27,19 @@ SUITE = {
     "curves": "stages",
 }
 # Of the suite's trainer; the other adapters need none of them.
-COMPOSER = ["agem", "composer", "der", "distillation", "ema", "finite", "memory", "origin", "orthogonal", "penalty"]
+COMPOSER = [
+    "agem",
+    "bema",
+    "composer",
+    "der",
+    "distillation",
+    "ema",
+    "finite",
+    "memory",
+    "origin",
+    "orthogonal",
+    "penalty",
+]
 NAMING = {  # files that may name a method, and why
     "sfa/merging.py": "mergekit's own names of merges",
     "sfa/penalties.py": "formulas of penalties, which methods are called after",

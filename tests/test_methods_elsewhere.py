@@ -62,7 +62,7 @@ def test_methods_for_text_refuse_images(method: str) -> None:
         load(MNIST, [f"method={method}"])
 
 
-@pytest.mark.parametrize("method", ["ema", "lwf", "o_lora", "osf", "sdft"])
+@pytest.mark.parametrize("method", ["ema", "bema", "lwf", "o_lora", "osf", "sdft"])
 def test_methods_that_need_whole_weights_refuse_shards(method: str) -> None:
     with pytest.raises(ConfigError, match=f"parallelism: must not be fsdp2, as {method}"):
         load(QUICKSTART, [f"method={method}", "parallelism=fsdp2"])

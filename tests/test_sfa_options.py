@@ -178,6 +178,8 @@ def test_resumed_at_any_step_it_is_bitwise_the_same(options: dict[str, Any], tmp
     [
         ({"p": 0.5, "distance": 0.1}, "distance decides when to merge"),
         ({"distance": 0}, "must be positive"),
+        ({"p": 0.5, "when": bool}, "when decides when to merge"),
+        ({"distance": 0.1, "when": bool}, "pass either distance or when"),
         ({"p": 0.5, "beta_end": 2}, "beta_end weighs the old weights"),
         ({"p": 0.5, "layers": {"(": 0.5}}, "is not a regular expression"),
         ({"p": 0.5, "layers": {"head": 0.5}}, "no trained tensor's name contains a match of 'head'"),
@@ -194,6 +196,8 @@ def test_options_that_contradict_are_errors(options: dict[str, Any], message: st
     ("overrides", "message"),
     [
         (["sfa.when.distance=0.1"], "sfa: give either p, every or when"),
+        (["sfa.p=null", "sfa.when={distance: 0.1, kl: 0.1}"], "sfa.when: give either distance or kl"),
+        (["sfa.p=null", "sfa.when.kl=0.1", "parallelism=fsdp2"], "sfa.when.kl: holds θ_o as a second whole model"),
         (["sfa.p=1", "sfa.merge_at_end=false"], "sfa: merge_at_end: with p=1 there is no other merge"),
         (["sfa.p=null", "sfa.every=5tok", "sfa.beta_end=0.1"], "sfa: beta_end: needs p"),
         (["sfa.layers={embed: 2}"], "sfa.layers.embed: must be less than or equal to 1"),
@@ -218,7 +222,10 @@ def test_options_at_their_defaults_are_not_in_the_fingerprint() -> None:
     ]
     ends = [plan(load(QUICKSTART, [*SMALL, *more]))[-1].fingerprint for more in ([], *([one] for one in changed))]
     ends.append(plan(load(QUICKSTART, [*SMALL, "sfa.p=null", "sfa.when.distance=0.1"]))[-1].fingerprint)
-    assert len({*ends}) == 7
+    ends.append(plan(load(QUICKSTART, [*SMALL, "sfa.p=null", "sfa.when.kl=0.1"]))[-1].fingerprint)
+    assert len({*ends}) == 8
+    when = METHODS["sfa"].model_validate({"p": None, "when": {"distance": 0.1}})
+    assert when.weights_spec()["when"] == {"distance": 0.1}  # as before there was another bound
 
 
 def test_options_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,10 +62,13 @@ def fitted(
 
 
 def plain(
-    model: Any, more: More | None = None, gradient: Callable[[Any, int, list[Tensor]], list[Tensor]] | None = None
+    model: Any,
+    more: More | None = None,
+    gradient: Callable[[Any, int, list[Tensor]], list[Tensor]] | None = None,
+    after: Callable[[Any, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """The weights after the same steps in a loop over sequences: the mean loss over the learned tokens of each batch,
-    plus the mean of ``more`` over them; ``gradient`` changes the gradients."""
+    plus the mean of ``more`` over them; ``gradient`` changes the gradients, ``after`` the weights after a step."""
     schedule = BatchSchedule([arrays(30, 0)], STEPS, BATCH, SEED)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=0.9)
@@ -83,6 +86,8 @@ def plain(
         for parameter, value in zip(trained, gradients, strict=True):
             parameter.grad = value
         optimizer.step()
+        if after is not None:
+            after(model, step)
     return tiny.weights(model)
 
 

@@ -38,7 +38,19 @@ LISTED_MERGES = 12  # up to this many are listed in full in a dry run
 class When(Section):
     """A bound that starts a merge."""
 
-    distance: float = Field(gt=0, description="‖θ − θ_o‖/‖θ_o‖ after a step, more than which it merges")
+    distance: float | None = Field(None, gt=0, description="‖θ − θ_o‖/‖θ_o‖ after a step, more than which it merges")
+    kl: float | None = Field(
+        None, gt=0, description="KL(p_o ‖ p) on a step's batch, in nats, more than which it merges"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> When:
+        if (self.distance is None) == (self.kl is None):
+            raise ValueError("give either distance or kl")
+        return self
+
+    def __str__(self) -> str:
+        return f"KL(p_o ‖ p) is more than {self.kl:g}" if self.kl else f"‖θ − θ_o‖ is more than {self.distance:g}·‖θ_o‖"
 
 
 class SFA(Method):
@@ -72,7 +84,7 @@ class SFA(Method):
         if self.when is None and (self.p is None) == (self.every is None):
             raise ValueError("give either p or every; to use every where a file sets p, add sfa.p=null")
         if self.when is not None and (self.p is not None or self.every is not None):
-            raise ValueError("give either p, every or when; to use when where a file sets p, add sfa.p=null")
+            raise ValueError("give either p, every or when; to use when where a file sets another, set that to null")
         if self.when is not None and self.beta_end is not None:
             raise ValueError("beta_end: when leaves the number of merges open, over which β would change")
         if self.beta_end is not None and self.every is not None and self.every.endswith(("sp", "tok")):
@@ -108,12 +120,16 @@ class SFA(Method):
 
     def algorithms(self, fit: Fit) -> list[Algorithm]:
         from sfa.trainers.composer import SFA as Averaging
+        from sfa.trainers.distillation import Drift
 
         every = self.every
         if every is not None and every.endswith("ep"):  # the Trainer sees a single epoch
             every = f"{math.ceil(Duration.parse(every).in_steps(fit.total, fit.epoch))}ba"
+        bound = self.when.kl if self.when is not None else None
+        drift = None if bound is None else Drift(fit.anchor, bound)
         past = [str(past.model) for past in fit.past if not past.is_parent] if self.anchor == "mean" else []
         return [
+            *([drift] if drift is not None else []),
             Averaging(
                 self.p,
                 every,
@@ -124,12 +140,13 @@ class SFA(Method):
                 True,
                 self.lora_merge,
                 distance=self.when.distance if self.when is not None else None,
+                when=None if drift is None else drift.is_passed,
                 at_end=self.merge_at_end,
                 beta_end=self.beta_end,
                 layers=self.layers,
                 merge_optimizer=self.merge_optimizer,
                 past=past,
-            )
+            ),
         ]
 
     def tuned(self, model: Any, fit: Fit) -> Any:
@@ -148,6 +165,8 @@ class SFA(Method):
     def weights_spec(self) -> Spec:
         """Without options at their defaults, as before there were any, so that finished stages remain valid."""
         spec, defaults = super().weights_spec(), SFA().model_dump(mode="json")
+        if self.when is not None:
+            spec["when"] = self.when.model_dump(mode="json", exclude_none=True)
         optional = {"lora_merge", *OPTIONS}
         return {key: value for key, value in spec.items() if key not in optional or value != defaults[key]}
 
@@ -164,7 +183,7 @@ class SFA(Method):
         every = self.every
         end = "and at the end" if self.merge_at_end else "but not at the end"
         if self.when is not None:
-            return f"merges when ‖θ − θ_o‖ is more than {self.when.distance:g}·‖θ_o‖, {end}"
+            return f"merges when {self.when}, {end}"
         if not self.merge_at_end:
             return f"merges every {every or f'{self.p} of it'} {end}"
         if total is None or (every is not None and not every.endswith(("ba", "dur"))):
@@ -179,6 +198,8 @@ class SFA(Method):
         return f"merges at {', '.join(steps)} (β={self.beta}{last})"
 
     def model_errors(self, has_adapters: bool, is_sharded: bool) -> list[str]:
+        if is_sharded and self.when is not None and self.when.kl is not None:
+            return ["sfa.when.kl: holds θ_o as a second whole model on each rank, so parallelism cannot be fsdp2"]
         if self.lora_merge == "factors":
             return []
         if not has_adapters:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from composer.core import Algorithm, Event, State, TimeUnit
@@ -44,6 +44,7 @@ class SFA(Algorithm):
         merge: of LoRA, ``"factors"`` averages A and B, each for itself, ``"product"`` the products B·A; not if
             parameters are sharded.
         distance: merges where ‖θ − θ_o‖/‖θ_o‖ is more than this; used instead of ``p``.
+        when: merges where this returns ``True``, on all ranks alike; used instead of ``p``.
         at_end: merge after the last step; ``False``: only before it.
         beta_end: β of the last merge, with linear steps from ``beta`` over the merges; defaults to ``beta``.
         layers: β of the tensors whose names contain a match of a regular expression.
@@ -73,6 +74,7 @@ class SFA(Algorithm):
         merge: Literal["factors", "product"] = "factors",
         *,
         distance: float | None = None,
+        when: Callable[[], bool] | None = None,
         at_end: bool = True,
         beta_end: float | None = None,
         layers: Mapping[str, float] | None = None,
@@ -86,6 +88,7 @@ class SFA(Algorithm):
             anchor_device=anchor_device,
             merge=merge,
             distance=distance,
+            when=when,
             at_end=at_end,
             beta_end=beta_end,
             layers=layers,

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights under training as a Composer algorithm."""
+"""Averages of the weights under training as Composer algorithms."""
 
 from typing import Any
 
