@@ -15,7 +15,13 @@ from sfa.records import Results
 from sfa.runs import has_results, read_results, read_sweep, run_folder
 from sfa.values import Overrides
 
-BEFORE_LAST = Look("before the last task", {"color": "#004466", "linestyle": "none", "marker": "o", "markersize": 9})
+BEFORE_LAST = Look("before the last task", {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8})
+LETTERS = {  # names of settings in figures
+    "beta": "β",
+    "strength": "λ",
+    "every": "interval between merges",
+    "weights": "weights, first : last",
+}
 
 Swept = list[tuple[Overrides, list[Results]]]  # (overrides, results of the runs) of each point of a sweep
 Axis = Mapping[str, Sequence[str]]  # by domain, the evaluations whose mean is its score
@@ -88,7 +94,7 @@ def line(results: Swept, method: str, key: str | None, x: Axis, y: Axis) -> list
     of_method = [
         (point, runs) for point, runs in results if point.get("method") == method and not trains_on_part(point)
     ]
-    key = key or max(varied(of_method, method).items(), key=lambda item: item[1], default=("", 0))[0]
+    key = key or main_key(of_method, method)
     others = [tuple(sorted((k, str(v)) for k, v in point.items() if k != key)) for point, _ in of_method]
     common = Counter(others).most_common(1)
     selected = (
@@ -96,6 +102,12 @@ def line(results: Swept, method: str, key: str | None, x: Axis, y: Axis) -> list
     )
     points = [point_of(point.get(key), [scores(run, -1) for run in runs], x, y) for point, runs in selected]
     return sorted(points, key=lambda p: order_of(p.value))
+
+
+def main_key(results: Swept, method: str) -> str:
+    """The key of a method with the most values; empty if the runs set none."""
+    trained = [(point, runs) for point, runs in results if not trains_on_part(point)]
+    return max(varied(trained, method).items(), key=lambda item: item[1], default=("", 0))[0]
 
 
 def varied(results: Swept, method: str) -> dict[str, int]:
@@ -154,3 +166,9 @@ def label(name: str) -> str:
 
 def format_value(value: Any) -> str:
     return ":".join(f"{weight:g}" for weight in value) if isinstance(value, list) else str(value)
+
+
+def setting(key: str) -> str:
+    """A setting's name in figures: its letter in the paper, if it has one."""
+    name = key.rpartition(".")[2]
+    return LETTERS.get(name, name)

@@ -1,68 +1,100 @@
 """Draws scores over a stream's training steps: all evaluations of a run, or one evaluation of several runs."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sfa.errors import UsageError
 from sfa.methods import METHODS
+from sfa.methods.base import Look
+from sfa.pictures import COLOURS, MARKERS, better, save, style
 from sfa.records import Results, StageRecord
-from sfa.runs import read_results, read_scores_of
+from sfa.runs import read_manifest_of, read_results, read_scores_of
 from sfa.values import flat
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
-MARKERS = "osD^vP"
+Points = list[tuple[int, float]]  # (step over the stream, value)
+
+MERGE: dict[str, Any] = {"color": "0.75", "linewidth": 0.9, "linestyle": (0, (2, 2)), "zorder": 0}
+ACROSS: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (1, 1.5)), "alpha": 0.7}  # from before a merge to after it
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # of runs of one method, after the first
+HEIGHT, HEIGHT_OF_DISTANCE = 2.5, 1.0  # of a run's panels, in inches
 
 
+@style()
 def draw(runs: Sequence[Path], out: Path) -> Path:
-    """Writes one panel per run folder to ``out``."""
-    figure, axes = plt.subplots(len(runs), 1, figsize=(8, 0.6 + 2.4 * len(runs)), sharex=True, squeeze=False)
-    for run, ax in zip(runs, axes[:, 0], strict=True):
+    """Writes the scores of each run folder to ``out``, a panel per run; and, if merges of a run were recorded, each
+    run's distance from θ_o below its scores."""
+    moves = [distances(run) for run in runs]
+    has_merges = any(len(points) > 2 for stages in moves for points in stages)
+    kinds = (HEIGHT, HEIGHT_OF_DISTANCE) if has_merges else (HEIGHT,)
+    figure, axes = plt.subplots(
+        len(runs) * len(kinds),
+        1,
+        figsize=(8, 0.9 + sum(kinds) * len(runs)),
+        sharex=True,
+        squeeze=False,
+        height_ratios=[*kinds] * len(runs),
+    )
+    panels = list(axes[:, 0])
+    for run, ax in zip(runs, panels[:: len(kinds)], strict=True):
         _panel(ax, run)
-    axes[-1, 0].set_xlabel("training steps over the stream")
-    entries = {label: line for ax in axes[:, 0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.14), "ncol": 5}
-    axes[0, 0].legend(entries.values(), entries.keys(), frameon=False, fontsize=9, **place)
-    figure.tight_layout()
+    if has_merges:
+        top = max(value for stages in moves for points in stages for _, value in points if math.isfinite(value))
+        for run, stages, ax in zip(runs, moves, panels[1::2], strict=True):
+            _distance_panel(ax, run, stages, top)
+    panels[-1].set_xlabel("training steps over the stream")
+    entries = {label: line for ax in panels for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncol=min(4, len(entries)))
     return save(figure, out)
 
 
+@style()
 def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     """Writes one panel with an evaluation of every run to ``out``."""
-    figure, ax = plt.subplots(figsize=(8, 4))
+    figure, ax = plt.subplots(figsize=(8, 4.4))
     labels = [_label(run) for run in runs]
     methods = [str(read_results(run)["config"]["method"]) for run in runs]
     for i, run in enumerate(runs):
-        points, _, _ = curves(run)
+        points, merges, _ = curves(run)
         if evaluation not in points:
             raise UsageError(f"{run} has no evaluation {evaluation}: it has {', '.join(points)}")
         label = labels[i] if labels.count(labels[i]) == 1 else run.name
-        style: dict[str, Any] = {**_style(i, methods), "markersize": 3.5, "linewidth": 1.6, "clip_on": False}
-        ax.plot(*zip(*points[evaluation], strict=True), label=label, **style)
-    ax.set_xlabel("training steps")
-    ax.set_ylabel(evaluation.replace("_", " "))
-    ax.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0))
-    figure.tight_layout()
+        _plot(ax, points[evaluation], merges, label=label, markersize=4.5, **_style(i, methods))
+    losses = {
+        bool(row.get("lower_is_better"))
+        for run in runs
+        for row in read_results(run)["evaluations"]
+        if row["evaluation"] == evaluation
+    }
+    ax.set_xlabel("training steps over the stream")
+    ax.set_xlim(left=0)
+    ax.set_ylabel(f"{evaluation.replace('_', ' ')}, {better(True in losses)}")
+    figure.legend(loc="outside upper center", ncol=min(3, len(runs)))
     return save(figure, out)
 
 
 def _style(place: int, methods: Sequence[str]) -> dict[str, Any]:
-    """Colour, dash and marker of the run at a place: those of its method, if no other run has the same method."""
+    """Colour, dash and marker of the run at a place: its method's colour, and, for the first run of a method, its dash
+    and marker."""
     method = methods[place]
-    if methods.count(method) > 1 or method not in METHODS:
-        return {"color": COLOURS[place % 6], "marker": MARKERS[place % 6]}
-    style = METHODS[method].look.style
-    dash = style.get("linestyle", "-")
-    colour = style.get("markeredgecolor", style.get("color", "0.4"))
-    return {"color": colour, "linestyle": "-" if dash == "none" else dash, "marker": style.get("marker", "o")}
+    look = _look(method)
+    before = methods[:place].count(method)
+    if not before:
+        face = {"markerfacecolor": "white"} if look.is_hollow else {}
+        return {"color": look.colour, "linestyle": look.dash, "marker": look.marker, **face}
+    dash = DASHES[before % len(DASHES)]
+    marker = {"marker": MARKERS[before % len(MARKERS)], "markerfacecolor": "white"}
+    return {"color": look.colour, "linestyle": dash, **marker}
+
+
+def _look(method: str) -> Look:
+    return METHODS[method].look if method in METHODS else Look()
 
 
 def _label(run: Path) -> str:
@@ -72,10 +104,10 @@ def _label(run: Path) -> str:
     return str(config["method"]) + (f", all but {without}" if without else "")
 
 
-def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], list[tuple[int, str]]]:
+def curves(run: Path) -> tuple[dict[str, Points], list[int], list[tuple[int, str]]]:
     """The points (step over the stream, score) of each evaluation of a run, its merges, and the start of each stage."""
     results = read_results(run)
-    points: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, Points] = {}
     trained = {stage["task"] for stage in results["stages"]}
     for row in results["evaluations"]:
         if row["after"] not in trained:  # the base, or, after it, the tuned model that the stream starts from
@@ -88,6 +120,22 @@ def curves(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int], li
         starts.append((start, stage["task"]))
         start += stage["steps"]
     return points, merges, [*starts, (start, "")]
+
+
+def distances(run: Path) -> list[Points]:
+    """‖θ − θ_o‖₂ over each stage of a run, where it is known: at its start, just before and just after each merge, and
+    at its end. Empty for a stage whose merges were not recorded."""
+    stages, start = [], 0
+    for stage in read_results(run)["stages"]:
+        merges = read_manifest_of(run, stage["fingerprint"]).get("merges", [])
+        points: Points = [(start, 0.0)]
+        for merge in merges:
+            points += [(start + merge["step"], merge["l2_before"]), (start + merge["step"], merge["l2_after"])]
+        if points[-1][0] < start + stage["steps"]:
+            points.append((start + stage["steps"], stage["l2_from_anchor"]))
+        stages.append(points if len(merges) == len(stage["merge_steps"]) else [])
+        start += stage["steps"]
+    return stages
 
 
 def kind_of_scores(results: Results) -> str:
@@ -112,45 +160,74 @@ def _panel(ax: Axes, run: Path) -> None:
     results = read_results(run)
     points, merges, starts = curves(run)
     for merge in merges:
-        ax.axvline(merge, color="0.75", linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
+        ax.axvline(merge, **MERGE)
     many = len(points) > len(COLOURS)
     for i, (name, all_points) in enumerate(points.items()):
-        line = all_points
-        style: dict[str, Any] = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "label": name}
+        line, label = all_points, name.replace("_", " ")
         if many:  # one colour per task, from its own stage on
             first_step = next((start for start, task in starts if name.startswith(f"{task}_")), 0)
             line = [(step, value) for step, value in all_points if step >= first_step]
-            style = {"color": plt.get_cmap("turbo")(i / (len(points) - 1))}
-        ax.plot(*zip(*line, strict=True), markersize=3.5, linewidth=1.0 if many else 1.6, clip_on=False, **style)
+            _plot(ax, line, merges, color=plt.get_cmap("viridis")(0.92 * i / (len(points) - 1)), linewidth=1.2)
+        else:
+            _plot(ax, line, merges, color=COLOURS[i], marker=MARKERS[i], markersize=4, label=label)
     for (start, task), (end, _) in itertools.pairwise(starts):
-        ax.axvline(end, color="0.3", linewidth=0.8)
-        place: dict[str, Any] = {
-            "ha": "center",
-            "va": "bottom",
-            "fontsize": 8,
-            "color": "0.3",
-            "transform": ax.get_xaxis_transform(),
-        }
-        ax.text((start + end) / 2, 1.01, task.rpartition("_")[2] if many else f"training on {task}", **place)
-    average = results["metrics"]["average"] if results["metrics"] else None
-    method = results["config"]["method"]
+        ax.axvline(end, color="0.3", linewidth=0.8, clip_on=False)
+        place: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 9, "color": "0.3"}
+        text = task.rpartition("_")[2] if many else f"training on {task}"
+        ax.text((start + end) / 2, 1.01, text, transform=ax.get_xaxis_transform(), **place)
+    ax.set_title(_title(results), loc="left", color=_look(results["config"]["method"]).colour, weight="bold", pad=17)
+    losses = [bool(row.get("lower_is_better")) for row in results["evaluations"]]
+    ax.set_ylabel(
+        "score, or loss" if len(set(losses)) > 1 else f"{'loss' if losses[0] else 'score'}\n{better(losses[0])}"
+    )
+    if all(0 <= value <= 1 for line in points.values() for _, value in line):
+        ax.set_ylim(-0.03, 1.03)
+    ax.set_xlim(0, starts[-1][0])
+    if merges:
+        ax.plot([], [], label="merge", **MERGE)
+        if any(_is_across(a, b, merges) for line in points.values() for a, b in itertools.pairwise(line)):
+            ax.plot([], [], color="0.3", label="not scored just before the merge", **ACROSS)
+
+
+def _plot(ax: Axes, points: Points, merges: Sequence[int], **properties: Any) -> None:
+    """A line through the points. Where a merge lies between two of them, how much the score moved before it and how
+    much by it is unknown: there the line is thin and dotted."""
+    solid, across = [points[0]], []
+    for a, b in itertools.pairwise(points):
+        if _is_across(a, b, merges):
+            solid.append((b[0], math.nan))
+            across += [a, b, (b[0], math.nan)]
+        solid.append(b)
+    ax.plot(*zip(*solid, strict=True), clip_on=False, **properties)
+    if across:
+        ax.plot(*zip(*across, strict=True), color=properties["color"], clip_on=False, **ACROSS)
+
+
+def _is_across(a: tuple[int, float], b: tuple[int, float], merges: Iterable[int]) -> bool:
+    return any(a[0] < merge <= b[0] for merge in merges)
+
+
+def _distance_panel(ax: Axes, run: Path, stages: Sequence[Points], top: float) -> None:
+    """The distance from θ_o, with every merge as a jump; ``top`` is the largest distance of all panels."""
+    results = read_results(run)
+    colour = _look(results["config"]["method"]).colour
+    end = 0
+    for stage, points in zip(results["stages"], stages, strict=True):
+        end += stage["steps"]
+        ax.axvline(end, color="0.3", linewidth=0.8, clip_on=False)
+        if points:
+            steps, values = zip(*points, strict=True)
+            ax.plot(steps, values, color=colour, linewidth=1.4, marker="o", markersize=3, clip_on=False)
+            ax.fill_between(steps, values, color=colour, alpha=0.12, linewidth=0)
+    ax.set_ylim(0, 1.1 * top)
+    ax.set_ylabel("L2 from\n$\\theta_o$")
+
+
+def _title(results: Results) -> str:
+    """The method, its setting, and the average that it reached."""
+    method = str(results["config"]["method"])
     key = METHODS[method].headline if method in METHODS else ""
     value = flat(results["config"]).get(f"{method}.{key}")
     setting = f" {key}={value}" if value else ""
-    title = f"{method}{setting}" + (f", average {average:.2f}" if average is not None else "")
-    ax.set_ylabel(f"{kind_of_scores(results)}\n{title}", fontsize=9)
-    if all(value <= 1 for line in points.values() for _, value in line):
-        ax.set_ylim(-0.03, 1.02)
-    ax.set_xlim(0, starts[-1][0])
-    if merges:
-        ax.plot([], [], color="0.75", linestyle=(0, (2, 2)), label="merge")
-
-
-def save(picture: Figure, out: Path) -> Path:
-    """Writes ``out``, a PNG, and the same figure as a PDF next to it, without frames, and closes it."""
-    for ax in picture.axes:
-        ax.spines[["top", "right"]].set_visible(False)
-    picture.savefig(out, dpi=150)
-    picture.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None})
-    plt.close(picture)
-    return out
+    average = f", average {results['metrics']['average']:.2f}" if results["metrics"] else ""
+    return f"{method}{setting}{average}"

@@ -17,7 +17,7 @@ class Shrink(Method):
     merge_count = 2
     neutral = ("share", 1)
     headline = "share"
-    look = Look("Shrink", {"color": "#123456", "marker": "h", "linestyle": "-"}, bar="#123456")
+    look = Look("Shrink", {"color": "#123456", "marker": "h", "linestyle": "-"})
 
     share: float = Field(0.5, ge=0, le=1, description="of its way that is kept")
 

@@ -2,42 +2,52 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.text import Text
 
+from scripts.paper import labels
 from scripts.series import Axis, Swept, label, look, on_axis, scores
-from sfa.curves import save
 from sfa.methods import plain_method
+from sfa.pictures import save, style
 
 SEQUENTIAL = plain_method().name
 
 
+@style()
 def draw(results: Swept, y: Axis, out: Path) -> Path:
-    """Writes the picture to ``out``: a mark per run, and a line through SFA's means over p."""
-    figure, ax = plt.subplots(figsize=(5.2, 4.2))
+    """Writes the picture to ``out``: a faint mark per run, a full one for their mean, and a line through SFA's means
+    over p."""
+    figure, ax = plt.subplots(figsize=(5.8, 5.0))
     points = distances_and_scores(results, y)
-    means = []
+    texts: list[Text] = []
+    marks: list[labels.Pair] = []
+    lines: list[list[labels.Pair]] = []
     for method in ("sfa", SEQUENTIAL):
+        kind = look(method)
         of_method = {name: pairs for name, pairs in points.items() if name.split()[0] == method}
-        style = {**look(method).style, "linestyle": "none", "alpha": 0.55, "markersize": 5}
-        all_pairs = [pair for pairs in of_method.values() for pair in pairs]
-        ax.plot(*zip(*all_pairs, strict=True), label=f"{label(method)}, one mark per run", **style)
-        for name, pairs in of_method.items():
-            mean = np.mean(pairs, 0)
+        runs = [pair for pairs in of_method.values() for pair in pairs]
+        means = [(float(x), float(y_mean)) for x, y_mean in (np.mean(pairs, 0) for pairs in of_method.values())]
+        if len(runs) > len(means):
+            ax.plot(*zip(*runs, strict=True), "o", color=kind.colour, alpha=0.35, markersize=4.5, clip_on=False)
+        ax.plot(
+            *zip(*sorted(means), strict=True), label=label(method), clip_on=False, **{"markersize": 7, **kind.style}
+        )
+        marks += [*runs, *means]
+        lines.append(sorted(means))
+        for name, mean in zip(of_method, means, strict=True):
             if method == "sfa":
-                means.append(mean)
-            annotation = name.removeprefix("sfa ")
-            ax.annotate(annotation, mean, textcoords="offset points", xytext=(6, 6), fontsize=8, color="0.25")
-    ax.plot(*zip(*sorted(map(tuple, means)), strict=True), color=look("sfa").style["color"], label="mean over seeds")
-    r = correlation(results, y)
-    ax.set_title(f"correlation {r:.2f}", fontsize=10)
+                texts.append(ax.text(*mean, name.removeprefix("sfa "), fontsize=9.5, color=kind.colour, zorder=5))
+    ax.margins(0.08)
+    ax.set_title(f"correlation {correlation(results, y):.2f}".replace("-", "−"))
     ax.set_xlabel("L2 distance from the model before the last task")
-    ax.set_ylabel(", ".join(y).replace("_", " "))
-    ax.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    ax.set_ylabel(labels.of_axis(results, y))
+    labels.limit(results, y, ax.get_ylim, ax.set_ylim)
+    several = any(len(pairs) > 1 for pairs in points.values())
+    title = "mean over seeds; faint: each run" if several else None
+    figure.legend(loc="outside lower center", ncol=2, title=title, title_fontsize=10)
+    labels.fix_layout(figure)
+    labels.spread(ax, texts, marks, lines)
     return save(figure, out)
 
 

@@ -1,5 +1,6 @@
 """Draws the paper's figures from a sweep's runs."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from sfa.methods import METHODS
 from sfa.runs import read_sweep, run_folder, sweep_file
 
 
-def draw(figure: Figure, index: Path, out: Path) -> Path:
-    """Writes a figure of the sweep listed by ``index`` to ``out``."""
+def draw(figures: Sequence[Figure], index: Path, out: Path) -> Path:
+    """Writes a figure of the sweep listed by ``index`` to ``out``; several of kind ``tradeoff`` are its panels."""
+    figure = figures[0]
     if figure.kind in ("stream", "together"):
         folder_of: dict[str, Path] = {}
         for run in read_sweep(index)["runs"]:
@@ -21,12 +23,18 @@ def draw(figure: Figure, index: Path, out: Path) -> Path:
         if figure.kind == "together":
             return curves.draw_together(folders, figure.evaluation or "", out)
         return curves.draw(folders, out)
-    results = select(points_of(index), figure)
+    points = points_of(index)
+    if figure.kind == "tradeoff":
+        return tradeoff.draw([_panel(select(points, part), part, len(figures) > 1) for part in figures], out)
+    results = select(points, figure)
     if figure.kind == "bars":
         return bars.draw(results, out)
-    if figure.kind == "distance":
-        return distance.draw(results, figure.y, out)
-    return tradeoff.draw(results, figure.x, figure.y, out)
+    return distance.draw(results, figure.y, out)
+
+
+def _panel(results: Swept, figure: Figure, has_title: bool) -> tradeoff.Panel:
+    title = tradeoff.stream_title(results, figure.x, figure.y) if has_title else ""
+    return tradeoff.Panel(results, figure.x, figure.y, title)
 
 
 def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
@@ -43,8 +51,8 @@ def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
         return []
     out.mkdir(parents=True, exist_ok=True)
     pictures = []
-    for figure in figures:
-        pictures.append(draw(figure, index, out / f"figure{figure.name}_{file.stem}.png"))
+    for name, parts in itertools.groupby(figures, lambda figure: figure.name):
+        pictures.append(draw(list(parts), index, out / f"figure{name}_{file.stem}.png"))
         print(pictures[-1])
     return pictures
 

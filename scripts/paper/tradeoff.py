@@ -1,15 +1,15 @@
 """Two domains' scores against each other, one line or mark per method (the paper's Figures 3 to 9)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
+from scripts.paper import labels
 from scripts.series import (
     Axis,
     Point,
@@ -17,64 +17,130 @@ from scripts.series import (
     before_last,
     bounds,
     format_value,
-    has_losses,
     label,
     line,
     look,
+    main_key,
+    names,
+    setting,
     trains_on_part,
     varied,
 )
-from sfa.curves import save
+from sfa.pictures import save, style
 
-TITLES = {"sfa.beta": "SFA over β", "sfa.every": "SFA over batches between merges", "sfa.p": "SFA over p"}
+WIDTH, HEIGHT = 5.4, 5.2  # of a panel with its share of the legend, in inches
 
 
-def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
-    """Writes the picture to ``out``, with one panel per varied key of the method that the figures are about. Dashed
-    lines are the scores of the base and, if there are any, of single-task models; whiskers are 95 % intervals."""
-    subjects = dict.fromkeys(point["method"] for point, _ in results if look(point["method"]).is_subject)
-    keys = [key for name in subjects for key, count in varied(results, name).items() if count > 1] or [""]
-    figure, axes = plt.subplots(1, len(keys), figsize=(max(5.2, 4.6 * len(keys)), 4.8), squeeze=False, sharey=True)
-    for ax, key in zip(axes[0], keys, strict=True):
-        _panel(ax, results, key, x, y)
-        ax.set_xlabel(", ".join(x).replace("_", " "))
-        if len(keys) > 1:
-            ax.set_title(TITLES.get(key, key), fontsize=10)
-    axes[0, 0].set_ylabel(", ".join(y).replace("_", " "))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    columns = min(len(labels), 3 * len(keys))
-    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.04 * -(-len(labels) // columns) + 0.01, 1, 1))
+@dataclass(frozen=True)
+class Panel:
+    """What a panel shows: points of a sweep on two domains, with a title if there are several panels."""
+
+    results: Swept
+    x: Axis
+    y: Axis
+    title: str = ""
+    key: str = ""  # the setting that is varied along the line of the method that the figure is about
+
+
+@dataclass
+class Drawn:
+    """The labels of a panel's points, the lines and marks that they must not cover, and, by method, the setting that
+    they are values of."""
+
+    texts: list[Text] = field(default_factory=list)
+    marks: list[labels.Pair] = field(default_factory=list)
+    lines: list[list[labels.Pair]] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+@style()
+def draw(panels: Sequence[Panel], out: Path) -> Path:
+    """Writes the picture to ``out``, with a panel for each of ``panels`` and, within it, for each varied key of the
+    method that the figures are about. Dashed lines are the scores of the base and, if there are any, of single-task
+    models; bars are 95 % intervals. Each point has the value of its method's setting."""
+    shown = [one for panel in panels for one in _by_key(panel)]
+    same_axes = all((panel.x, panel.y) == (shown[0].x, shown[0].y) for panel in shown)
+    size = (max(5.8, WIDTH * len(shown)), HEIGHT)
+    figure, axes = plt.subplots(1, len(shown), figsize=size, squeeze=False, sharex=same_axes, sharey=same_axes)
+    drawn = []
+    for ax, panel in zip(axes[0], shown, strict=True):
+        drawn.append(_draw(ax, panel))
+        ax.set_xlabel(labels.of_axis(panel.results, panel.x))
+        if ax is axes[0, 0] or not same_axes:
+            ax.set_ylabel(labels.of_axis(panel.results, panel.y))
+        ax.set_title(panel.title)
+    entries = {name: handle for ax in axes[0] for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    settings = {name: [content.settings[name] for content in drawn if name in content.settings] for name in entries}
+    names_shown = [f"{name} ({', '.join(dict.fromkeys(of))})" if of else name for name, of in settings.items()]
+    columns = min(len(entries), max(2, 2 * len(shown)))
+    figure.legend(entries.values(), names_shown, loc="outside lower center", ncol=columns, handlelength=2.8)
+    labels.fix_layout(figure)
+    for ax, content in zip(axes[0], drawn, strict=True):
+        labels.spread(ax, content.texts, content.marks, content.lines)
     return save(figure, out)
 
 
-def _panel(ax: Axes, results: Swept, key: str, x: Axis, y: Axis) -> None:
+def stream_title(results: Swept, x: Axis, y: Axis) -> str:
+    """The stream's domains in order, by the names on the axes."""
+    domain_of = {name: domain for axis in (y, x) for domain, evaluations in axis.items() for name in evaluations}
+    run = next(runs[0] for point, runs in results if not trains_on_part(point))
+    tasks = [task["evals"] or [task["name"]] for task in run["config"]["tasks"]]
+    domains = [domain_of.get(evaluations[0], name) for evaluations, name in zip(tasks, names(run), strict=True)]
+    return " → ".join(domains)
+
+
+def _by_key(panel: Panel) -> list[Panel]:
+    """The panel once for each varied key of the method that the figures are about."""
+    subjects = dict.fromkeys(point["method"] for point, _ in panel.results if look(point["method"]).is_subject)
+    several = [(name, key) for name in subjects for key, count in varied(panel.results, name).items() if count > 1]
+    if len(several) < 2:
+        return [Panel(panel.results, panel.x, panel.y, panel.title, several[0][1] if several else "")]
+    titles = [", ".join(filter(None, [panel.title, f"{label(name)}: {setting(key)}"])) for name, key in several]
+    return [Panel(panel.results, panel.x, panel.y, title, key) for title, (_, key) in zip(titles, several, strict=True)]
+
+
+def _draw(ax: Axes, panel: Panel) -> Drawn:
+    results, x, y = panel.results, panel.x, panel.y
+    drawn = Drawn()
+    across, up = bounds(results, x), bounds(results, y)
+    for place, (low, high), labelled in ((ax.axvline, across, True), (ax.axhline, up, False)):
+        thin = {"linewidth": 1, "zorder": 0}
+        place(low, color="0.5", linestyle=(0, (1, 2)), label="base model" if labelled else None, **thin)
+        if high is not None:
+            place(high, color="0.4", linestyle=(0, (6, 3)), label="one domain alone" if labelled else None, **thin)
     before = before_last(results, x, y)
     if before is not None:
-        _plot(ax, "before", [before])
+        _plot(ax, "before", "", [before], drawn)
     for method in dict.fromkeys(str(point["method"]) for point, _ in results if not trains_on_part(point)):
-        _plot(ax, method, line(results, method, key if look(method).is_subject else None, x, y))
-    for axis, place, labelled in ((x, ax.axvline, "base"), (y, ax.axhline, "")):
-        low, high = bounds(results, axis)
-        place(low, color="0.5", linestyle=(0, (2, 3)), linewidth=1, zorder=0, label="base model" if labelled else None)
-        if high is not None:
-            name = "one domain alone" if labelled else None
-            place(high, color="0.2", linestyle=(0, (6, 3)), linewidth=1, zorder=0, label=name)
-    for axis, (low, high), limit in ((x, ax.get_xlim(), ax.set_xlim), (y, ax.get_ylim(), ax.set_ylim)):
-        if not has_losses(results, axis):
-            limit(max(low, -0.03), min(high, 1.03))  # scores are shares, even if their intervals are wider
+        key = panel.key if look(method).is_subject and panel.key else main_key(results, method)
+        _plot(ax, method, key, line(results, method, key or None, x, y), drawn)
+    ax.margins(0.1, 0.08)
+    ax.autoscale_view()
+    labels.limit(results, x, ax.get_xlim, ax.set_xlim)
+    labels.limit(results, y, ax.get_ylim, ax.set_ylim)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    drawn.lines += [[(value, bottom), (value, top)] for value in across if value is not None]
+    drawn.lines += [[(left, value), (right, value)] for value in up if value is not None]
+    return drawn
 
 
-def _plot(ax: Axes, name: str, points: Sequence[Point]) -> None:
-    style: dict[str, Any] = {"markersize": 5, "linewidth": 1.5, **look(name).style}
-    xs, ys = [p.x for p in points], [p.y for p in points]
-    ax.plot(xs, ys, label=label(name), zorder=3 if look(name).is_subject else 2, **style)
-    colour = style.get("markeredgecolor", style.get("color"))
-    whiskers = {"fmt": "none", "ecolor": colour, "elinewidth": 0.6, "alpha": 0.6}
-    if any(p.dx or p.dy for p in points):  # several seeds
-        ax.errorbar(xs, ys, [p.dy for p in points], [p.dx for p in points], **whiskers)  # type: ignore[arg-type]
-    if len(points) > 1:
-        annotated = points if look(name).is_subject and len(points) < 8 else [points[0], points[-1]]
-        for p in annotated:
-            place = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7, "color": colour}
-            ax.annotate(format_value(p.value), (p.x, p.y), **place)  # type: ignore[arg-type]
+def _plot(ax: Axes, name: str, key: str, points: Sequence[Point], drawn: Drawn) -> None:
+    """A method's line or marks over their intervals, and its labels, yet to be moved apart."""
+    kind = look(name)
+    front = 4 if kind.is_subject else 3
+    for p in points:  # one seed has no interval
+        widths: dict[str, Any] = {"xerr": p.dx or None, "yerr": p.dy or None}
+        if p.dx or p.dy:
+            ax.errorbar(p.x, p.y, fmt="none", ecolor=kind.colour, elinewidth=1.2, alpha=0.3, zorder=1, **widths)
+    if any(p.value is not None for p in points):
+        drawn.settings[label(name)] = setting(key)
+    size = 5.5 if kind.is_subject else 7.5  # of two in one place, the lower one is visible
+    properties: dict[str, Any] = {"markersize": size, **kind.style, "zorder": front, "clip_on": False}
+    places = [(p.x, p.y) for p in points]
+    ax.plot(*zip(*places, strict=True), label=label(name), **properties)
+    drawn.marks += places
+    if properties.get("linestyle") != "none":
+        drawn.lines.append(places)
+    for p in points:
+        if p.value is not None:
+            drawn.texts.append(ax.text(p.x, p.y, format_value(p.value), fontsize=9, color=kind.colour, zorder=5))

@@ -15,7 +15,7 @@ class AGEM(Method):
 
     name = "agem"
     needs_past_data = True
-    look = Look("A-GEM", {"color": "#E69F00", "linestyle": "-.", "marker": "8"}, bar="#F0E442")
+    look = Look("A-GEM", {"color": "#E69F00", "linestyle": "-.", "marker": "8"})
 
     buffer: int | None = Field(None, ge=1, description="sequences kept of each past task; null: all")
 

@@ -27,21 +27,40 @@ METHODS: dict[str, type[Method]] = {}
 
 @dataclass(frozen=True)
 class Look:
-    """How a method appears in figures.
+    """How a method appears in figures: in all of them with the same colour, dash and marker, which no other method of
+    the suite has.
 
     Attributes:
         title: its name in figures; if empty, its name in the YAML.
         style: line and marker properties for matplotlib.
-        bar: colour of its bars.
         in_bars: ``bar``; ``band``, a line across all bars; or ``star``, a marker next to them.
         is_subject: whether it is the subject of figures: its line is drawn on top, with one panel per setting.
     """
 
     title: str = ""
     style: Mapping[str, Any] = field(default_factory=dict)
-    bar: str = "0.6"
     in_bars: Literal["bar", "band", "star"] = "bar"
     is_subject: bool = False
+
+    @property
+    def colour(self) -> str:
+        """The colour of its line, its bars and its labels; that of the edge, if its marker is hollow."""
+        return str(self.style.get("markeredgecolor", self.style.get("color", "0.4")))
+
+    @property
+    def dash(self) -> str:
+        """The dash of its line, for matplotlib; that of its curves over steps, if its points are not joined."""
+        dash = str(self.style.get("linestyle", "-"))
+        return "-" if dash == "none" else dash
+
+    @property
+    def marker(self) -> str:
+        return str(self.style.get("marker", "o"))
+
+    @property
+    def is_hollow(self) -> bool:
+        """Whether its marker is a white shape with a coloured edge."""
+        return self.style.get("color") == "white"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class DER(Method):
 
     name = "der"
     needs_past_data = True
-    look = Look("DER", {"color": "#D55E00", "linestyle": "--", "marker": "X"}, bar="#8C564B")
+    look = Look("DER", {"color": "#D55E00", "linestyle": "--", "marker": "X"})
 
     alpha: float = Field(0.5, ge=0, description="weight of the squared difference of logits")
     beta: float = Field(0.0, ge=0, description="weight of the loss on stored sequences; more than 0: DER++")

@@ -16,7 +16,7 @@ class EMA(Method):
     """The model after a task is the exponential moving average of its weights during the training."""
 
     name = "ema"
-    look = Look("EMA", {"color": "#999999", "linestyle": "--", "marker": "<"}, bar="#999999")
+    look = Look("EMA", {"color": "#767676", "linestyle": "--", "marker": "<"})
 
     half_life: Interval = Field("0.1dur", description="training after which the weights of a step count half")
 

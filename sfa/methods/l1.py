@@ -9,4 +9,4 @@ class L1(Penalized):
 
     name = "l1"
     kind = "l1"
-    look = Look("L1", {"color": "#56B4E9", "linestyle": "-.", "marker": "v"})
+    look = Look("L1", {"color": "#56B4E9", "linestyle": ":", "marker": "v"})

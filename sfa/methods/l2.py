@@ -42,4 +42,4 @@ class L2(Penalized):
 
     name = "l2"
     kind = "l2"
-    look = Look("L2", {"color": "#009E73", "linestyle": ":", "marker": "s"})
+    look = Look("L2", {"color": "#009E73", "linestyle": "--", "marker": "s"})

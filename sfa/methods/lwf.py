@@ -15,7 +15,7 @@ class LwF(Method):
 
     name = "lwf"
     neutral = ("strength", 0)
-    look = Look("LwF", {"color": "#0072B2", "linestyle": "-.", "marker": ">"}, bar="#0072B2")
+    look = Look("LwF", {"color": "#0072B2", "linestyle": "-.", "marker": ">"})
 
     strength: float = Field(1.0, ge=0, description="λ")
     temperature: float = Field(2.0, gt=0, description="T, of both distributions")

@@ -15,7 +15,7 @@ class ModelStock(OfSingleTasks):
     merge_name = "model_stock"
     merges_from = True
     merges_one = False  # no angle between one
-    look = Look("Model Stock", {"color": "0.5", "linestyle": "-.", "marker": "H"})
+    look = Look("Model Stock", {"color": "#767676", "linestyle": "-.", "marker": "H"})
 
     filter_wise: bool = Field(False, description="an angle for each row of a matrix, instead of each tensor")
 

@@ -28,7 +28,7 @@ class OLoRA(Tuned):
     needs_past_data = True
     acts_on_one_task = True
     neutral = ("strength", 0)
-    look = Look("O-LoRA", {"color": "#009E73", "linestyle": "--", "marker": "H"}, bar="#8DD3C7")
+    look = Look("O-LoRA", {"color": "#009E73", "linestyle": "-", "marker": "H"})
 
     strength: float = Field(0.5, ge=0, description="λ")
     rank: int = Field(8, ge=1, description="of each task's adapter")

@@ -47,7 +47,7 @@ class OSF(Tuned):
     """The largest singular directions of θ_o's matrices stay as they are, and gradients are orthogonal to them."""
 
     name = "osf"
-    look = Look("OSF", {"color": "#56B4E9", "linestyle": "--", "marker": "h"}, bar="#17BECF")
+    look = Look("OSF", {"color": "#56B4E9", "linestyle": "--", "marker": "h"})
 
     preserved: float = Field(0.5, gt=0, lt=1, description="share of each matrix's singular directions that stay")
 

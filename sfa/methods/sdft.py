@@ -21,7 +21,7 @@ class SDFT(Method):
 
     name = "sdft"
     rows = ("text",)
-    look = Look("SDFT", {"color": "#CC79A7", "linestyle": "-.", "marker": "*"}, bar="#BCBD22")
+    look = Look("SDFT", {"color": "#0072B2", "linestyle": ":", "marker": "*"})
 
     template: str = Field(TEMPLATE, description="request to the model, with {prompt} and {response}")
     max_tokens: int = Field(128, ge=1, description="tokens of a rewritten response; longer ones are not used")

@@ -12,11 +12,10 @@ class Sequential(Method):
     look = Look(
         style={
             "color": "white",
-            "markeredgecolor": "#D55E00",
+            "markeredgecolor": "#767676",
             "markeredgewidth": 1.8,
             "linestyle": "none",
             "marker": "o",
             "markersize": 8,
         },
-        bar="#C44E52",
     )

@@ -60,7 +60,7 @@ class SFA(Method):
     holds_anchor = True
     neutral = ("beta", 0)
     headline = "p"
-    look = Look("SFA", {"color": "#D55E00", "linestyle": "-", "marker": "o"}, bar="#009E73", is_subject=True)
+    look = Look("SFA", {"color": "#D55E00", "linestyle": "-", "marker": "o"}, is_subject=True)
 
     p: float | None = Field(0.25, gt=0, le=1, description="fraction of the training between merges")
     every: MergeInterval | None = Field(None, description="instead of p, like 50ba")

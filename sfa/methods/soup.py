@@ -11,7 +11,7 @@ class Soup(OfSingleTasks):
 
     name = "soup"
     merge_name = "soup"
-    look = Look(style={"color": "0.5", "linestyle": ":", "marker": "X"})
+    look = Look(style={"color": "#767676", "linestyle": ":", "marker": "X"})
 
     def merge(self, sources: Sources, out: Path) -> list[str]:
         from sfa import merging

@@ -126,7 +126,7 @@ class TaskArithmetic(Weighted):
     merge_name = "task_arithmetic"
     merges_from = True
     acts_on_one_task = True
-    look = Look(style={"color": "#56B4E9", "linestyle": "-.", "marker": "s"}, bar="#0072B2")
+    look = Look(style={"color": "#56B4E9", "linestyle": "-.", "marker": "s"})
 
     def merge(self, sources: Sources, out: Path) -> list[str]:
         from sfa import merging

@@ -28,7 +28,7 @@ class WiseFT(MergedOnce):
 
     name = "wise_ft"
     merge_name = "average"
-    look = Look("WiSE-FT", {"color": "#0072B2", "linestyle": "--", "marker": "p"}, bar="#E69F00")
+    look = Look("WiSE-FT", {"color": "#0072B2", "linestyle": "--", "marker": "p"})
 
     beta: float = Field(0.5, ge=0, le=1, description="weight of the previous task's weights")
 
