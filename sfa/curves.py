@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ def _panel(ax: Axes, run: Path) -> None:
     ax.set_xlim(0, starts[-1][0])
     if merges:
         ax.plot([], [], label="merge", **MERGE)
-        if any(_is_across(a, b, merges) for line in points.values() for a, b in itertools.pairwise(line)):
+        if any(_across(line, merges) for line in points.values()):
             ax.plot([], [], color="0.3", label="not scored just before the merge", **ACROSS)
 
 
@@ -193,8 +193,9 @@ def _plot(ax: Axes, points: Points, merges: Sequence[int], **properties: Any) ->
     """A line through the points. Where a merge lies between two of them, how much the score moved before it and how
     much by it is unknown: there the line is thin and dotted."""
     solid, across = [points[0]], []
+    unknown = _across(points, merges)
     for a, b in itertools.pairwise(points):
-        if _is_across(a, b, merges):
+        if (a, b) in unknown:
             solid.append((b[0], math.nan))
             across += [a, b, (b[0], math.nan)]
         solid.append(b)
@@ -203,8 +204,14 @@ def _plot(ax: Axes, points: Points, merges: Sequence[int], **properties: Any) ->
         ax.plot(*zip(*across, strict=True), color=properties["color"], clip_on=False, **ACROSS)
 
 
-def _is_across(a: tuple[int, float], b: tuple[int, float], merges: Iterable[int]) -> bool:
-    return any(a[0] < merge <= b[0] for merge in merges)
+def _across(points: Points, merges: Sequence[int]) -> list[tuple[tuple[int, float], tuple[int, float]]]:
+    """The pairs of points with a merge between them. Of two points at the step of a merge, the first is before it."""
+    pairs = []
+    for (a, b), after in itertools.zip_longest(itertools.pairwise(points), points[2:]):
+        is_before = after is not None and after[0] == b[0]
+        if any(a[0] < merge < b[0] or (a[0] < merge == b[0] and not is_before) for merge in merges):
+            pairs.append((a, b))
+    return pairs
 
 
 def _distance_panel(ax: Axes, run: Path, stages: Sequence[Points], top: float) -> None:

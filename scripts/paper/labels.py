@@ -75,7 +75,8 @@ def spread(ax: Axes, texts: Sequence[Text], marks: Sequence[Pair], lines: Sequen
         text.set(x=x, y=y)
         box = text.get_window_extent()
         nearest = np.clip(mark, box.min, box.max)
-        taken = np.concatenate([taken, _inside(box.padded(3)), _along(np.array([nearest, mark]))])
+        another = [_inside(box.padded(3))] * 4  # rather over a line than over another label
+        taken = np.concatenate([taken, *another, _along(np.array([nearest, mark]))])
         if math.dist(nearest, mark) > 1.7 * DISTANCES[0]:
             ax.plot(*zip(to_data.transform(nearest), point, strict=True), color="0.55", linewidth=0.7, zorder=2)
 

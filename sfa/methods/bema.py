@@ -15,7 +15,7 @@ class BEMA(Method):
     start."""
 
     name = "bema"
-    look = Look("BEMA", {"color": "#999999", "linestyle": ":", "marker": "<"}, bar="#777777")
+    look = Look("BEMA", {"color": "black", "linestyle": ":", "marker": "<"})
 
     ema_power: float = Field(0.5, ge=0, description="κ: the weights after step t enter with (ρ+γt)^−κ")
     bias_power: float = Field(0.2, ge=0, description="η: (ρ+γt)^−η of the way from the start is added")
