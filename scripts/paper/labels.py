@@ -18,7 +18,7 @@ from sfa.pictures import better
 
 METRICS = {"acc": "accuracy", "loss": "loss, nats per token"}  # metrics whose names in results are short
 
-MARGIN = 0.06  # of an axis beyond the least and the greatest share, with room for labels
+MARGIN = 0.1  # of an axis beyond the least and the greatest share, with room for labels
 HALO = withStroke(linewidth=2.5, foreground="white")  # keeps a label legible on an interval
 SHADE = 0.75  # a label is this much darker than its mark, so that light colours are legible
 MARK, NEAR = 7.0, 3.0  # half a mark; the distance at which a label has room, in pixels
@@ -75,7 +75,7 @@ def spread(ax: Axes, texts: Sequence[Text], marks: Sequence[Pair], lines: Sequen
         text.set(x=x, y=y)
         box = text.get_window_extent()
         nearest = np.clip(mark, box.min, box.max)
-        another = [_inside(box.padded(3))] * 4  # rather over a line than over another label
+        another = [_inside(box.padded(2))] * 2  # rather over a line than over another label
         taken = np.concatenate([taken, *another, _along(np.array([nearest, mark]))])
         if math.dist(nearest, mark) > 1.7 * DISTANCES[0]:
             ax.plot(*zip(to_data.transform(nearest), point, strict=True), color="0.55", linewidth=0.7, zorder=2)
