@@ -39,20 +39,25 @@ def compare(runs: Sequence[Results]) -> list[list[str]]:
         columns.setdefault(_config_without_seed(run["config"]), []).append(run)
     figures = [[_figures(run) for run in group] for group in columns.values()]
     keys = dict.fromkeys(key for group in figures for figure in group for key in figure)
-    head = ["", *(_title([run["name"] for run in group]) for group in columns.values())]
+    head = ["", *map(_title, columns.values())]
     return [head, *([key, *(_cell(key, [f.get(key, []) for f in group]) for group in figures)] for key in keys)]
 
 
-def turned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The rows of cells, or, of many runs, one row per run, which fits a terminal."""
-    return [list(line) for line in (zip(*lines, strict=True) if len(lines[0]) > MOST_COLUMNS else lines)]
+def as_tables(lines: cells.Lines, width: int) -> list[Table]:
+    """The rows as a table for a terminal of ``width`` characters: with a row per run, if they are many or their columns
+    do not fit; as several tables with a few columns each, if the rows do not fit either."""
+    gap = 3  # with a border
+    as_rows = cells.turned(lines)
+    fits = len(lines[0]) <= MOST_COLUMNS and len(cells.parts(lines, width - 1 - gap, gap)) == 1
+    tables = cells.parts(lines if fits else as_rows, width - 1 - gap, gap)
+    return [as_table(part, "" if i else "after the whole stream") for i, part in enumerate(tables)]
 
 
-def as_table(lines: Sequence[Sequence[str]]) -> Table:
+def as_table(lines: cells.Lines, title: str = "") -> Table:
     """The rows as a table for the terminal."""
-    table = Table(title="after the whole stream", title_justify="left", header_style="bold")
-    for i, name in enumerate(lines[0]):
-        table.add_column(Text(name), justify="right" if i else "left", overflow="fold")
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for i, (name, width) in enumerate(zip(lines[0], cells.column_widths(lines), strict=True)):
+        table.add_column(Text(name), justify="right" if i else "left", overflow="fold", max_width=max(1, width))
     for line in lines[1:]:
         table.add_row(*map(Text, line))
     return table
@@ -66,10 +71,11 @@ def markdown(folders: Sequence[Path], runs: Sequence[Results], command: str) -> 
         for stage in run["stages"]
     }
     environment = "; ".join(f"{m['hardware']}, torch {m['torch']}, {m['date']}" for m in map(json.loads, environments))
+    compared = compare(runs)
     sections = [
         cells.code(command),
         f"Seeds {sorted({run['seed'] for run in runs})}; {environment}.",
-        cells.markdown(turned(compare(runs))),
+        cells.markdown(cells.turned(compared) if len(compared[0]) > MOST_COLUMNS else compared),
     ]
     for run in runs:
         sections += [f"## {run['name']}", cells.code(" ".join(_overrides(run, runs[0]))), _matrix(run["evaluations"])]
@@ -141,9 +147,14 @@ def _config_without_seed(config: ConfigRecord) -> str:
     return json.dumps({k: value for k, value in config.items() if k not in ("seed", *LOCATION_KEYS)}, sort_keys=True)
 
 
-def _title(names: list[str]) -> str:
+def _title(runs: Sequence[Results]) -> str:
+    """The name of a run, or what the names of runs that differ in their seed have in common."""
+    names = [run["name"] for run in runs]
+    if len(names) == 1:
+        return names[0]
+    without_seed = {run["name"].removesuffix(f"-{run['seed']}") for run in runs}
     common = "".join(a[0] for a in itertools.takewhile(lambda a: len(set(a)) == 1, zip(*names, strict=False)))
-    return names[0] if len(names) == 1 else f"{common.rstrip('-_0123456789')}, {len(names)} seeds"
+    return f"{without_seed.pop() if len(without_seed) == 1 else common.rstrip('-_')}, {len(names)} seeds"
 
 
 @command("python -m scripts.compare")
@@ -154,7 +165,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--markdown", type=files.path, help="also write all scores to this file")
     args = parser.parse_args(arguments)
     results = [read_results(run) for run in args.runs]
-    Console().print(as_table(turned(compare(results))))
+    console = Console()
+    for table in as_tables(compare(results), console.width):
+        console.print(table)
     if args.picture:
         first_seed = [
             run for run, content in zip(args.runs, results, strict=True) if content["seed"] == results[0]["seed"]

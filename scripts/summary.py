@@ -65,6 +65,12 @@ def table(runs: Sequence[LabelledRun]) -> str:
     return f"{lines}\n\n± is half a 95 % interval over seeds and orders of tasks.\n\n{notes}"
 
 
+def terminal_table(runs: Sequence[LabelledRun], width: int) -> str:
+    """:func:`table` for a terminal of ``width`` characters."""
+    notes = ["± is half a 95 % interval over seeds and orders of tasks.", *FORMULAS]
+    return f"{cells.plain([head(runs), *rows(runs)], width)}\n\n{cells.paragraphs(notes, width)}"
+
+
 def head(runs: Sequence[LabelledRun]) -> list[str]:
     return [{"average": _average(runs)}.get(name, name) for name in ["method", *_columns(runs)]]
 

@@ -29,10 +29,10 @@ from rich.progress import (
 
 from eval import available
 from scripts import executor, files
-from scripts.cells import code
+from scripts.cells import code, terminal_width
 from scripts.executor import Job, run_in_process
 from scripts.paper.sweeps import read
-from scripts.summary import finished, table
+from scripts.summary import finished, table, terminal_table
 from sfa.config.reading import read_value
 from sfa.data import FileName
 from sfa.machine import hardware
@@ -219,13 +219,12 @@ def main(arguments: list[str]) -> int:
     failed = sweep(name, runs, console, args.jobs, args.ranks, args.ray, launcher)
     results = finished(runs)
     if results:
-        text = table(results)
-        print(f"\n{text}")
+        print(f"\n{terminal_table(results, terminal_width())}")
         if args.out:
             command_line = f"python -m scripts.sweep {shlex.join(arguments)}"
             seeds = sorted({run.config.seed for run in runs})
             about = f"{code(command_line)}\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
-            files.write(args.out, f"{about}\n\n{text}\n")
+            files.write(args.out, f"{about}\n\n{table(results)}\n")
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from scripts import files
+from scripts.cells import terminal_width
 from scripts.paper.tables import load, render
 from sfa.terminal import command, start
 
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
     overrides = [word for word in args.files if word not in tables]
     if not tables:
         parser.error(f"{' '.join(args.files)}: name a sweep's file, like yamls/sweeps/table1.yaml")
-    text = "\n".join(render(load(Path(file), overrides), args.format) for file in tables)
+    text = "\n".join(render(load(Path(file), overrides), args.format, terminal_width()) for file in tables)
     if args.out:
         print(files.write(args.out, text))
     else:

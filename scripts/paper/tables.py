@@ -2,11 +2,12 @@
 
 import itertools
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.cells import comma_separated, latex, markdown, plain
+from scripts.cells import comma_separated, latex, markdown, paragraphs, plain
 from scripts.interval import format_mean_interval
 from scripts.paper.sweeps import read, read_file
 from scripts.summary import FORMULAS, figures
@@ -123,8 +124,8 @@ def cells(table: Table) -> list[list[str]]:
     return [*lines, ["pairs in the paper's order", *agreement, *("" for _ in extra)]]
 
 
-def render(table: Table, form: str) -> str:
-    """The table as ``text``, ``csv``, ``latex`` or ``markdown``."""
+def render(table: Table, form: str, width: int) -> str:
+    """The table as ``text`` of at most ``width`` characters a line, ``csv``, ``latex`` or ``markdown``."""
     lines = cells(table)
     if form == "csv":
         return comma_separated(lines)
@@ -133,4 +134,5 @@ def render(table: Table, form: str) -> str:
     notes = FORMULAS if any(row.extra for row in table.rows) else []
     if form == "markdown":
         return "\n".join([f"**{table.title}**", "", markdown(lines), "", *(f"- {note}" for note in notes)])
-    return "\n".join([table.title, plain(lines), *notes]) + "\n"
+    parts = [textwrap.fill(table.title, width), plain(lines, width, together=3), paragraphs(notes, width)]
+    return "\n\n".join(filter(None, parts)) + "\n"
