@@ -91,7 +91,7 @@ def test_no_name_of_a_run_leads_out_of_the_runs(value: Any, tmp_path: Path) -> N
         lambda: series.points_of(index),
         lambda: claims.Runs(tmp_path, "small"),
         lambda: report.page([index]),
-        lambda: figures.draw(Figure(name="1", kind="stream", runs=["x"]), index, tmp_path / "out.png"),
+        lambda: figures.draw([Figure(name="1", kind="stream", runs=["x"])], index, tmp_path / "out.png"),
     ]
     for read in readers:
         with pytest.raises(store.DamagedStage, match=r"is not the name of a run: a file in .* was changed"):

@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 
 import train
 from scripts.paper import bars, distance, labels, tradeoff
+from scripts.paper.sweeps import read_file
 from scripts.series import Swept
 from sfa import curves, pictures
+from sfa.config import ConfigError
 from sfa.methods import METHODS
 
 SAFE = {"#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#767676", "black"}  # Okabe and Ito, grey
@@ -142,6 +144,15 @@ def test_figure_6_is_one_picture_of_both_orders() -> None:
         path = Path(train.__file__).parent / "yamls" / "sweeps" / f"{name}.yaml"
         figures = yaml.safe_load(path.read_text())["figures"]
         assert [figure["name"] for figure in figures] == ["6", "6"] and figures[0]["stream"] != figures[1]["stream"]
+
+
+def test_other_figures_of_one_name_are_an_error(tmp_path: Path) -> None:
+    figures = [{"name": "1", "kind": "bars"}, {"name": "1", "kind": "bars"}]
+    file = tmp_path / "x.yaml"
+    config = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
+    file.write_text(yaml.safe_dump({"config": config, "figures": figures, "runs": [{"method": "sequential"}]}))
+    with pytest.raises(ConfigError, match="two figures are named 1"):
+        read_file(file)
 
 
 def test_no_two_methods_look_the_same_and_the_colour_blind_can_tell_them() -> None:

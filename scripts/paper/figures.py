@@ -1,6 +1,5 @@
 """Draws the paper's figures from a sweep's runs."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +50,9 @@ def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
         return []
     out.mkdir(parents=True, exist_ok=True)
     pictures = []
-    for name, parts in itertools.groupby(figures, lambda figure: figure.name):
-        pictures.append(draw(list(parts), index, out / f"figure{name}_{file.stem}.png"))
+    for name in dict.fromkeys(figure.name for figure in figures):
+        parts = [figure for figure in figures if figure.name == name]
+        pictures.append(draw(parts, index, out / f"figure{name}_{file.stem}.png"))
         print(pictures[-1])
     return pictures
 

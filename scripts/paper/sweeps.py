@@ -1,10 +1,11 @@
 """Sweep files, extended by the paper's tables and figures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sfa import sweeps as sweep
 from sfa.config import Evaluations
@@ -22,7 +23,7 @@ class PaperTable(Section):
 
 
 class Figure(Section):
-    """A figure of the paper, drawn from a sweep's runs.
+    """A figure of the paper, drawn from a sweep's runs. Trade-offs of the same name are panels of one picture.
 
     ======== =====================================================================================
     kind     content
@@ -53,6 +54,15 @@ class PaperSweep(SweepFile):
 
     table: PaperTable | None = None
     figures: list[Figure] = Field([], description="figures drawn from its runs")
+
+    @field_validator("figures")
+    @classmethod
+    def _only_tradeoffs_have_panels(cls, figures: list[Figure]) -> list[Figure]:
+        counts = Counter(figure.name for figure in figures)
+        for figure in figures:
+            if counts[figure.name] > 1 and figure.kind != "tradeoff":
+                raise ValueError(f"two figures are named {figure.name}: only those of kind tradeoff are panels of one")
+        return figures
 
 
 def read(path: Path, overrides: Sequence[str] = (), evaluations: Evaluations | None = None) -> list[SweepRun]:
