@@ -111,7 +111,8 @@ def test_a_sweep_runs_goes_on_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     assert [point.value for point in points] == [0.1, 0.3, 0.5]
     assert points[1].x == pytest.approx(sum(final["even_accuracy"] for final in finals) / 2)
     assert points[1].dy == pytest.approx(half_width([final["odd_accuracy"] for final in finals]))
-    for picture in (tradeoff.draw(results, x, y, tmp_path / "t.png"), bars.draw(results, tmp_path / "b.png")):
+    panel = tradeoff.Panel(results, x, y)
+    for picture in (tradeoff.draw([panel], tmp_path / "t.png"), bars.draw(results, tmp_path / "b.png")):
         assert picture.stat().st_size > 10_000 and picture.with_suffix(".pdf").read_bytes()[:5] == b"%PDF-"
 
 

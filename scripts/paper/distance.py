@@ -26,6 +26,8 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
     for method in ("sfa", SEQUENTIAL):
         kind = look(method)
         of_method = {name: pairs for name, pairs in points.items() if name.split()[0] == method}
+        if not of_method:
+            continue
         runs = [pair for pairs in of_method.values() for pair in pairs]
         means = [(float(x), float(y_mean)) for x, y_mean in (np.mean(pairs, 0) for pairs in of_method.values())]
         if len(runs) > len(means):
