@@ -173,6 +173,19 @@ def test_bars_and_lines_of_a_method_have_its_colour(drawn: Drawn, tmp_path: Path
     assert colours == [METHODS[point["method"]].look.colour for point, _ in results]
 
 
+def test_names_of_lines_across_the_bars_are_apart_and_in_the_picture(drawn: Drawn, tmp_path: Path) -> None:
+    rehearsal = [
+        ({"method": "rehearsal", "rehearsal.fraction": f}, [run("", (0.8, 0.2), (0.5, f))]) for f in (0.05, 0.1)
+    ]
+    together = [({"method": "multitask"}, [run("", (0.8, 0.2), (0.5, 0.06))])]
+    bars.draw([*swept(seeds=1), *rehearsal, *together], tmp_path / "b.png")
+    drawn[0].draw_without_rendering()
+    names = {text.get_text(): text.get_window_extent() for text in drawn[0].axes[0].texts}
+    shown = [names[name] for name in ("rehearsal 5%", "rehearsal 10%", "multitask")]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(shown, 2))
+    assert all(box.x0 > 0 and box.x1 < drawn[0].bbox.x1 for box in shown)
+
+
 def stored(folder: Path, scores: list[tuple[int, float]], merges: list[tuple[int, float, float]]) -> Path:
     """A run of one task whose scores during training and merges were recorded."""
     made = {"date": "2026-01-01", "hardware": "cpu", "torch": "2.7.0"}

@@ -66,12 +66,7 @@ def _beside(ax: Axes, marks: Sequence[tuple[float, str, str]]) -> None:
     below = -math.inf
     for height, text, colour in sorted(marks):
         below = max(height, below + line)
-        place: dict[str, Any] = {
-            "xytext": (14, 0),
-            "textcoords": "offset points",
-            "va": "center",
-            "annotation_clip": False,
-        }
+        place: dict[str, Any] = {"xytext": (14, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(text, (ax.get_xlim()[1], below), color=colour, annotation_clip=False, **place)
 
 
