@@ -165,7 +165,9 @@ def label(name: str) -> str:
 
 
 def format_value(value: Any) -> str:
-    return ":".join(f"{weight:g}" for weight in value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ":".join(map(format_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def setting(key: str) -> str:

@@ -15,7 +15,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 
 import train
-from scripts.paper import bars, distance, labels, tradeoff
+from scripts.paper import bars, distance, labels, methods, tradeoff
 from scripts.paper.sweeps import read_file
 from scripts.series import Swept
 from sfa import curves, pictures
@@ -31,7 +31,7 @@ Drawn = list[Figure]
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
     """The figures that are drawn, kept open when they are saved."""
     figures: Drawn = []
-    for module in (bars, distance, tradeoff, curves):
+    for module in (bars, distance, methods, tradeoff, curves):
         monkeypatch.setattr(module, "save", lambda figure, out: figures.append(figure) or out)
     yield figures
     plt.close("all")
@@ -229,3 +229,19 @@ def test_a_score_taken_just_before_a_merge_shows_the_jump(drawn: Drawn, tmp_path
     solid = next(line for line in drawn[0].axes[0].lines if len(line.get_xdata()) > 2)
     assert [tuple(p) for p in solid.get_xydata()][:3] == [(0, 0), (4, 0.2), (4, 0.6)]
     assert np.isnan(solid.get_ydata()[3])
+
+
+def test_a_mark_of_a_method_is_as_large_as_its_training_is_long(drawn: Drawn, tmp_path: Path) -> None:
+    results = swept()
+    for point, runs in results:
+        for one in runs:
+            for stage in one["stages"]:
+                stage["seconds"] = 30.0 if point["method"] == "sfa" else 10.0
+    methods.draw(results, X, Y, tmp_path / "methods.png")
+    (ax,) = drawn[0].axes
+    settings = methods.settings_of(results, X, Y)
+    areas = [float(marks.get_sizes()[0]) for marks in ax.collections if hasattr(marks, "get_sizes")][::2]
+    assert areas == [methods.AREA * (3 if one.method == "sfa" else 1) for one in settings]
+    assert "SFA 0.25" in [text.get_text() for text in ax.texts] and len(ax.texts) == len(settings)
+    folder = methods.draw_each(results, X, Y, tmp_path / "each")
+    assert {path.stem for path in folder.iterdir()} == {one.method for one in settings}

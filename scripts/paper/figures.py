@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.paper import bars, distance, tradeoff
+from scripts.paper import bars, distance, methods, tradeoff
 from scripts.paper.sweeps import Figure, read, read_file
 from scripts.series import Swept, names, points_of, trains_on_part
 from sfa import curves
@@ -28,6 +28,10 @@ def draw(figures: Sequence[Figure], index: Path, out: Path) -> Path:
     results = select(points, figure)
     if figure.kind == "bars":
         return bars.draw(results, out)
+    if figure.kind == "methods":
+        return methods.draw(results, figure.x, figure.y, out)
+    if figure.kind == "each":
+        return methods.draw_each(results, figure.x, figure.y, out.with_suffix(""))
     return distance.draw(results, figure.y, out)
 
 
@@ -52,7 +56,8 @@ def draw_all(file: Path, overrides: Sequence[str], out: Path) -> list[Path]:
     pictures = []
     for name in dict.fromkeys(figure.name for figure in figures):
         parts = [figure for figure in figures if figure.name == name]
-        pictures.append(draw(parts, index, out / f"figure{name}_{file.stem}.png"))
+        number = f"figure{name}" if name[0].isdigit() else name
+        pictures.append(draw(parts, index, out / f"{number}_{file.stem}.png"))
         print(pictures[-1])
     return pictures
 

@@ -23,12 +23,14 @@ class PaperTable(Section):
 
 
 class Figure(Section):
-    """A figure of the paper, drawn from a sweep's runs. Trade-offs of the same name are panels of one picture.
+    """A figure, drawn from a sweep's runs. Trade-offs of the same name are panels of one picture.
 
     ======== =====================================================================================
     kind     content
     ======== =====================================================================================
     tradeoff scores on two domains against each other, ``x`` and ``y``
+    methods  the same of every method and setting, with the training time as the size of a mark
+    each     the same, a picture for each method among the others, in a folder
     bars     the average over all tasks, one bar per method
     distance the distance from the anchor against ``y``
     stream   every score over the training steps, a panel for each of ``runs``
@@ -36,8 +38,10 @@ class Figure(Section):
     ======== =====================================================================================
     """
 
-    name: str = Field(pattern=r"^[0-9]+[a-z]?$", description="its number in the paper, such as 6 or 6b")
-    kind: Literal["tradeoff", "bars", "distance", "stream", "together"]
+    name: str = Field(
+        pattern=r"^([0-9]+[a-z]?|[a-z]+)$", description="its number in the paper, such as 6 or 6b, or a word"
+    )
+    kind: Literal["tradeoff", "methods", "each", "bars", "distance", "stream", "together"]
     x: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
     y: dict[str, list[str]] = Field({}, description="domains, each with its evaluations")
     methods: list[str] | None = Field(None, description="only these")
