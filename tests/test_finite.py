@@ -22,9 +22,17 @@ MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_the_first_wrong_tensor_is_named(value: float) -> None:
-    tensors = {"a": torch.ones(3), "empty": torch.ones(0), "b": torch.ones(2, 2), "c": torch.full((5,), value)}
-    check({"a": tensors["a"], "empty": tensors["empty"]}, "weight")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_first_wrong_tensor_is_named(value: float, dtype: torch.dtype) -> None:
+    """The largest finite values, whose squares are infinite, are right."""
+    tensors = {
+        "a": torch.full((3,), torch.finfo(dtype).min, dtype=dtype),
+        "scalar": torch.tensor(1.0, dtype=dtype),
+        "empty": torch.ones(0, dtype=dtype),
+        "b": torch.ones(2, 2, dtype=dtype),
+        "c": torch.full((5,), value, dtype=dtype),
+    }
+    check({name: tensors[name] for name in ("a", "scalar", "empty")}, "weight")
     tensors["b"][1, 1] = value
     with pytest.raises(NotFinite, match="the weight of b is not finite"):
         check(tensors, "weight")

@@ -185,9 +185,11 @@ def in_turn(works: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 
 
 @dataclass
 class Commands:
-    """Costs of a command: seconds of wall time by hyperfine, and peak resident bytes by ``/usr/bin/time``."""
+    """Costs of a command: seconds of wall time and of CPU time (user and system, of its children too) by hyperfine, and
+    peak resident bytes by ``/usr/bin/time``."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     peak: list[float] = field(default_factory=list)
 
 
@@ -211,14 +213,15 @@ def commands_in_turn(
         for name, command in commands.items():
             if before is not None:
                 before(name)
-            seconds, peak = _command(command)
+            seconds, cpu, peak = _command(command)
             if number >= 0:
                 taken[name].seconds.append(seconds)
+                taken[name].cpu.append(cpu)
                 taken[name].peak.append(peak)
     return taken
 
 
-def _command(command: Sequence[str]) -> tuple[float, float]:
+def _command(command: Sequence[str]) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as folder:
         times, memory, printed = Path(folder, "times.json"), Path(folder, "memory.txt"), Path(folder, "printed.txt")
         measured = ["/usr/bin/time", "-v", "-o", str(memory), *command]
@@ -232,7 +235,8 @@ def _command(command: Sequence[str]) -> tuple[float, float]:
             raise RuntimeError(f"{' '.join(command)} failed: {process.stderr[-1000:]}{tail}")
         match = re.search(r"Maximum resident set size \(kbytes\): (\d+)", memory.read_text())
         assert match is not None, "GNU time always writes it"
-        return float(json.loads(times.read_text())["results"][0]["times"][0]), 1024.0 * int(match[1])
+        (result,) = json.loads(times.read_text())["results"]
+        return float(result["times"][0]), float(result["user"] + result["system"]), 1024.0 * int(match[1])
 
 
 def resident() -> float:
