@@ -16,7 +16,7 @@ from sfa.stages import stage
 from sfa.stages.context import Context
 from sfa.stages.plan import plan, topological_order
 
-P, STEPS = 0.1, 10  # a merge after each of the measured steps
+P, STEPS = 0.1, 3  # steps are measured with a merge after each
 BOUND = 0.001
 CONFIG = Path("yamls/smollm2_math_law.yaml")
 
@@ -31,10 +31,10 @@ def run(setup: Setup) -> list[Row]:
         raise Missing(f"{MODEL} does not exist: make {MODEL}")
     data = [f"data_folder={setup.data_folder}"] if setup.data_folder else []
     short = ["tasks.0.train.max_duration=1ba", f"tasks.1.train.max_duration={STEPS}ba", "eval.tasks=[]", "loggers={}"]
-    options = [*data, "method=sfa", f"sfa.p={P}"]
+    short += ["method=sfa", "sfa.p=null", "sfa.every=1ba", f"save_folder={setup.scratch}"]
     try:
-        whole = configs.load(CONFIG, options, available)
-        config = configs.load(CONFIG, [*options, *short, f"save_folder={setup.scratch}"], available)
+        whole = configs.load(CONFIG, data, available)
+        config = configs.load(CONFIG, [*data, *short], available)
     except configs.ConfigError as error:
         raise Missing(str(error)) from error
     join()

@@ -10,24 +10,23 @@ LINE = "start"
 
 
 def run(setup: Setup) -> list[Row]:
-    binaries = Path(sys.executable).parent
     configs = {"pythia_math_law": "its model is on the hub", "quickstart": "its model has random weights"}
     launchers = {  # composer imports Composer before it starts its processes
-        "sfa run": [str(binaries / "sfa"), "run"],
-        "composer train.py": [str(binaries / "composer"), "train.py"],
+        "python": [sys.executable],  # as sfa run does
+        "composer": [str(Path(sys.executable).with_name("composer"))],
     }
     commands = {
-        (launcher, name): [*words, f"yamls/{name}.yaml", "dry_run=true"]
+        (launcher, name): [*words, "train.py", f"yamls/{name}.yaml", "dry_run=true"]
         for name in configs
         for launcher, words in launchers.items()
     }
     imported = [sys.executable, "-c", "import composer"]
     labelled = {" ".join(key): command for key, command in commands.items()}
-    taken = commands_in_turn({**labelled, "import": imported}, setup.rounds(3), warm_up=0 if setup.small else 1)
+    taken = commands_in_turn({**labelled, "import": imported}, setup.rounds(3), warm_up=0)
     return [
         Row(
             LINE,
-            f"{launcher} yamls/{name}.yaml dry_run=true; {configs[name]}",
+            f"{launcher} train.py yamls/{name}.yaml dry_run=true; {configs[name]}",
             'python -c "import composer"',
             taken[f"{launcher} {name}"].cpu,
             taken["import"].cpu,
