@@ -40,7 +40,9 @@ def test_commands_alternate_and_a_failure_is_reported(tmp_path: Path) -> None:
     except Missing as missing:
         pytest.skip(str(missing))
     assert log.read_text().split() == ["a", "b", "a", "b"]
-    assert all(len(costs.seconds) == len(costs.cpu) == len(costs.peak) == 2 and min(costs.peak) > 0 for costs in taken.values())
+    assert all(
+        len(costs.seconds) == len(costs.cpu) == len(costs.peak) == 2 and min(costs.peak) > 0 for costs in taken.values()
+    )
     with pytest.raises(RuntimeError, match="exit 3 failed"):
         commands_in_turn({"c": ["sh", "-c", "exit 3"]}, rounds=1, warm_up=0)
 

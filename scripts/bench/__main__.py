@@ -34,8 +34,8 @@ from scripts.bench.report import write
 from sfa.store import write_json
 from sfa.terminal import command, start
 
-LINES = ("merging", "share", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "forking", "folders",
-         "evaluation", "choices", "start", "growth")  # fmt: skip
+LINES = ("merging", "share", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "forking",
+         "folders", "evaluation", "choices", "start", "growth")  # fmt: skip
 PACKAGES = ("torch", "mosaicml", "transformers", "lm_eval", "mergekit")
 
 

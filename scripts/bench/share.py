@@ -45,11 +45,12 @@ def run(setup: Setup) -> list[Row]:
     step = (cost["seconds"] - sum(merging)) / STEPS
     total = int(whole.train_of(whole.tasks[-1]).max_duration.removesuffix("ba"))
     count = len(merge_steps(total, P))
+    train = config.train
+    tokens = f"{train.global_batch_size} x {train.seq_len} tokens, {train.precision}, {setup.device}"
     return [
         Row(
             line="the merges' share of a stage, p=0.1",
-            case=f"{MODEL}, {CONFIG.name}'s Law: {count} merges in {total} steps of "
-            f"{config.train.global_batch_size} x {config.train.seq_len} tokens, {config.train.precision}, {setup.device}",
+            case=f"{MODEL}, {CONFIG.name}'s Law: {count} merges in {total} steps of {tokens}",
             against=f"the {total} steps",
             ours=[count * seconds for seconds in merging],
             other=[total * step] * len(merging),
