@@ -1,6 +1,6 @@
 """Detects infinite values and NaNs before they reach the weights or a checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def check(tensors: Mapping[str, Tensor], what: str) -> None:
         raise NotFinite(f"the {what} of {name} is not finite")
 
 
-def _extremes(tensors: Sequence[Tensor]) -> Tensor:
+def _extremes(tensors: list[Tensor]) -> Tensor:
     """A few values of each tensor, ``[tensors, n]``, float32, finite if and only if all of its values are."""
     if tensors[0].is_cuda:
         return torch.stack([norm.float() for norm in torch._foreach_norm(tensors, float("inf"))])[:, None]

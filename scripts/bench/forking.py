@@ -61,4 +61,4 @@ def _plain_part(stage: Training) -> float:
     if stage.method.is_plain:
         return 1.0
     clock = stage.method.clock(STEPS, Fraction(STEPS))
-    return float(min(clock.interval / STEPS, 1)) if clock is not None else 0.0
+    return min(1.0, float(clock.interval / STEPS)) if clock is not None else 0.0
