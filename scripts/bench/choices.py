@@ -40,8 +40,8 @@ def run(setup: Setup) -> list[Row]:
         raise Missing(f"{PRETRAINED} does not exist: make {PRETRAINED}")
     model, tokenizer = stored.read_model(PRETRAINED).to(setup.device).eval(), stored.read_processor(PRETRAINED)
     return [
-        _row("DBpedia, 14 labels", _read(_dbpedia, 4, setup), 5.0, model, tokenizer, setup),
-        _row("CaseHOLD, 5 holdings written out", _read(_casehold, 4, setup), 2.0, model, tokenizer, setup),
+        _row("DBpedia, 14 labels", _read(_dbpedia, 32, setup), 5.0, model, tokenizer, setup),
+        _row("CaseHOLD, 5 holdings written out", _read(_casehold, 16, setup), 2.0, model, tokenizer, setup),
     ]
 
 
@@ -80,7 +80,7 @@ def _row(case: str, asked: Asked, bound: float, model: Any, tokenizer: Any, setu
         scores[kind] = kind(pretrained=model, tokenizer=tokenizer, batch_size=32).loglikelihood(requests)
 
     works = {kind.__name__: partial(measured, kind) for kind in (LiveLM, Separate)}
-    seconds = in_turn(works, setup.rounds(2), warm_up=0)
+    seconds = in_turn(works, setup.rounds(3), warm_up=1)
     ours, theirs = (torch.tensor([value for value, _ in scores[kind]]) for kind in (LiveLM, Separate))
     if not torch.allclose(ours, theirs, rtol=1e-4):
         raise RuntimeError(f"{case}: the log-probabilities differ by {float((ours - theirs).abs().max())}")
