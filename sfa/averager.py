@@ -20,11 +20,13 @@ from sfa.weighting import Weighting
 
 
 class Merge(TypedDict):
-    """One merge: the step after which it was done, ‖θ − θ_o‖ before and after it, and the seconds it took."""
+    """One merge: the step after which it was done, ‖θ − θ_o‖ before and after it, β, of tensors without one of their
+    own, and the seconds it took."""
 
     step: int
     l2_before: float
     l2_after: float
+    beta: float
     seconds: float
 
 
@@ -267,7 +269,7 @@ class Averager:
             check(masters, f"merged weight, step {step},")
             raise NotFinite(f"the distance from the anchor, step {step}, is not finite")
         l2_after = (1 - beta) * before if is_scaled else math.sqrt(total(self._live, after))
-        merge = Merge(step=step, l2_before=before, l2_after=l2_after, seconds=seconds)
+        merge = Merge(step=step, l2_before=before, l2_after=l2_after, beta=beta, seconds=seconds)
         self.merges.append(merge)
         self.lora_error = error if factors else None
         return merge

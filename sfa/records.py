@@ -135,11 +135,12 @@ class Spec(TypedDict):
 
 
 class MergeRecord(TypedDict):
-    """A merge during a training, see :class:`sfa.averager.Merge`."""
+    """A merge during a training, see :class:`sfa.averager.Merge`. Manifests of older releases lack ``beta``."""
 
     step: int
     l2_before: float
     l2_after: float
+    beta: NotRequired[float]
     seconds: float
 
 

@@ -66,6 +66,11 @@ def results_file(run: Path) -> Path:
     return run / "results.json"
 
 
+def tracked(run: Path) -> Path:
+    """The folder, in a run's folder, of what loggers write about the whole run."""
+    return run / "stream"
+
+
 def sweep_file(save_folder: Path, name: str) -> Path:
     """The file that lists a sweep's runs."""
     return save_folder / f"{name}.json"

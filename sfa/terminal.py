@@ -17,6 +17,11 @@ from safetensors import SafetensorError
 from sfa.errors import FAILED, Interrupted, SFAError
 
 Main = Callable[[list[str]], int]
+QUIET = {  # what libraries read when they are imported
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_QUIET": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 UNAFFECTED = "What is finished, and the last whole checkpoint, are as they were"
 
 
@@ -107,7 +112,8 @@ def quiet() -> None:
     import datasets
     import transformers
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -31,7 +31,7 @@ VALUES: list[Any] = [
     {"a": 1}, {"name": "x"}, {"name": "arithmetic"}, {"split": "digits"}, {"split": "digits", "into": 3}, {"x": {}},
     {"name": "c", "source": "s", "prompt": "{", "response": "{a}"}, {1: 2}, {"file": {"filename": "f", "x": 1}},
 ]  # fmt: skip
-FREE = re.compile(r"^(loggers\.(wandb|mlflow)|tasks\.\d+\.choices)")  # handed on to the loggers; labels of data
+FREE = re.compile(r"^(loggers\.(wandb|mlflow|trackio)|tasks\.\d+\.choices)")  # handed on to the loggers; labels of data
 
 
 def places(content: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -135,6 +135,7 @@ def test_a_number_that_reads_as_it_looks_is_taken(override: str, value: int, tmp
             "loggers.wandb: needs the package wandb_absent, which is not installed: pip install '.[wandb]'",
         ),
         ("loggers={mlflow: {}}", "loggers.mlflow: needs the package mlflow_absent, which"),
+        ("loggers={trackio: {}}", "loggers.trackio: needs the package trackio_absent, which"),
         ("save_folder=FOLDER/{rank}", "save_folder: must not contain braces"),
         ("loggers={tensorboard: {log_dirr: x}}", "loggers.tensorboard.log_dirr: unknown key; did you mean log_dir?"),
         ("loggers={file: {flush_interval: often}}", "loggers.file.flush_interval: must be a valid integer"),
@@ -146,7 +147,8 @@ def test_a_value_that_cannot_be_meant(
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    monkeypatch.setattr(loggers, "PACKAGES", {"wandb": "wandb_absent", "mlflow": "mlflow_absent"})
+    packages = ("wandb", "mlflow", "trackio")
+    monkeypatch.setattr(loggers, "PACKAGES", {package: f"{package}_absent" for package in packages})
     assert message.replace("FOLDER", str(tmp_path)) in wrong(tmp_path, override.replace("FOLDER", str(tmp_path)))
 
 

@@ -1,5 +1,6 @@
 """Composer's loggers by their names in a config."""
 
+import copy
 import importlib.util
 import inspect
 import typing
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from composer.loggers import LoggerDestination
 
 CLASSES = {"tensorboard": "TensorboardLogger", "file": "FileLogger", "wandb": "WandBLogger", "mlflow": "MLFlowLogger"}
-PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
-EXTRAS = ("wandb", "mlflow")  # extras of this project; the other packages are dependencies
+PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio", "tensorboard": "tensorboard"}
+EXTRAS = ("wandb", "mlflow", "trackio")  # extras of this project; the other packages are dependencies
+PROJECT = "sfa"  # what holds the runs of all configs in a tracker
 
 
 def missing(name: str) -> str | None:
@@ -38,23 +40,43 @@ def options(name: str) -> type[BaseModel]:
     return create_model(f"{kind.__name__}Options", __config__=settings, **fields)
 
 
-def make(config: Config, folder: Path) -> "list[LoggerDestination]":
-    """Creates the loggers of a config, with its options over the defaults of this project.
+def of_stage(config: Config, folder: Path) -> "list[LoggerDestination]":
+    """Creates the loggers of a stage's training, with a config's options over the defaults of this project.
 
     Args:
         config: the run's config.
-        folder: folder of a stage's logs.
+        folder: folder of the stage's logs.
     """
     defaults: dict[LoggerName, Overrides] = {
         "tensorboard": {"log_dir": str(folder)},
         "file": {"filename": str(folder / "log.txt"), "overwrite": True, "remote_file_name": None},
-        "wandb": {"project": "sfa", "group": config.name},
-        "mlflow": {"experiment_name": config.name},
+        "wandb": {"project": PROJECT, "group": config.name},
+        "mlflow": {"experiment_name": PROJECT, "run_group": config.name},
+        "trackio": {"project": PROJECT, "group": config.name},
     }
-    return [_kind(name)(**{**defaults[name], **options}) for name, options in config.loggers.items()]
+    given = copy.deepcopy(config.loggers)  # W&B's and MLflow's write the name of the training into what they are given
+    return [_kind(name)(**{**defaults[name], **options}) for name, options in given.items()]
+
+
+def of_run(config: Config, folder: Path) -> "list[LoggerDestination]":
+    """Creates the loggers of a whole run. A file has none: there, it is ``results.json``.
+
+    Args:
+        config: the run's config.
+        folder: folder of the run's logs.
+    """
+    trackers = {name: options for name, options in config.loggers.items() if name != "file"}
+    if "mlflow" in trackers:  # a score that did not change is a point of its curve, too; nothing runs that has a load
+        defaults = {"log_duplicated_metric_every_n_steps": 1, "log_system_metrics": False}
+        trackers["mlflow"] = {**defaults, **trackers["mlflow"]}
+    return of_stage(config.model_copy(update={"loggers": trackers}), folder)
 
 
 def _kind(name: str) -> Any:
     import composer.loggers
 
+    if name == "trackio":  # Composer has none for it
+        from sfa.stages.trackio_logger import TrackioLogger
+
+        return TrackioLogger
     return getattr(composer.loggers, CLASSES[name])

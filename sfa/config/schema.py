@@ -20,7 +20,7 @@ Duration = Annotated[
     str, Field(pattern=r"^[1-9][0-9_]*(ep|ba|tok)$", description='epochs, batches or tokens, like "1ep" or "300ba"')
 ]
 
-LoggerName = Literal["tensorboard", "file", "wandb", "mlflow"]
+LoggerName = Literal["tensorboard", "file", "wandb", "mlflow", "trackio"]
 
 
 class Train(Section):

@@ -74,7 +74,7 @@ class Context:
             eval_interval=config.eval.interval,
             parallelism=config.parallelism,
             checkpoint=config.checkpoint,
-            make_loggers=partial(loggers.make, config),
+            make_loggers=partial(loggers.of_stage, config),
             replan=lambda: topological_order(plan(config)),
             conceal=config.conceal,
             evaluator=evaluator,

@@ -1,5 +1,6 @@
 """Runs a config: every stage of its plan, then the results."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from composer.utils import dist
 from rich.console import Console
 
 from sfa import runs
-from sfa.config import ConfigError
+from sfa.config import ConfigError, loggers
 from sfa.config.schema import Config
 from sfa.errors import UsageError
 from sfa.models import stored
@@ -20,6 +21,7 @@ from sfa.stages.context import Context
 from sfa.stages.describe import check_disk
 from sfa.stages.plan import Stage, plan, topological_order
 from sfa.stages.score_lines import Scores, stage_line
+from sfa.stages.tracking import track
 from sfa.store import DamagedStage
 from sfa.values import flat
 
@@ -56,11 +58,14 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
             console.print(_line(config, planned.label, scores[-1], known))
             known[planned.label] = {score["evaluation"]: score for score in scores[-1]}
     content = results.assemble(config, list(evaluated.values()), manifests, scores, evaluator.lower_is_better)
+    folder = runs.run_folder(config.save_folder, config.name)
     if dist.get_global_rank() == 0:
-        folder = runs.run_folder(config.save_folder, config.name)
         _report_replaced(folder, content, console)
         runs.write_results(folder, content)
+        shutil.rmtree(runs.tracked(folder), ignore_errors=True)
     dist.barrier()
+    of_stages = [manifest for manifest in manifests if manifest["parent"] is not None]
+    track(config, content, of_stages, folder, loggers.of_run(config, runs.tracked(folder)))
     return content
 
 

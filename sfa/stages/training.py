@@ -161,7 +161,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     record: Cost = {
         "steps": total,
         "merge_steps": [int(merge["step"]) for merge in sfa.merges] if sfa else [],
-        "merges": sfa.merges if sfa else [],
+        "merges": [{**merge} for merge in sfa.merges] if sfa else [],
         "seconds": round(recorder.seconds, 3),
         "tokens": tokens,
         "peak_bytes": machine.peak(),

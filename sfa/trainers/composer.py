@@ -137,7 +137,7 @@ class SFA(Algorithm):
             betas = {named[name]: beta for name, beta in self.averager.betas.items()}
             for optimizer in state.optimizers:
                 moments.average(optimizer, betas)
-        logger.log_metrics({f"sfa/{name}": merge[name] for name in ("l2_before", "l2_after", "seconds")})
+        logger.log_metrics({f"sfa/{name}": merge[name] for name in ("l2_before", "l2_after", "beta", "seconds")})
 
     @property
     def _last_merge(self) -> int | None:

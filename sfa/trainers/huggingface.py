@@ -26,7 +26,8 @@ class SFACallback(TrainerCallback, ExportableState):
     Merges are done at the end of an optimizer's step, before the Trainer logs, evaluates and saves this step, and at
     the training's last step; substeps of gradient accumulation do not count. Every call of ``train()`` is a training
     of its own. Works in one process and under DDP, FSDP1, FSDP2 and DeepSpeed ZeRO-1, 2 and 3, for full fine-tuning and
-    adapters. The distance from θ_o goes to the Trainer's loggers as ``sfa/l2_before`` and ``sfa/l2_after``.
+    adapters. β and the distance from θ_o go to the Trainer's loggers as ``sfa/beta``, ``sfa/l2_before`` and
+    ``sfa/l2_after``.
 
     A resumed training goes on where it was. θ_o is in no checkpoint: it is read from ``anchor`` or, without one, taken
     from the model as it was built or from its folder, and compared with the θ_o that the checkpoint was written with.
@@ -191,7 +192,7 @@ class SFACallback(TrainerCallback, ExportableState):
     def _record(self, merge: Merge | None, args: Arguments, state: TrainerState, control: TrainerControl) -> None:
         if merge is None:
             return
-        logs: dict[str, float] = {f"sfa/{name}": merge[name] for name in ("l2_before", "l2_after", "seconds")}
+        logs: dict[str, float] = {f"sfa/{name}": merge[name] for name in ("l2_before", "l2_after", "beta", "seconds")}
         if self.averager.lora_error is not None:
             logs["sfa/lora_error"] = self.averager.lora_error
         state.log_history.append({**logs, "epoch": float(state.epoch or 0), "step": state.global_step})

@@ -17,9 +17,9 @@ class SFACallback(Callback):
     """Averages the weights with those of the previous task while the model trains on the next one (Algorithm 1).
 
     Merges are done at the end of an optimizer's step, before validation and checkpoints of this step; batches whose
-    gradients are accumulated do not count. The distance from θ_o is logged as ``sfa/l2_before`` and ``sfa/l2_after``. A
-    resumed fit goes on where it was; θ_o is read from ``anchor`` or taken from the model as it was before the
-    checkpoint was loaded, and compared with the θ_o of the checkpoint.
+    gradients are accumulated do not count. β and the distance from θ_o are logged as ``sfa/beta``, ``sfa/l2_before``
+    and ``sfa/l2_after``. A resumed fit goes on where it was; θ_o is read from ``anchor`` or taken from the model as it
+    was before the checkpoint was loaded, and compared with the θ_o of the checkpoint.
 
     Args:
         p: averaging frequency, the fraction of the training between merges, in (0, 1].
@@ -98,7 +98,7 @@ class SFACallback(Callback):
 
     def _record(self, merge: Merge | None, module: LightningModule) -> None:
         if merge is not None:
-            module.log_dict({f"sfa/{name}": float(merge[name]) for name in ("l2_before", "l2_after")})
+            module.log_dict({f"sfa/{name}": float(merge[name]) for name in ("l2_before", "l2_after", "beta")})
 
 
 def _wrapped(trainer: Trainer) -> Any:
