@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from pydantic import TypeAdapter, ValidationError
 
 from scripts import files
@@ -19,8 +20,8 @@ from sfa.data import TASKS, FileName
 from sfa.data.conversations import COLUMNS
 from sfa.data.folder import split_files
 from sfa.data.source import columns, find
-from sfa.errors import UsageError
-from sfa.terminal import command, start
+from sfa.errors import SFAError, UsageError
+from sfa.terminal import command, start, telling
 
 PAIRS = [  # usual names of a prompt's and a response's column
     ("prompt", "response"),
@@ -32,6 +33,7 @@ PAIRS = [  # usual names of a prompt's and a response's column
     ("input", "output"),
     ("text", "label"),
 ]
+SEQ_LEN, UNKNOWN_SEQ_LEN = 1024, 512  # the most that it writes; what also models with few positions mostly have
 PLACEHOLDERS = ("data/first.jsonl", "data/second.jsonl")
 CONFIG = """\
 # {command}: trains the tasks in order, and scores every task after each.
@@ -57,7 +59,7 @@ sfa: {{p: 0.25, beta: 0.5}}  # merges each quarter of a task; the weight of the 
 train:
   max_duration: 1ep  # of each task; 200ba for 200 steps
   global_batch_size: 16  # sequences per step
-  seq_len: {seq_len}  # tokens per sequence; longer rows are left out and counted
+  seq_len: {seq_len}  # tokens per sequence, {bound}; longer rows are left out and counted
   lr: 2.0e-5
 
 eval: {{interval: 0.25dur}}  # scores at each quarter of a task; null: only after it
@@ -77,14 +79,38 @@ def config(name: str, sources: Sequence[str], model: str) -> str:
     found = [_columns(source) for source in sources]
     chat = any({*COLUMNS} & {*named} for named in found)
     tasks = [_task(*task) for task in zip(names, sources, found, strict=True)]
+    with telling("reading the model's configuration"):
+        seq_len, bound = _sequence(model)
     return CONFIG.format(
         name=name,
         command=f"sfa run {name}.yaml",
         model=model,
         template="chat" if chat else "plain",
         tasks="\n".join(tasks),
-        seq_len=1024,
+        seq_len=seq_len,
+        bound=bound,
     )
+
+
+def _sequence(model: str) -> tuple[int, str]:
+    """Tokens per sequence that a model takes, and how many it may be. Reads the configuration of a folder, or of a
+    downloaded model; what is wrong with it, a run reports."""
+    from sfa.families.text import position_count  # these take seconds to import
+    from sfa.models.configurations import read_configuration
+    from sfa.models.settings import Model
+
+    unknown = (UNKNOWN_SEQ_LEN, "at most the model's positions")
+    downloaded = None if Path(model).is_dir() else try_to_load_from_cache(model, "config.json")
+    if not Path(model).is_dir() and not isinstance(downloaded, str):
+        return unknown
+    folder = model if downloaded is None else str(Path(str(downloaded)).parent)
+    try:
+        positions = position_count(read_configuration(Model(name=folder), {}))
+    except (SFAError, OSError, ValueError):
+        return unknown
+    if positions is None:
+        return SEQ_LEN, "as many as memory allows"
+    return min(SEQ_LEN, positions), f"at most the model's {positions:,}"
 
 
 def _name(source: str) -> str:

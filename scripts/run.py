@@ -13,7 +13,7 @@ import sys
 
 from sfa import extras
 from sfa.errors import UsageError
-from sfa.terminal import command, is_first_rank, quiet, show, telling
+from sfa.terminal import command, is_first_rank, quiet, say, show, telling
 
 USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
 OPTIONS = """
@@ -35,10 +35,11 @@ def main(arguments: list[str]) -> int:
     extras.require("suite")
     arguments, ranks = _overrides(arguments)
     if ranks > 1:
-        from scripts.executor import composer
         from sfa.orphans import run_with_parent
 
-        return run_with_parent([*composer(ranks), "-m", "scripts.run", *arguments])
+        say(f"starting {ranks} processes")
+        launcher = [sys.executable, "-m", "scripts.launch", "-n", str(ranks), "-m", "scripts.run"]
+        return run_with_parent([*launcher, *arguments])
     with telling("reading the config"):
         from eval import available
         from sfa import config as configs

@@ -144,15 +144,18 @@ def _disable_bars() -> None:
 
 @contextlib.contextmanager
 def telling(what: str) -> Iterator[None]:
-    """Shows a line in a terminal while something is loaded that takes seconds."""
-    shown = sys.stderr is not None and sys.stderr.isatty() and is_first_rank()
-    if shown:
-        print(f"{what} …", end="", file=sys.stderr, flush=True)
+    """Shows a line in a terminal while something is done that takes seconds."""
+    say(what)
     try:
         yield
     finally:
-        if shown:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+        say("")
+
+
+def say(what: str) -> None:
+    """Shows ``what`` in the last line of a terminal, in place of what was shown there; empty: clears it."""
+    if sys.stderr is not None and sys.stderr.isatty() and is_first_rank():
+        print(f"\r\x1b[2K{what} …" if what else "\r\x1b[2K", end="", file=sys.stderr, flush=True)
 
 
 def _shorten(record: logging.LogRecord) -> bool:

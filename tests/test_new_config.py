@@ -1,5 +1,6 @@
 """``sfa new`` writes a config that is valid as it is."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,38 @@ def test_two_files_and_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert max(map(len, Path("mine.yaml").read_text().splitlines())) <= 120
     assert new_config.main(["mine"]) == 2
     assert "mine.yaml exists" in capsys.readouterr().err
+
+
+def small(folder: Path, positions: int, kind: str = "gpt2") -> str:
+    """A folder with a configuration alone."""
+    folder.mkdir(parents=True)
+    key = {"gpt2": "n_positions", "t5": "unused"}.get(kind, "max_position_embeddings")
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, key: positions}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "positions", "seq_len", "bound"),
+    [
+        ("gpt2", 256, 256, "at most the model's 256"),
+        ("llama", 8192, 1024, "at most the model's 8,192"),
+        ("t5", 0, 1024, "as many as memory allows"),
+        ("no such kind", 8192, 512, "at most the model's positions"),
+    ],
+)
+def test_sequences_fit_the_model(here: Path, kind: str, positions: int, seq_len: int, bound: str) -> None:
+    assert new_config.main(["mine", "--model", small(here / "model", positions, kind)]) == 0
+    assert f"  seq_len: {seq_len}  # tokens per sequence, {bound};" in Path("mine.yaml").read_text()
+
+
+def test_sequences_fit_a_downloaded_model(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = small(here / "hub" / "snapshots" / "a", 128)
+    monkeypatch.setattr(new_config, "try_to_load_from_cache", lambda name, file: f"{snapshot}/{file}")
+    assert new_config.main(["mine", "--model", "owner/name"]) == 0
+    assert "  seq_len: 128  #" in Path("mine.yaml").read_text()
+    monkeypatch.setattr(new_config, "try_to_load_from_cache", lambda name, file: None)
+    assert new_config.main(["other", "--model", "owner/name"]) == 0
+    assert "  seq_len: 512  #" in Path("other.yaml").read_text()
 
 
 def test_conversations_get_the_chat_template() -> None:
