@@ -13,7 +13,7 @@ import sys
 
 from sfa import extras
 from sfa.errors import UsageError
-from sfa.terminal import command, is_first_rank, quiet, say, show, telling
+from sfa.terminal import TYPED, command, is_first_rank, quiet, say, show, telling, typed
 
 USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
 OPTIONS = """
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
         from sfa.orphans import run_with_parent
 
         say(f"starting {ranks} processes")
+        os.environ[TYPED] = typed()
         launcher = [sys.executable, "-m", "scripts.launch", "-n", str(ranks), "-m", "scripts.run"]
         return run_with_parent([*launcher, *arguments])
     with telling("reading the config"):
@@ -73,12 +74,13 @@ def main(arguments: list[str]) -> int:
         from sfa.curves import draw
         from sfa.runs import CARD, results_file, run_folder, stage_folder
         from sfa.stages.results import matrix_text
+        from sfa.stages.score_lines import width_of
 
         folder = run_folder(config.save_folder, config.name)
         picture = draw([folder], folder / "curves.png")
         last = stage_folder(config.save_folder, results["stages"][-1]["fingerprint"])
         files.write(folder / CARD, card.of_run(folder, last / "model"))
-        console.print(f"\n{matrix_text(results)}\n\n{results_file(folder)}  {picture}")
+        console.print(f"\n{matrix_text(results, width_of(console))}\n\n{results_file(folder)}  {picture}")
         console.print(f"model: {last / 'model'}\nnext: sfa export {folder} models/{config.name}")
     return 0
 

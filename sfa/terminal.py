@@ -22,6 +22,7 @@ QUIET = {  # what libraries read when they are imported
     "WANDB_QUIET": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+TYPED = "SFA_TYPED"  # environment variable of ranks
 UNAFFECTED = "What is finished, and the last whole checkpoint, are as they were"
 
 
@@ -40,12 +41,17 @@ def command(name: str) -> Callable[[Main], Main]:
             except (SFAError, KeyboardInterrupt, OSError, SafetensorError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise  # for start
-                typed = sys.argv[0] if sys.argv[0].startswith("sfa ") else name  # as scripts.cli sets it
-                return _report(_failure(error), f"{typed} {shlex.join(arguments)}")
+                return _report(_failure(error), typed() or f"{name} {shlex.join(arguments)}")
 
         return run
 
     return decorate
+
+
+def typed() -> str:
+    """The command with its subcommand as it was typed, also in ranks that it started; empty without a subcommand."""
+    is_subcommand = sys.argv[0].startswith("sfa ")  # as scripts.cli sets it
+    return f"{sys.argv[0]} {shlex.join(sys.argv[1:])}" if is_subcommand else os.environ.get(TYPED, "")
 
 
 def _failure(error: BaseException) -> SFAError:

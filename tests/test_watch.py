@@ -10,8 +10,9 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as auto
 
 import train
-from sfa.stages.progress import as_clock
-from sfa.stages.score_lines import kept, score_text, stage_line
+from sfa.stages.progress import as_clock, fitting
+from sfa.stages.results import matrix_text
+from sfa.stages.score_lines import in_lines, kept, score_text, stage_line
 from sfa.terminal import quiet
 from tests.small_stream import config, data
 
@@ -75,6 +76,37 @@ def test_a_log_has_ten_lines_a_stage_and_ends_with_where_the_model_is(
     (model,) = [line for line in printed if line.startswith("model: ")]
     assert (Path(model.removeprefix("model: ")) / "model.safetensors").is_file()
     assert printed[-1] == "next: sfa export runs/mine models/mine"
+
+
+def test_a_live_line_leaves_out_what_does_not_fit() -> None:
+    parts = ["[1/2] maths  5/60", "loss  1.000", "0:05 left"]
+    assert fitting(parts, 80) == "[1/2] maths  5/60  loss  1.000  0:05 left"
+    assert fitting(parts, 40) == "[1/2] maths  5/60  loss  1.000"
+    assert fitting(parts, 10) == "[1/2] mat…"
+
+
+def test_scores_are_in_as_many_lines_as_the_terminal_requires() -> None:
+    scores = [score(0.5, name) for name in "abc"]
+    line = stage_line("maths", scores)
+    assert "\n" not in line and stage_line("maths", scores, width=len(line)) == line
+    wrapped = ["after maths: a 0.500 ± 0.030 (n=1,200)", *(f"  {name} 0.500 ± 0.030 (n=1,200)" for name in "bc")]
+    assert stage_line("maths", scores, width=55).splitlines() == [wrapped[0], f"{wrapped[1]}{wrapped[2]}"]
+    assert stage_line("maths", scores, width=45).splitlines() == wrapped
+    assert in_lines(["aa", "bb", "cc"], 6) == "aa  bb\n  cc" and in_lines(["a" * 9], 6) == "a" * 9
+
+
+def test_a_wide_table_has_a_row_for_each_evaluation() -> None:
+    scores = [{"after": after, **score(0.5, f"evaluation{i}")} for after in ("base", "maths") for i in range(3)]
+    found: Any = {
+        "stages": [{"task": "maths", "l2_from_anchor": 1.0}],
+        "evaluations": scores,
+        "metrics": None,
+        "config": {"tasks": []},
+    }
+    wide, narrow = matrix_text(found).splitlines(), matrix_text(found, 40).splitlines()
+    assert [line.split()[0] for line in wide[:3]] == ["after", "base", "maths"]
+    assert [line.split()[0] for line in narrow[:5]] == ["after", "evaluation0", "evaluation1", "evaluation2", "L2"]
+    assert max(map(len, narrow)) <= 40
 
 
 def test_durations_are_shown_like_a_clock() -> None:

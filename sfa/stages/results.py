@@ -10,6 +10,7 @@ from tabulate import tabulate
 from sfa.config.schema import Config
 from sfa.records import GENERAL, SCHEMA, FinalScore, Manifest, Metrics, Results, Score, StageRecord
 from sfa.stages.plan import Stage
+from sfa.stages.score_lines import in_lines
 
 METRICS = ("average", "forgetting", "backward_transfer", "forward_transfer", "new_task_score", "gain_kept")
 
@@ -180,20 +181,23 @@ def average_name(results: Results) -> str:
     return "average loss" if is_loss(results) else "average"
 
 
-def matrix_text(results: Results) -> str:
-    """The matrix of stages × evaluations as a plain table, with the metrics below it, and that of the prior suite."""
+def matrix_text(results: Results, width: int | None = None) -> str:
+    """The matrix of stages × evaluations as a plain table, with the metrics below it, and that of the prior suite. A
+    table that is wider than ``width`` has a row for each evaluation."""
     distances = {stage["task"]: f"{stage['l2_from_anchor']:.3f}" for stage in results["stages"]}
-    table = _table(results["evaluations"], {"L2 from anchor": distances})
+    table = _table(results["evaluations"], {"L2 from anchor": distances}, width)
     summary = {average_name(results) if key == "average" else key: value for key, value in named_metrics(results)}
-    texts = [table, "  ".join(f"{k} {v:.3f}" for k, v in summary.items())]
+    texts = [table, in_lines([f"{k} {v:.3f}" for k, v in summary.items()] or [""], width)]
     if general := results.get("general"):
-        changes = "  ".join(f"{name} {change:+.3f}" for name, (_, change) in general_scores(results).items())
-        texts += ["", "prior suite", _table(general, {}), f"change since the base: {changes}"]
+        changes = [f"{name} {change:+.3f}" for name, (_, change) in general_scores(results).items()]
+        suite = in_lines(["change since the base:", *changes], width)
+        texts += ["", "prior suite", _table(general, {}, width), suite]
     return "\n".join(texts)
 
 
-def _table(rows: Sequence[FinalScore], more: Mapping[str, Mapping[str, str]]) -> str:
-    """Stages × evaluations as a plain table, with ``more`` columns by stage."""
+def _table(rows: Sequence[FinalScore], more: Mapping[str, Mapping[str, str]], width: int | None) -> str:
+    """Stages × evaluations as a plain table, with ``more`` columns by stage; the other way round if it is wider than
+    ``width``."""
     columns = list(dict.fromkeys(row["evaluation"] for row in rows))
     kinds = {row["evaluation"]: row["metric"] for row in rows}
     values = {(row["after"], row["evaluation"]): row["value"] for row in rows}
@@ -206,7 +210,10 @@ def _table(rows: Sequence[FinalScore], more: Mapping[str, Mapping[str, str]]) ->
         ]
         for after in dict.fromkeys(row["after"] for row in rows)
     ]
-    table: str = tabulate([header, *lines], tablefmt="plain", disable_numparse=True)
+    cells = [header, *lines]
+    table: str = tabulate(cells, tablefmt="plain", disable_numparse=True)
+    if width is not None and max(map(len, table.splitlines())) > width:
+        table = tabulate(zip(*cells, strict=True), tablefmt="plain", disable_numparse=True)
     return table
 
 

@@ -20,7 +20,7 @@ from sfa.stages.callbacks import Evaluator
 from sfa.stages.context import Context
 from sfa.stages.describe import check_disk
 from sfa.stages.plan import Stage, plan, topological_order
-from sfa.stages.score_lines import Scores, stage_line
+from sfa.stages.score_lines import Scores, stage_line, width_of
 from sfa.stages.tracking import track
 from sfa.store import DamagedStage
 from sfa.values import flat
@@ -55,7 +55,7 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         if planned.fingerprint in evaluated:
             manifests.append(manifest)
             scores.append(stage.scores(planned, context))
-            console.print(_line(config, planned.label, scores[-1], known))
+            console.print(_line(config, planned.label, scores[-1], known, width_of(console)))
             known[planned.label] = {score["evaluation"]: score for score in scores[-1]}
     content = results.assemble(config, list(evaluated.values()), manifests, scores, evaluator.lower_is_better)
     folder = runs.run_folder(config.save_folder, config.name)
@@ -86,7 +86,7 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
     selected = stages[config.only]
     _make(selected, config, context)
     if any(selected.fingerprint == planned.fingerprint for planned in evaluated):
-        console.print(stage_line(selected.label, stage.scores(selected, context)))
+        console.print(stage_line(selected.label, stage.scores(selected, context), width=width_of(console)))
 
 
 def _make(planned: Stage, config: Config, context: Context) -> Manifest:
@@ -116,13 +116,13 @@ def _report_replaced(folder: Path, content: Results, console: Console) -> None:
             )
 
 
-def _line(config: Config, label: str, scores: list[Score], known: Mapping[str, Scores]) -> str:
+def _line(config: Config, label: str, scores: list[Score], known: Mapping[str, Scores], width: int | None) -> str:
     """A stage's scores, against those of the stages before it, the base first."""
     labels = list(known)
     if len(labels) < 2 or TUNED in labels[-1:]:
-        return stage_line(label, scores, known[labels[-1]] if labels else None)
+        return stage_line(label, scores, known[labels[-1]] if labels else None, width=width)
     first = (config.learned_before() or config.trained())[:1]
     own = known.get(TUNED) or known.get(first[0] if first else "")
     names = {name for task in config.tasks if task.name in first for name in task.evals}
     base = {name: score for name, score in known[labels[0]].items() if name in names}
-    return stage_line(label, scores, known[labels[-1]], (base, own) if own is not None else None)
+    return stage_line(label, scores, known[labels[-1]], (base, own) if own is not None else None, width)

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.console import Console
+
 from sfa.records import Score
 
 Scores = Mapping[str, Score]  # by evaluation
@@ -9,7 +11,11 @@ DIGITS = 3
 
 
 def stage_line(
-    label: str, scores: Sequence[Score], before: Scores | None = None, gain: tuple[Scores, Scores] | None = None
+    label: str,
+    scores: Sequence[Score],
+    before: Scores | None = None,
+    gain: tuple[Scores, Scores] | None = None,
+    width: int | None = None,
 ) -> str:
     """``after <label>:`` and every score.
 
@@ -18,6 +24,7 @@ def stage_line(
         scores: its scores.
         before: those of the stage before it.
         gain: scores of the first task's evaluations in the base and after its own stage: what was gained.
+        width: see :func:`in_lines`.
     """
     base, own = gain or ({}, {})
     texts = [
@@ -25,7 +32,23 @@ def stage_line(
         for score in scores
         for name in [score["evaluation"]]
     ]
-    return f"after {label}: " + "  ".join(texts)
+    return in_lines([f"after {label}: {texts[0]}", *texts[1:]] if texts else [f"after {label}"], width)
+
+
+def in_lines(parts: Sequence[str], width: int | None) -> str:
+    """Parts next to each other, in as many lines as ``width`` requires; all but the first are indented."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if width is not None and len(lines[-1]) + 2 + len(part) > width:
+            lines.append(f"  {part}")
+        else:
+            lines[-1] += f"  {part}"
+    return "\n".join(lines)
+
+
+def width_of(console: Console) -> int | None:
+    """The width that a line should have: that of a terminal; in a file, any."""
+    return console.width if console.is_terminal else None
 
 
 def score_text(score: Score, before: Score | None = None, base: Score | None = None, own: Score | None = None) -> str:
