@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import shlex
+import signal
 import sys
 import threading
 import warnings
@@ -23,6 +24,7 @@ QUIET = {  # what libraries read when they are imported
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 TYPED = "SFA_TYPED"  # environment variable of ranks
+SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # of the SystemExit that a signal raises once Composer is there
 UNAFFECTED = "What is finished, and the last whole checkpoint, are as they were"
 
 
@@ -38,9 +40,11 @@ def command(name: str) -> Callable[[Main], Main]:
         def run(arguments: list[str]) -> int:
             try:
                 return main(arguments)
-            except (SFAError, KeyboardInterrupt, OSError, SafetensorError) as error:
+            except (SFAError, KeyboardInterrupt, OSError, SafetensorError, SystemExit) as error:
                 if isinstance(error, BrokenPipeError):
                     raise  # for start
+                if isinstance(error, SystemExit) and error.code not in SIGNALLED:
+                    raise  # of argparse
                 return _report(_failure(error), typed() or f"{name} {shlex.join(arguments)}")
 
         return run
@@ -57,7 +61,8 @@ def typed() -> str:
 def _failure(error: BaseException) -> SFAError:
     if isinstance(error, SFAError):
         return error
-    return Interrupted() if isinstance(error, KeyboardInterrupt) else SFAError(str(error), UNAFFECTED)
+    is_signal = isinstance(error, KeyboardInterrupt | SystemExit)
+    return Interrupted() if is_signal else SFAError(str(error), UNAFFECTED)
 
 
 def _report(failure: SFAError, again: str) -> int:
