@@ -68,6 +68,7 @@ def _failure(error: BaseException) -> SFAError:
 def _report(failure: SFAError, again: str) -> int:
     """Prints a failure and returns its exit code. Config errors and interruptions occur on all ranks, so only the first
     prints them; errors of data, models and disks may occur on a single rank."""
+    say("")
     if is_first_rank() or failure.code == FAILED:
         interrupted = f"\n{failure.message}. {failure.advice}:\n  {again}"
         print(interrupted if isinstance(failure, Interrupted) else failure, file=sys.stderr)

@@ -22,6 +22,7 @@ from sfa.stages.context import Context
 from sfa.stages.kept import Kept
 from sfa.stages.plan import Base, Merge, Stage, Training
 from sfa.stages.training import train
+from sfa.terminal import telling
 
 
 def make(stage: Stage, context: Context) -> Manifest:
@@ -104,13 +105,14 @@ def scores(stage: Stage, context: Context) -> list[Score]:
     missing = [name for name in evaluator.names if evaluator.key(name) not in known]
     if missing:
         runs.verify(folder)
-        model = stored.read_model(folder / "model").eval()
-        if torch.cuda.is_available():
-            model = model.cuda()
-        processor = stored.read_processor(folder / "model")
+        with telling(f"scoring {stage.label}"):
+            model = stored.read_model(folder / "model").eval()
+            if torch.cuda.is_available():
+                model = model.cuda()
+            processor = stored.read_processor(folder / "model")
+            measured = evaluator(model, processor, missing)
         fresh: list[StoredScore] = [
-            {"step": 0, "key": evaluator.key(score["evaluation"]), **score, "final": True}
-            for score in evaluator(model, processor, missing)
+            {"step": 0, "key": evaluator.key(score["evaluation"]), **score, "final": True} for score in measured
         ]
         known |= {row["key"]: row for row in fresh}
         _check_inputs(stage, context)

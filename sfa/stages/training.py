@@ -37,6 +37,7 @@ from sfa.stages.composer_model import StageModel
 from sfa.stages.context import Context
 from sfa.stages.plan import Merge, Stage, Training
 from sfa.stages.progress import Position, ProgressBar
+from sfa.terminal import say
 from sfa.trainers.composer import SFA
 from sfa.trainers.finite import Finite
 
@@ -66,7 +67,10 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     seed, cache = stage.seed, context.save_folder / "data"
 
     def report(line: str) -> None:
+        say("")
         console.print(f"{stage.label}: {line}")
+
+    say(f"preparing {stage.label}")
 
     is_bf16 = stage.precision == "amp_bf16"
     start = Start(bare, processor, family, stage.layout, settings, is_bf16, seed, folder, report)
@@ -124,6 +128,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     )
     stopper = Stopper(total)
     checkpoint_folder = folder / "checkpoints"
+    say("")
     newest = checkpoints.newest_checkpoint(checkpoint_folder, console)
     if newest is not None:
         newest = checkpoints.for_parallelism(newest, context.parallelism)
