@@ -17,14 +17,14 @@ def stage_line(
     gain: tuple[Scores, Scores] | None = None,
     width: int | None = None,
 ) -> str:
-    """``after <label>:`` and every score.
+    """``after <label>:`` and every score, each on a line of its own if a single one would be wider than ``width``.
 
     Args:
         label: the stage's.
         scores: its scores.
         before: those of the stage before it.
         gain: scores of the first task's evaluations in the base and after its own stage: what was gained.
-        width: see :func:`in_lines`.
+        width: columns of a terminal; any if ``None``.
     """
     base, own = gain or ({}, {})
     texts = [
@@ -32,7 +32,8 @@ def stage_line(
         for score in scores
         for name in [score["evaluation"]]
     ]
-    return in_lines([f"after {label}: {texts[0]}", *texts[1:]] if texts else [f"after {label}"], width)
+    line = f"after {label}: " + "  ".join(texts)
+    return line if width is None or len(line) <= width else "\n  ".join([f"after {label}:", *texts])
 
 
 def in_lines(parts: Sequence[str], width: int | None) -> str:
