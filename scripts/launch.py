@@ -12,14 +12,20 @@ import signal
 import sys
 from types import FrameType
 
-from sfa.errors import INTERRUPTED, WRONG
+from sfa.errors import INTERRUPTED, WRONG, Interrupted
+from sfa.terminal import command, start
 
 REPORTED = (0, WRONG, INTERRUPTED)
-STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM)  # codes of ranks that a signal ended at once
+ENDED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM)  # codes of ranks that a signal ended while they started
 
 
-def main() -> int:
-    """Exit code: that of the ranks; 130 if a signal ended them."""
+@command("sfa run")
+def main(arguments: list[str]) -> int:
+    """Exit code: that of the ranks.
+
+    Raises:
+        Interrupted: a signal ended the ranks before they could report it.
+    """
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         from composer.cli.launcher import main as launch
@@ -27,7 +33,8 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
         code = launch()
-    code = INTERRUPTED if code in STOPPED else code
+    if code in ENDED:
+        raise Interrupted()
     if code not in REPORTED:
         print(said.getvalue(), file=sys.stderr)
     return code
@@ -42,4 +49,4 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -42,9 +42,10 @@ def test_the_launcher_speaks_if_a_rank_failed_without_a_report(
         return ended
 
     monkeypatch.setattr(launcher, "main", noisy)
-    assert launch.main() == code
+    assert launch.main([]) == code
     out, err = capsys.readouterr()
     assert out == "" and ("Traceback of rank 1" in err) is said
+    assert ("Interrupted. To resume:" in err) is (ended in (143, -15))
 
 
 def test_a_second_signal_leaves_the_launcher_to_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +57,7 @@ def test_a_second_signal_leaves_the_launcher_to_its_ranks(monkeypatch: pytest.Mo
         return 130
 
     monkeypatch.setattr(launcher, "main", stopped)
-    assert launch.main() == 130
+    assert launch.main([]) == 130
 
 
 def test_an_interrupted_rank_says_what_was_typed(

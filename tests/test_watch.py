@@ -32,6 +32,8 @@ def test_a_score_is_said_with_its_error_its_change_and_what_is_kept() -> None:
     assert score_text(score(0.5), score(0.5001)) == "a 0.500 ± 0.030 (n=1,200, unchanged)"
     line = score_text(score(0.62), score(0.7), score(0.1), score(0.7))
     assert line == "a 0.620 ± 0.030 (n=1,200, -0.080 worse, kept 87% of what was gained)"
+    line = score_text(score(0.05), score(0.7), score(0.1), score(0.7))
+    assert line == "a 0.050 ± 0.030 (n=1,200, -0.650 worse, kept none of what was gained)"
     line = score_text(score(0.5, also={"f1": 0.25}, dropped=3))
     assert line == "a 0.500 ± 0.030 (n=1,200, f1 0.250, 3 too long: dropped)"
 

@@ -76,7 +76,7 @@ def _kind(name: str) -> Any:
     import composer.loggers
 
     if name == "trackio":  # Composer has none for it
-        from sfa.stages.trackio_logger import TrackioLogger
+        from sfa.config.trackio_logger import TrackioLogger
 
         return TrackioLogger
     return getattr(composer.loggers, CLASSES[name])

@@ -59,7 +59,7 @@ def score_text(score: Score, before: Score | None = None, base: Score | None = N
     if before is not None:
         details.append(_change(score, before))
     if base is not None and own is not None and (share := kept(score, base, own)) is not None:
-        details.append(f"kept {share:.0%} of what was gained")
+        details.append(f"kept {f'{share:.0%}' if share > 0 else 'none'} of what was gained")
     details += [f"{metric} {value:.{DIGITS}f}" for metric, value in score.get("also", {}).items()]
     details += [f"{count:,} too long: {what}" for what in ("dropped", "cut") if (count := score.get(what, 0))]
     return f"{score['evaluation']} {score['value']:.{DIGITS}f}{error} ({', '.join(details)})"
