@@ -1,6 +1,7 @@
 """What a run prints: scores with their errors and changes, ten lines a stage, and no library's bars."""
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sfa.stages.progress import as_clock, fitting
 from sfa.stages.results import matrix_text
 from sfa.stages.score_lines import in_lines, kept, score_text, stage_line
 from sfa.terminal import quiet
-from tests.small_stream import config, data
+from tests.small_stream import config, data, task
 
 
 def score(value: float, name: str = "a", stderr: float | None = 0.03, **more: Any) -> Any:
@@ -48,6 +49,21 @@ def test_a_line_compares_each_evaluation_with_its_own() -> None:
     before = {"a": score(0.7), "b": score(0.1, "b")}
     line = stage_line("b", [score(0.4), score(0.9, "b")], before, ({"a": score(0.1)}, {"a": score(0.7)}))
     assert "kept 50% of what was gained)  b 0.900" in line and "+0.800 better)" in line and "kept" not in line[70:]
+
+
+def test_what_is_kept_is_said_of_every_evaluation_of_the_first_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data(Path(), "first", "second")
+    rows = [{"text": f"{i}?", "label": "ab"[i % 2]} for i in range(40)]
+    Path("topics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    topics = {"name": "topics", "source": "topics.jsonl", "prompt": "{text}", "response": "{label}"}
+    tasks = [{**topics, "choices": ["a", "b"]}, task(Path(), "second")]
+    made = config(Path(), tasks=tasks, eval={"tasks": ["topics_loss", "second_loss"], "interval": None})
+    assert train.main([made]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("after second:"))
+    assert re.search(r"topics_loss [^)]*kept \S+ of what was gained", line), line
 
 
 def test_bars_of_libraries_are_disabled_even_if_they_are_asked_for() -> None:

@@ -123,6 +123,6 @@ def _line(config: Config, label: str, scores: list[Score], known: Mapping[str, S
         return stage_line(label, scores, known[labels[-1]] if labels else None, width=width)
     first = (config.learned_before() or config.trained())[:1]
     own = known.get(TUNED) or known.get(first[0] if first else "")
-    names = {name for task in config.tasks if task.name in first for name in task.evals}
+    names = {name for task in config.tasks if task.name in first for name in (*task.evals, *task.declared())}
     base = {name: score for name, score in known[labels[0]].items() if name in names}
     return stage_line(label, scores, known[labels[-1]], (base, own) if own is not None else None, width)

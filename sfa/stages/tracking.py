@@ -55,7 +55,7 @@ def track(
         steps[end] |= {f"metrics/{name}": value for name, value in named_metrics(results)}
         for step in sorted(steps):
             logger.log_metrics(steps[step], step)
-        logger.log_table(*_matrix(results), name="scores", step=end)
+        logger.log_table(*_matrix(config, results), name="scores", step=end)
         if merges:
             logger.log_table(["stage", "step", "step of the stream", *MERGE], merges, name="merges", step=end)
     finally:
@@ -96,10 +96,11 @@ def _merges(results: Results, manifests: Sequence[Manifest]) -> list[list[Any]]:
     return rows
 
 
-def _matrix(results: Results) -> tuple[list[str], list[list[Any]]]:
+def _matrix(config: Config, results: Results) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of the score matrix: a row for each evaluation, also of the prior suite, and a column for each
     stage."""
-    tasks = {name: task["name"] for task in results["config"]["tasks"] for name in task["evals"]}
+    tasks = {name: task.name for task in config.tasks for name in (*task.evals, *task.declared())}
+    tasks |= {row["evaluation"]: "prior suite" for row in results.get("general", [])}
     scores = [*results["evaluations"], *results.get("general", [])]
     stages = list(dict.fromkeys(row["after"] for row in scores))
     metrics = {row["evaluation"]: row["metric"] for row in scores}
