@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
-        code = launch()
+        code: int = launch()
     if code in ENDED:
         raise Interrupted()
     if code not in REPORTED:
