@@ -60,8 +60,8 @@ FIGURES ?= runs/figures
 figures: setup  ## the paper's figures from finished sweeps, as PNG and PDF in FIGURES
 	$(BIN)/python -m scripts.figures yamls/sweeps/*.yaml --out $(FIGURES)
 
-RUNS ?= $(patsubst yamls/sweeps/%.yaml,runs/%.json,$(wildcard yamls/sweeps/*.yaml))
-report: setup  ## one HTML page of the sweeps in RUNS, runs/*.json
+RUNS ?= $(or $(wildcard runs/*.json),$(wildcard runs/*/results.json))
+report: setup  ## one HTML page of RUNS: the sweeps in runs/, or, if there are none, the runs
 	$(BIN)/python -m scripts.report $(wildcard $(RUNS)) --out runs/report.html
 
 mnist: setup  ## Figure 9 from real digits, three seeds

@@ -21,8 +21,13 @@ from sfa.stages.callbacks import Evaluator
 
 def evaluator(config: Config) -> Evaluator:
     """The evaluator of a config's evaluations."""
+    return Evaluations([*config.evaluations(), *config.general_evaluations()], config.tasks, settings_of(config))
+
+
+def settings_of(config: Config) -> Settings:
+    """How a config's evaluations are scored."""
     train = config.train
-    settings = Settings(
+    return Settings(
         template=config.model.template,
         seq_len=train.seq_len,
         long_rows=train.long_rows,
@@ -36,7 +41,6 @@ def evaluator(config: Config) -> Evaluator:
         cache=config.save_folder / "data",
         task_folder=config.eval.task_folder,
     )
-    return Evaluations([*config.evaluations(), *config.general_evaluations()], config.tasks, settings)
 
 
 class Evaluations:

@@ -1,89 +1,75 @@
-"""Writes one self-contained HTML page of results: tables, trade-off planes, curves, configs and commands.
+"""Writes one self-contained HTML page of results: tables, trade-offs, heat maps, curves, configs and commands.
 
 sfa report runs/mine runs/plain --out runs/report.html
 sfa report runs/words.json runs/glyphs.json
+sfa report elsewhere/results.json
 
-A folder is that of a finished run; all runs that are named share a section. A file lists the runs of a sweep, of which
-those without results are omitted.
+A folder, or its results.json, is that of a finished run; all runs that are named share a section, if they have the same
+tasks. Any other file lists the runs of a sweep. What is missing is reported in a line each, and the rest is made.
 """
 
 import argparse
 import importlib.metadata
 import json
 import math
+import re
 import shlex
+import sys
 import time
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import jinja2
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from scripts import files
-from scripts.interval import mean_interval
-from scripts.series import base_scores, label, look, order_of, scores, trains_on_part, varied
+from scripts.page.by_task import Matrix, TaskTable, matrices, tables
+from scripts.page.gather import Entry, Group, gather, tasks
+from scripts.page.plane import Plane, plane
 from scripts.summary import FORMULAS, head, rows
 from sfa import curves
-from sfa.data import Task
-from sfa.errors import UsageError
-from sfa.records import Results, SweptRun
-from sfa.runs import has_results, read_manifest_of, read_results, read_sweep, run_folder
+from sfa.errors import SFAError
+from sfa.pictures import COLOURS
+from sfa.records import Results
+from sfa.runs import read_manifest_of, read_results
+from sfa.stages.results import is_loss
 from sfa.terminal import command, start
-from sfa.values import Overrides, flat
+from sfa.values import flat
 
 PACKAGES = ("mosaicml", "torch", "transformers", "datasets", "lm_eval", "mergekit")
-SYMBOLS = {"o": "circle", "v": "triangle-down", "s": "square", "^": "triangle-up", "D": "diamond", "p": "pentagon",
-           "*": "star", "X": "x"}  # fmt: skip
-DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot", "none": "none"}
+TEMPLATES = Path(__file__).parent / "page"
+HIGHER = ("average", "backward transfer", "forward transfer", "new task score", "gain kept")  # is better
+SUBSCRIPTS = re.compile("[ᵢⱼₙ₀₁₋]+(?:,[ᵢⱼₙ]+)?")
 
-
-class Style(TypedDict):
-    """How Plotly draws a method."""
-
-    colour: str
-    symbol: str
-    dash: str
-
-
-class PlanePoint(TypedDict):
-    """A label in the trade-off plane; ``scores`` are each task's mean and half its 95 % interval."""
-
-    label: str
-    method: str
-    joined: bool
-    order: float
-    settings: str
-    runs: int
-    scores: dict[str, tuple[float, float]]
-    style: Style
-
-
-class Plane(TypedDict):
-    """Scores on any two tasks against each other; ``base`` are those of the model before the stream, and ``losses``
-    the tasks whose scores are better if they are lower."""
-
-    losses: list[str]
-    tasks: list[str]
-    points: list[PlanePoint]
-    base: dict[str, float]
+Value = TypeVar("Value")
 
 
 class Curves(TypedDict):
     """A run's scores over its steps, by evaluation, with its merges and the starts of its stages, and what the scores
-    are."""
+    are; ``losses`` are the evaluations of which lower scores are better."""
 
     label: str
     kind: str
+    losses: list[str]
     lines: dict[str, list[tuple[int, float]]]
     merges: list[int]
     stages: list[tuple[int, str]]
 
 
-class SweepSection(TypedDict):
-    """A sweep's section of the page."""
+class Run(TypedDict):
+    """How a setting is run again: its command, and in what its config differs from that of the others."""
+
+    label: str
+    command: str
+    config: str
+
+
+class Section(TypedDict):
+    """A section of the page: the runs of a sweep, or those named one by one."""
 
     name: str
     seeds: list[int]
@@ -91,44 +77,45 @@ class SweepSection(TypedDict):
     head: list[str]
     rows: list[list[str]]
     plane: Plane
+    matrices: list[Matrix]
+    tables: list[TaskTable]
     curves: list[Curves]
-    runs: list[dict[str, str]]
+    config: str
+    runs: list[Run]
     environments: list[dict[str, str]]
 
 
-Finished = Sequence[tuple[SweptRun, Path]]  # runs with results, and their folders
-
-
-def page(places: Sequence[Path]) -> str:
-    """The report on sweeps and runs.
+def page(places: Sequence[Path]) -> tuple[str, list[str]]:
+    """The report on sweeps and runs, and a line about each thing that is missing.
 
     Args:
-        places: files that list a sweep's runs, and folders of runs.
+        places: files that list a sweep's runs, folders of runs, and their files of results.
 
     Raises:
-        UsageError: a file lists no runs, or none of them has results; or a folder is not that of a finished run.
+        SFAError: there is nothing to report; the first thing that is missing.
     """
-    folders = [place for place in places if place.is_dir()]
-    sections = [("runs", [(_as_swept(folder), folder) for folder in folders])]
-    for index in (place for place in places if not place.is_dir()):
-        sweep = read_sweep(index)
-        listed = [(run, run_folder(index.parent, run["name"])) for run in sweep["runs"]]
-        sections.append((sweep["sweep"], [(run, folder) for run, folder in listed if has_results(folder)]))
-    sweeps = [_section(name, finished) for name, finished in sections if finished]
-    if not sweeps:
-        raise UsageError(f"no run of {', '.join(map(str, places))} has results: run the sweep first")
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    return environment.get_template("report.html").render(
-        sweeps=sweeps,
-        data=Markup(_script([{"plane": sweep["plane"], "curves": sweep["curves"]} for sweep in sweeps])),
+    groups, missing = gather(places)
+    sections = [_section(group, missing) for group in groups]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"minus": _minus}
+    text = environment.get_template("page.html").render(
+        sections=sections,
+        missing=missing,
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        data=Markup(_json([{key: section[key] for key in ("plane", "matrices", "curves")} for section in sections])),
+        colours=Markup(_json(COLOURS)),
         plotly=Markup(get_plotlyjs()),
-        formulas=FORMULAS,
+        formulas=[_subscripts(formula) for formula in FORMULAS],
         packages={name: importlib.metadata.version(name) for name in PACKAGES},
         date=time.strftime("%Y-%m-%d"),
     )
+    return text, missing
 
 
-def _script(content: Any) -> str:
+def _json(content: Any) -> str:
     """JSON that is safe inside a script element."""
     return json.dumps(_finite(content), allow_nan=False).replace("<", "\\u003c")
 
@@ -142,38 +129,66 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _as_swept(folder: Path) -> SweptRun:
-    """A run on its own as one of a sweep: labelled with its name, and described by its method's settings."""
-    results = read_results(folder)
-    method = results["config"]["method"]
-    settings = flat(dict(results["config"]).get(method) or {})
-    point = {"method": method, **{f"{method}.{key}": value for key, value in settings.items() if value is not None}}
-    arguments = {"arguments": results["arguments"]} if "arguments" in results else {}
-    run: SweptRun = {"label": folder.name, "point": point, "seed": results["seed"], "name": folder.name}
-    return {**run, **arguments}  # type: ignore[typeddict-item]
+def _minus(cell: str) -> str:
+    """A cell with a minus sign before negative numbers."""
+    return re.sub(r"(?<![\w.-])-(?=[\d.])", "−", cell)
 
 
-def _section(name: str, finished: Finished) -> SweepSection:
-    """A section of the page on runs that have results."""
-    results = [read_results(folder) for _, folder in finished]
-    labelled = [(run["label"], run["point"], result) for (run, _), result in zip(finished, results, strict=True)]
-    first = {run["label"]: (run, folder) for run, folder in reversed(finished)}
-    environments = {json.dumps(_environment(folder), sort_keys=True) for _, folder in finished}
+def _subscripts(formula: str) -> Markup:
+    """A formula with subscripts as elements, since many fonts lack the letters."""
+    text = str(escape(formula))
+    return Markup(SUBSCRIPTS.sub(lambda found: f"<sub>{unicodedata.normalize('NFKC', found[0])}</sub>", text))
+
+
+def _section(group: Group, missing: list[str]) -> Section:
+    """A section of the page; what its folders lack is added to ``missing``, once for all runs that lack it."""
+    labelled = [(entry.swept["label"], entry.results) for entry in group.entries]
+    first = {entry.swept["label"]: entry for entry in reversed(group.entries)}
+    entries = [first[label] for label in dict.fromkeys(label for label, _ in labelled)]
+    environments = _found(group.entries, lambda entry: _environment(entry.folder), "hardware and date", missing)
+    drawn = _found(entries, lambda entry: _curves(entry, True), "scores during training", missing)
+    common, runs = _configs(entries)
+    columns = head(labelled)
     return {
-        "name": name,
-        "seeds": sorted({result["seed"] for result in results}),
-        "streams": list(dict.fromkeys(" → ".join(_tasks(result)) for result in results)),
-        "head": head([(name, result) for name, _, result in labelled]),
-        "rows": rows([(name, result) for name, _, result in labelled]),
-        "plane": _plane(labelled),
-        "curves": [_curves(name, folder) for name, (_, folder) in sorted(first.items())],
-        "runs": [_run(name, run, folder) for name, (run, folder) in sorted(first.items())],
-        "environments": [json.loads(text) for text in sorted(environments)],
+        "name": group.name,
+        "seeds": sorted({results["seed"] for _, results in labelled}),
+        "streams": list(dict.fromkeys(" → ".join(tasks(results)) for _, results in labelled)),
+        "head": [f"{name}\N{NO-BREAK SPACE}{_better(name, labelled[0][1])}".rstrip() for name in columns],
+        "rows": rows(labelled),
+        "plane": plane(group),
+        "matrices": matrices(group),
+        "tables": tables(group),
+        "curves": [found or _curves(entry, False) for found, entry in zip(drawn, entries, strict=True)],
+        "config": common,
+        "runs": runs,
+        "environments": [json.loads(text) for text in sorted({json.dumps(made) for made in environments if made})],
     }
 
 
-def _tasks(results: Results) -> list[str]:
-    return [str(task["name"]) for task in results["config"]["tasks"]]
+def _found(
+    entries: Sequence[Entry], read: Callable[[Entry], Value], what: str, missing: list[str]
+) -> list[Value | None]:
+    """What is read of every run, ``None`` where it is missing; all runs that lack it add one line to ``missing``."""
+    found: list[Value | None] = []
+    errors: dict[str, str] = {}
+    for entry in entries:
+        try:
+            found.append(read(entry))
+        except SFAError as error:
+            found.append(None)
+            errors[entry.folder.name] = str(error)
+    if errors:
+        name, reason = next(iter(errors.items()))
+        others = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
+        missing.append(f"{what} of {name}{others}: {reason}")
+    return found
+
+
+def _better(column: str, run: Results) -> str:
+    """An arrow that says which way a column of the table is better; empty for one that is not a score."""
+    if column in {"average loss", "forgetting"} | _losses(run) or (column == "new task score" and is_loss(run)):
+        return "↓"
+    return "↑" if column in HIGHER or column in {row["evaluation"] for row in run["evaluations"]} else ""
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -183,84 +198,60 @@ def _environment(folder: Path) -> dict[str, str]:
     return {"hardware": environment["hardware"], "torch": environment["torch"], "date": environment["date"]}
 
 
-def _plane(labelled: Sequence[tuple[str, Overrides, Results]]) -> Plane:
-    """One point per label with its score on every task, sorted along each method's line."""
-    grouped: dict[str, tuple[Overrides, list[Results]]] = {}
-    for name, point, results in labelled:
-        grouped.setdefault(name, (point, []))[1].append(results)
-    tasks = _tasks(labelled[0][2])
-    points: list[PlanePoint] = []
-    for name, (point, runs) in grouped.items():
-        finals = [_by_task(run, scores(run, -1)) for run in runs]
-        if not all(math.isfinite(final.get(task, math.nan)) for final in finals for task in tasks):
-            continue
-        keys = varied(list(grouped.values()), str(point["method"]))
-        key = max(keys, key=lambda k: keys[k], default="")
-        style = _style(str(point["method"]))
-        settings = {k.rpartition(".")[2]: v for k, v in point.items() if k != "method" and v is not None}
-        points.append(
-            {
-                "label": name,
-                "method": label(str(point["method"])) + (", one domain alone" if trains_on_part(point) else ""),
-                "joined": keys.get(key, 0) > 1 and not trains_on_part(point) and style["dash"] != "none",
-                "order": order_of(point.get(key)),
-                "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
-                "runs": len(runs),
-                "scores": {task: mean_interval([final[task] for final in finals]) for task in tasks},
-                "style": style,
-            }
-        )
-    first = labelled[0][2]
-    lower = {row["evaluation"] for row in first["evaluations"] if row.get("lower_is_better")}
-    losses = [str(task["name"]) for task in first["config"]["tasks"] if task["evals"] and {*task["evals"]} <= lower]
-    points = sorted(points, key=lambda point: (point["method"], point["order"]))
-    return {"losses": losses, "tasks": tasks, "points": points, "base": _by_task(first, base_scores(first))}
-
-
-def _by_task(run: Results, by_evaluation: dict[str, float]) -> dict[str, float]:
-    """Each task's mean over those of its evaluations that were scored."""
-    means = {}
-    for task in run["config"]["tasks"]:
-        names = {*task["evals"], *Task.declares(task["name"])}
-        values = [value for name, value in by_evaluation.items() if name in names]
-        if values:
-            means[str(task["name"])] = sum(values) / len(values)
-    return means
-
-
-def _style(method: str) -> Style:
-    style = look(method).style
-    colour = str(style.get("markeredgecolor", style["color"]))
-    grey = f"rgb({','.join([str(round(255 * float(colour)))] * 3)})" if colour[0].isdigit() else colour
-    symbol = SYMBOLS[style.get("marker", "o")] + ("-open" if style["color"] == "white" else "")
-    return {"colour": grey, "symbol": symbol, "dash": DASHES[style.get("linestyle", "-")]}
-
-
-def _curves(name: str, folder: Path) -> Curves:
-    points, merges, starts = curves.curves(folder)
-    kind = curves.kind_of_scores(read_results(folder))
-    return {"label": name, "kind": kind, "lines": points, "merges": merges, "stages": starts}
-
-
-def _run(name: str, run: SweptRun, folder: Path) -> dict[str, str]:
-    config = read_results(folder)["config"]
-    settings = {key: value for key, value in flat(config).items() if value is not None}
+def _curves(entry: Entry, during_training: bool) -> Curves:
+    points, merges, starts = curves.curves(entry.folder, during_training)
     return {
-        "label": name,
-        "command": f"sfa run {shlex.join(run['arguments'])}" if "arguments" in run else "",
-        "config": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        "label": entry.swept["label"],
+        "kind": curves.kind_of_scores(entry.results),
+        "losses": sorted(_losses(entry.results)),
+        "lines": points,
+        "merges": merges,
+        "stages": starts,
     }
+
+
+def _losses(run: Results) -> set[str]:
+    """Evaluations whose scores are better if they are lower."""
+    return {row["evaluation"] for row in run["evaluations"] if row.get("lower_is_better")}
+
+
+def _configs(entries: Sequence[Entry]) -> tuple[str, list[Run]]:
+    """The part of the config that all settings share, and how each of them is run again."""
+    configs = [_settings(entry) for entry in entries]
+    shared = {key: value for key, value in configs[0].items() if all(_has(c, key, value) for c in configs)}
+    runs: list[Run] = []
+    for entry, config in zip(entries, configs, strict=True):
+        own = {key: value for key, value in config.items() if key not in shared}
+        arguments = entry.swept.get("arguments")
+        again = f"sfa run {shlex.join(arguments)}" if arguments else ""
+        runs.append({"label": entry.swept["label"], "command": again, "config": _yaml(own)})
+    return _yaml(shared), runs
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    return {key: value for key, value in flat(entry.results["config"]).items() if value is not None}
+
+
+def _has(config: Mapping[str, Any], key: str, value: Any) -> bool:
+    return key in config and config[key] == value
+
+
+def _yaml(settings: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True) if settings else ""
 
 
 @command("python -m scripts.report")
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 no results to report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    help_text = "runs/<run>, or runs/<sweep>.json"
+    help_text = "runs/<run>, its results.json, or runs/<sweep>.json"
     parser.add_argument("places", nargs="+", type=files.path, metavar="RUN | SWEEP.json", help=help_text)
     parser.add_argument("--out", type=files.path, default=Path("runs/report.html"))
     args = parser.parse_args(arguments)
-    print(files.write(args.out, page(args.places)))
+    text, missing = page(args.places)
+    for line in missing:
+        print(f"left out: {line}", file=sys.stderr)
+    print(files.write(args.out, text))
     return 0
 
 

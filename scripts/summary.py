@@ -21,11 +21,11 @@ FEW = 6  # the most evaluations for which each has a column
 FORMULAS = [
     "aᵢⱼ: score on task j after stage i, or its loss with the sign changed; stage 0 is the base, n the last.",
     "average = 1/n · Σⱼ aₙⱼ, higher is better; average loss = −1/n · Σⱼ aₙⱼ, the mean loss, lower is better",
-    "forgetting = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (max over i < n of aᵢⱼ, less aₙⱼ), lower is better (Chaudhry et al., 2018)",
-    "backward transfer = 1/(n−1) · Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − aⱼⱼ), higher is better (Lopez-Paz & Ranzato, 2017)",
-    "forward transfer = 1/(n−1) · Σⱼ₍ⱼ﹥₁₎ (aⱼ₋₁,ⱼ − a₀ⱼ), higher is better (ibid., with the base as the reference)",
+    "forgetting = 1/(n−1) · Σ over j < n of (max over i < n of aᵢⱼ, less aₙⱼ), lower is better (Chaudhry et al., 2018)",
+    "backward transfer = 1/(n−1) · Σ over j < n of (aₙⱼ − aⱼⱼ), higher is better (Lopez-Paz & Ranzato, 2017)",
+    "forward transfer = 1/(n−1) · Σ over j > 1 of (aⱼ₋₁,ⱼ − a₀ⱼ), higher is better (ibid., against the base)",
     "new task score = 1/n · Σⱼ aⱼⱼ, plasticity: the learning accuracy of Riemer et al., 2019",
-    "gain kept = Σⱼ₍ⱼ﹤ₙ₎ (aₙⱼ − a₀ⱼ) / Σⱼ₍ⱼ﹤ₙ₎ (aⱼⱼ − a₀ⱼ), higher is better",
+    "gain kept = Σ over j < n of (aₙⱼ − a₀ⱼ) / Σ over j < n of (aⱼⱼ − a₀ⱼ), higher is better",
     "prior suite: mean score after the last stage over the tasks in eval.general for which higher is better; its "
     "change: since the base",
     "seconds: training time over the stages that the run depends on; peak MiB: the largest of these stages; stored "

@@ -104,8 +104,13 @@ def _label(run: Path) -> str:
     return str(config["method"]) + (f", all but {without}" if without else "")
 
 
-def curves(run: Path) -> tuple[dict[str, Points], list[int], list[tuple[int, str]]]:
-    """The points (step over the stream, score) of each evaluation of a run, its merges, and the start of each stage."""
+def curves(run: Path, during_training: bool = True) -> tuple[dict[str, Points], list[int], list[tuple[int, str]]]:
+    """The points (step over the stream, score) of each evaluation of a run, its merges, and the start of each stage.
+
+    Args:
+        run: its folder.
+        during_training: whether scores during the stages, which are stored with them, are among the points.
+    """
     results = read_results(run)
     points: dict[str, Points] = {}
     trained = {stage["task"] for stage in results["stages"]}
@@ -114,7 +119,7 @@ def curves(run: Path) -> tuple[dict[str, Points], list[int], list[tuple[int, str
             points[row["evaluation"]] = [(0, row["value"])]
     merges, starts, start = [], [], 0
     for stage in results["stages"]:
-        for step, name, value in _scores(run, stage, results):
+        for step, name, value in _scores(run, stage, results, during_training):
             points[name].append((start + step, value))
         merges += [start + step for step in stage["merge_steps"]]
         starts.append((start, stage["task"]))
@@ -144,11 +149,11 @@ def kind_of_scores(results: Results) -> str:
     return "loss, lower is better" if all(losses) else "score, or loss" if any(losses) else "score, higher is better"
 
 
-def _scores(run: Path, stage: StageRecord, results: Results) -> list[tuple[int, str, float]]:
+def _scores(run: Path, stage: StageRecord, results: Results, during_training: bool) -> list[tuple[int, str, float]]:
     """Steps, evaluations and values of a stage's scores during training, ending with those of the run's results."""
     final = [r for r in results["evaluations"] if r["after"] == stage["task"]]
     names = {row["evaluation"] for row in final}
-    rows = read_scores_of(run, stage["fingerprint"])
+    rows = read_scores_of(run, stage["fingerprint"]) if during_training else []
     during = [row for row in rows if not row["final"] and row["evaluation"] in names]
     return [
         *((row["step"], row["evaluation"], row["value"]) for row in during),

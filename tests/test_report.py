@@ -75,6 +75,10 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
+TEXTS = """const plot = document.querySelector('.plane');
+return plot._fullData.filter(trace => trace.visible === true).flatMap(trace => trace.customdata ?? [])"""
+
+
 def test_the_report_works_in_a_browser_without_the_network(swept: Path, browser: Any) -> None:
     page = swept / "report.html"
     assert report.main([str(swept / "small.json"), "--out", str(page)]) == 0
@@ -84,21 +88,29 @@ def test_the_report_works_in_a_browser_without_the_network(swept: Path, browser:
     plane = "document.querySelector('.plane')"
     names = browser.execute_script(f"return {plane}.data.map(trace => trace.name)")
     assert {"sequential", "multitask", "SFA", "WiSE-FT"} <= set(names)
-    texts = browser.execute_script(f"return {plane}.data.find(trace => trace.name === 'SFA').customdata")
+    texts = browser.execute_script(TEXTS)
     assert any("p=0.5" in text and "even" in text and "±" in text for text in texts)
 
     def visible() -> list[Any]:
         return list(browser.execute_script(f"return {plane}._fullData.map(trace => trace.visible)"))
 
-    assert visible() == [True] * len(names)
+    assert set(visible()) == {True}
+    labels = browser.execute_script(f"return {plane}.layout.annotations.map(label => label.text)")
+    assert {"p=1", "p=0.5", "β=0.3", "β=0.6", "sequential", "multitask"} == set(labels)
     browser.find_elements("css selector", ".plane .legendtoggle")[0].click()
     time.sleep(1)  # a second click within this time would be a double click
-    assert visible() == ["legendonly"] + [True] * (len(names) - 1)
-    before = browser.execute_script(f"return {plane}.data[0].x")
+    hidden = [name for name, shown in zip(names, visible(), strict=True) if shown == "legendonly"]
+    assert len(set(hidden)) == 1
+    assert visible().count("legendonly") == names.count(hidden[0])
+    before = browser.execute_script(f"return {plane}.data.at(-1).x")
     browser.execute_script("const s = document.querySelector('select.x'); s.value = 'even'; s.onchange()")
-    assert browser.execute_script(f"return {plane}.data[0].x") != before
+    assert browser.execute_script(f"return {plane}.data.at(-1).x") != before
     browser.execute_script("const s = document.querySelector('select.run'); s.selectedIndex = 1; s.onchange()")
     assert browser.execute_script("return document.querySelector('.curves').data.length") == 2
+    heat = "[...document.querySelector('.matrix').children].flatMap(row => row.data)"
+    assert browser.execute_script(f"return {heat}.length") == 6
+    browser.execute_script("const s = document.querySelector('.setting'); s.selectedIndex = 3; s.onchange()")
+    assert browser.execute_script(f"return {heat}.map(trace => [trace.z.length, trace.z[0].length])") == [[2, 3]]
     for width in (1400, 400):
         browser.set_window_size(width, 900)
         browser.execute_cdp_cmd(
@@ -107,9 +119,36 @@ def test_the_report_works_in_a_browser_without_the_network(swept: Path, browser:
         )
         time.sleep(0.5)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-        plot = browser.execute_script(f"return {plane}.getBoundingClientRect().width")
-        assert 0.7 * width < plot <= width
+        block = browser.execute_script("return document.querySelector('.plane').parentElement.clientWidth")
+        plot = browser.execute_script(f"return {plane}._fullLayout.width")
+        assert plot == block and plot > (0.4 if width > 600 else 0.7) * width
+        points = len({tuple(text.split("<br>")) for text in browser.execute_script(TEXTS)})
+        assert browser.execute_script(f"return {plane}.layout.annotations.length") == points
+    for scheme, ink in (("dark", "#e4e8ec"), ("light", "#1b1f24")):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        time.sleep(0.3)
+        assert browser.execute_script(f"return {plane}.layout.font.color") == ink
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in requests if m["method"] == "Network.requestWillBeSent"]
     assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_a_report_on_paper_is_light_whole_and_as_wide_as_the_paper(swept: Path, browser: Any) -> None:
+    page = swept / "paper.html"
+    assert report.main([str(next(swept.glob("small-sfa-*p-0.5*-3"))), "--out", str(page)]) == 0
+    feature = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.querySelector('.plane .legendtext').textContent") == "base model"
+    assert len(browser.find_elements("css selector", ".plane .legendtext")) == 2  # of one method, too
+    state = """const plots = [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot._fullLayout);
+      const closed = document.querySelectorAll('details:not([open])').length;
+      return [...plots.map(layout => [layout.width, layout.font.color]), closed]"""
+    before = browser.execute_script(state)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    *plots, closed = browser.execute_script(state)
+    assert len(plots) == 3 and all(plot == [690, "#1b1f24"] for plot in plots) and closed == 0
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(state) == before

@@ -80,7 +80,7 @@ def assemble(
     general: list[FinalScore] = [
         {**row, "evaluation": row["evaluation"].removeprefix(GENERAL)} for row in rows if _is_general(row)
     ]
-    task_scores = [[_task_score(of_stage, task.evals, lower_is_better) for task in config.tasks] for of_stage in scores]
+    task_scores = [[task_score(of_stage, task.evals, lower_is_better) for task in config.tasks] for of_stage in scores]
     results: Results = {
         "schema": SCHEMA,
         "name": config.name,
@@ -120,7 +120,7 @@ def _record(stage: Stage, manifest: Manifest) -> StageRecord:
     }
 
 
-def _task_score(
+def task_score(
     scores: Sequence[Score], names: Sequence[str], lower_is_better: Callable[[str], bool]
 ) -> tuple[str, float] | None:
     """A task's score: the mean over its evaluations, or over its losses if it has no others, with its
