@@ -131,14 +131,13 @@ def evaluate(model: str, names: Sequence[str], config: "Config | None", args: ar
 
 def table(scores: Sequence[Score]) -> str:
     """A line per evaluation, for the terminal."""
-    has_majority = any("majority" in score for score in scores)
-    lines = [["evaluation", "metric", "value", "± stderr", "rows", *(["majority class"] if has_majority else []), ""]]
+    lines = [["evaluation", "metric", "value", "stderr", "rows", ""]]
     for score in scores:
-        also = ", ".join(f"{metric} {value:.4f}" for metric, value in score.get("also", {}).items())
-        majority = [f"{score['majority']:.4f}" if "majority" in score else "–"] if has_majority else []
+        others = {"majority class": score["majority"]} if "majority" in score else {}
+        also = ", ".join(f"{name} {value:.4f}" for name, value in {**others, **score.get("also", {})}.items())
         stderr = "–" if score["stderr"] is None else f"{score['stderr']:.4f}"
         metric = score["metric"] + (" (lower is better)" if score.get("lower_is_better") else "")
-        lines.append([score["evaluation"], metric, f"{score['value']:.4f}", stderr, str(score["n"]), *majority, also])
+        lines.append([score["evaluation"], metric, f"{score['value']:.4f}", stderr, str(score["n"]), also])
     return cells.plain(lines, cells.terminal_width())
 
 
