@@ -118,7 +118,7 @@ BROKEN: dict[str, tuple[dict[str, str | bytes], str]] = {
     "empty json": ({"train_json": "[]"}, "it holds no rows"),
     "json of two lists": ({"train_json": '{"a": [{"b": 1}], "c": [{"b": 2}]}'}, "it is not an array of JSON objects"),
     "broken json": ({"train_json": '[{"a": 1},\n{"a": ]'}, "train.json cannot be read: Expecting value: line 2"),
-    "compressed": ({"train_csv_gz": "", "other_csv": "a\n1\n"}, "train.csv.gz is not read"),
+    "compressed": ({"train_csv_zst": "", "other_csv": "a\n1\n"}, "train.csv.zst is not read"),
     "tabs": ({"train_tsv": "a\n1\n", "other_csv": "a\n1\n"}, "train.tsv is not read"),
     "a missing shard": ({"train__00000__of__00002_csv": "a\n1\n"}, "has train-00000-of-00002.csv for the split train"),
     "a shard beside": (
@@ -155,7 +155,7 @@ def test_the_shards_of_a_split_are_read_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_test_split_in_a_form_that_is_not_read_is_not_drawn_instead(tmp_path: Path) -> None:
-    for name in ("test_txt", "test_jsonl_gz", "Test_csv", "validation_CSV"):
+    for name in ("test_txt", "test_jsonl_zst", "Test_csv", "validation_CSV"):
         source = folder(tmp_path / name, train_csv="a\n1\n2\n", **{name: ""})
         with pytest.raises(SourceError, match=f"{name.replace('_', '.')} is not a supported file; convert it"):
             splits(find(source, None))

@@ -1,7 +1,10 @@
 """Data as people have them: one file, shards, a pattern, class labels, folders of pictures."""
 
+import bz2
+import gzip
 import json
 import logging
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +35,23 @@ def responses(task: Custom) -> list[str]:
     return sorted(row["response"] for split in ("train", "test") for row in task.rows(split))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "lines.json", "inner.json", "a.csv", "a.parquet"])
+FILES = ["a.jsonl", "a.json", "lines.json", "inner.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.bz2", "a.json.xz"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_file_is_a_data_set(name: str, tmp_path: Path) -> None:
-    file = tmp_path / name
+    file = tmp_path / name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
     if name == "a.parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), file)
-    elif name == "a.csv":
+    elif name.startswith("a.csv"):
         file.write_text("q,a\n" + "".join(f"{row['q']},{row['a']}\n" for row in ROWS))
     else:
         whole = {"a.json": json.dumps(ROWS, indent=1), "inner.json": json.dumps({"version": 1, "data": ROWS})}
-        file.write_text(whole.get(name, lines(ROWS)))
+        file.write_text(whole.get(file.name, lines(ROWS)))
+    if file.name != name:
+        packages: dict[str, Any] = {".gz": gzip, ".bz2": bz2, ".xz": lzma}
+        (tmp_path / name).write_bytes(packages[Path(name).suffix].compress(file.read_bytes()))
+        file = tmp_path / name
     assert responses(custom(file)) == sorted(row["a"] for row in ROWS)
 
 
@@ -56,6 +66,38 @@ def test_shards_and_a_pattern_are_one_split_each(tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text(lines(ROWS))
     with pytest.raises(SourceError, match=r"has no train\.parquet, \.jsonl or \.csv, but \['other', 'part-0'"):
         custom(tmp_path).rows("train")
+
+
+def test_compressed_files_are_splits_and_shards_and_damage_is_an_error(tmp_path: Path) -> None:
+    for name, part in {"train-00000-of-00002": 0, "train-00001-of-00002": 1, "test": 2}.items():
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines(ROWS[part * 20 : part * 20 + 20]).encode()))
+    task = custom(tmp_path)
+    assert [len(task.rows("train")), len(task.rows("test"))] == [40, 20]
+    (tmp_path / "test.jsonl").write_text(lines(ROWS[90:]))  # what was unpacked is read instead
+    assert len(custom(tmp_path).rows("test")) == 10
+    whole = gzip.compress(lines(ROWS).encode())
+    for content in (whole[:-20], b"text", whole[:30] + b"xxxx" + whole[34:]):
+        (tmp_path / "torn.jsonl.gz").write_bytes(content)
+        with pytest.raises(SourceError, match=r"torn\.jsonl\.gz cannot be read: "):
+            custom(tmp_path / "torn.jsonl.gz").rows("train")
+
+
+def test_a_shard_with_other_columns_is_named(tmp_path: Path) -> None:
+    (tmp_path / "part-0.jsonl").write_text(lines(ROWS))
+    (tmp_path / "part-1.jsonl").write_text(lines([{"query": row["q"], "a": row["a"]} for row in ROWS]))
+    with pytest.raises(SourceError, match=r"part-1\.jsonl lacks the columns \['q'\]; it has \['query', 'a'\]"):
+        custom(tmp_path).rows("train")
+
+
+def test_what_is_no_data_set_is_an_error_that_says_what_is(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("q\ta\n")
+    with pytest.raises(SourceError, match=r"a\.tsv is no \.parquet, \.jsonl, \.json, \.csv file; convert it"):
+        custom(tmp_path / "a.tsv")
+    (tmp_path / "whole" / "data").mkdir(parents=True)  # as the hub's files are downloaded
+    (tmp_path / "whole" / "README.md").write_text("")
+    (tmp_path / "whole" / "data" / "train-00000-of-00001.jsonl").write_text(lines(ROWS))
+    with pytest.raises(SourceError, match=r"it holds \['README\.md', 'data'\]; .*whole/data is a folder of data"):
+        custom(tmp_path / "whole")
 
 
 def test_a_file_by_another_path_is_the_same_data(tmp_path: Path) -> None:
@@ -101,6 +143,44 @@ def test_two_keys_make_a_labelled_data_set(labels: list[Any], tmp_path: Path) ->
     assert {row["response"] for row in mapped.rows("train")} == {"A", "B"}
 
 
+def labelled(file: Path, labels: list[Any], choices: Any, names: list[str] | None = None) -> list[str]:
+    """The responses of rows with these labels, in order; with ``names``, the file knows the classes' names."""
+    rows = [{"text": f"t{i}", "topic": label} for i, label in enumerate(labels)]
+    if names is None:
+        file.write_text(lines(rows))
+    else:
+        features = {"topic": {"names": names, "_type": "ClassLabel"}}
+        about = {"huggingface": json.dumps({"info": {"features": features}})}
+        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(about), file)
+    task = Custom(name="mine", source=str(file), label="topic", choices=choices, train_split="train")
+    found = [row for split in ("train", "test") for row in task.rows(split)]  # type: ignore[arg-type]
+    return [row["response"] for row in sorted(found, key=lambda row: int(row["prompt"][1:]))]
+
+
+def test_labels_are_read_in_one_way_only(tmp_path: Path) -> None:
+    """A label that is a choice is never taken for the place of one."""
+    file = tmp_path / "a.jsonl"
+    assert labelled(file, [1, 2, 3], [1, 2, 3]) == ["1", "2", "3"]
+    with pytest.raises(SourceError, match=r"the label '0' is not one of mine's choices \(1, 2, 3\)"):
+        labelled(file, [0, 1, 2], [1, 2, 3])
+    assert labelled(file, [0, 1], ["10", "20"]) == ["10", "20"]
+    assert labelled(file, [True, False], {True: "yes", False: "no"}) == ["yes", "no"]
+    assert labelled(file, ["True", "False"], {True: "yes", False: "no"}) == ["yes", "no"]
+    with pytest.raises(ValueError, match="valid string"):
+        labelled(file, ["no", "yes"], [False, True])
+    with pytest.raises(SourceError, match=r"the label '0\.5' is not one of mine's choices \(0, 1, no, yes\)"):
+        labelled(file, [0.5, 1], ["no", "yes"])
+
+
+def test_the_classes_names_in_the_data_are_heeded(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    assert labelled(file, [0, 1, 1], ["bad", "good"], ["bad", "good"]) == ["bad", "good", "good"]
+    assert labelled(file, [0, 1, 1], {"good": "A", "bad": "B"}, ["bad", "good"]) == ["B", "A", "A"]
+    assert labelled(file, [0, 1, 1], ["no", "yes"], ["bad", "good"]) == ["no", "yes", "yes"]
+    with pytest.raises(SourceError, match=r"topic numbers the classes \['bad', 'good'\]: list choices in this order"):
+        labelled(file, [0, 1], ["good", "bad"], ["bad", "good"])
+
+
 def config_errors(tmp_path: Path, task: dict[str, Any]) -> list[str]:
     file = tmp_path / "c.yaml"
     file.write_text(json.dumps({"name": "x", "model": {"name": "owner/model"}, "tasks": [task]}))
@@ -117,6 +197,8 @@ def test_what_a_task_lacks_is_an_error_of_the_config(tmp_path: Path) -> None:
     (error,) = config_errors(tmp_path, {"name": "mine", "source": "owner/name"})
     assert error.startswith("tasks.0: owner/name is on the hub: set prompt and response")
     (error,) = config_errors(tmp_path, {"name": "mine", "source": str(source), "label": "a", "prompt": "{q}"})
+    assert error.startswith("tasks.0: choices: is required with label")
+    (error,) = config_errors(tmp_path, {"name": "mine", "source": str(source), "label": "a"})
     assert error.startswith("tasks.0: choices: is required with label")
     errors = config_errors(tmp_path, {"name": "mine", "source": str(source), "promt": "{q}"})
     assert any("unknown key; did you mean prompt?" in error for error in errors)
@@ -156,6 +238,27 @@ def test_pictures_without_splits_are_held_out_and_metadata_name_labels(tmp_path:
     (folder / "train" / "metadata.jsonl").write_text(lines([{"file_name": "../x.png", "label": "odd"}]))
     with pytest.raises(SourceError, match="must name a picture below"):
         Images(name="meta", source=str(folder))
+
+
+def test_metadata_may_lie_beside_the_pictures_and_name_any_column(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pets", {"files": 50}, 4)
+    rows = [{"file_name": f"files/{i:02d}.png", "breed": "odd" if i % 2 else "even"} for i in range(4)]
+    (folder / "metadata.csv").write_text("file_name,breed\n" + "".join(",".join(row.values()) + "\n" for row in rows))
+    assert Images(name="pets", source=str(folder), label="breed", test_fraction=0.5).class_names() == ("even", "odd")
+    assert config_errors(tmp_path, {"name": "pets", "source": str(folder)}) == [
+        f"tasks.0: label: {folder} has no column label with classes: ['image', 'breed']"
+    ]
+    (folder / "metadata.csv").unlink()
+    (folder / "metadata.jsonl").write_text(lines([{**row, "breed": i} for i, row in enumerate(rows)]))
+    numbered = Images(name="pets", source=str(folder), label="breed", test_fraction=0.5)
+    assert numbered.classes == 4 and numbered.class_names() == ()
+
+
+def test_folders_of_classes_may_be_numbers(tmp_path: Path) -> None:
+    digits = Images(name="d", source=str(pictures(tmp_path / "d", {"0": 200, "1": 100}, 9)))
+    assert digits.classes == 2 and {row["label"] for row in digits.rows("train")} == {0, 1}
+    mixed = Images(name="m", source=str(pictures(tmp_path / "m", {"7up": 200, "1": 100}, 9)))
+    assert mixed.class_names() == ("1", "7up") and {row["label"] for row in mixed.rows("train")} == {0, 1}
 
 
 def test_a_model_keeps_the_names_of_the_classes_of_all_tasks(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ import decimal
 import json
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sfa.data.formats import SourceRow, Written
-from sfa.data.source import SourceError
+from sfa.data.source import SourceError, class_names
 from sfa.data.sourced_task import SourcedTask
 from sfa.data.task import Row, Split
 from sfa.values import Spec
@@ -66,6 +66,19 @@ class Custom(SourcedTask):
         del spec["metric"]
         return {key: value for key, value in spec.items() if key not in ("choices", "label") or value is not None}
 
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _as_text(cls, choices: Any) -> Any:
+        """Numbers as a template writes them, so that ``[1, 2, 3]`` are choices, too. Truth values remain an error: YAML
+        reads ``[no, yes]`` as two."""
+
+        def text(value: Any) -> Any:
+            return as_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+        if isinstance(choices, Mapping):
+            return {str(label): text(value) for label, value in choices.items()}
+        return [text(choice) for choice in choices] if isinstance(choices, list | tuple) else choices
+
     @field_validator("choices")
     @classmethod
     def _distinct(cls, choices: list[str] | dict[str, str] | None) -> list[str] | dict[str, str] | None:
@@ -93,6 +106,7 @@ class Custom(SourcedTask):
 
     def rows(self, split: Split) -> list[Row]:
         prompt, response = _fields(self.prompt), _fields(self.response)
+        names = self._class_names(split)
         columns = list(dict.fromkeys(column for _, column in [*prompt, *response] if column))
 
         def examples(row: SourceRow) -> list[Row]:
@@ -102,19 +116,44 @@ class Custom(SourcedTask):
                     texts[column] = as_text(value)
                 except (ValueError, RecursionError) as error:
                     raise SourceError(f"{self.source}: the column {column} holds {error}") from error
-            return [self._example(_fill(prompt, texts), _fill(response, texts))]
+            return [self._example(_fill(prompt, texts), _fill(response, texts), names)]
 
         return self.split_rows(split, columns, examples, self.train_split, self.test_split)
 
-    def _example(self, prompt: str, response: str) -> Row:
+    def _example(self, prompt: str, response: str, names: Sequence[str]) -> Row:
         if self.choices is None:
             return {"prompt": prompt, "response": response}
         written = self.choices if isinstance(self.choices, dict) else {choice: choice for choice in self.choices}
-        if self.label is not None and response not in written and not isinstance(self.choices, dict):
-            written = {str(i): choice for i, choice in enumerate(self.choices)}
+        places = {str(i): written[name] for i, name in enumerate(names) if name in written}
+        if written.keys().isdisjoint(places):  # a label that is itself such a number is never meant by its place
+            written = {**places, **written}
+        if response in ("true", "false") and response not in written:
+            response = response.capitalize()  # YAML's keys true and false, as Python writes them
         if response not in written:
-            raise SourceError(f"{self.source}: the response {response[:80]!r} is not one of {self.name}'s choices")
-        return {"prompt": prompt, "response": written[response], "choices": [*written.values()]}
+            allowed = ", ".join(written)
+            raise SourceError(
+                f"{self.source}: the {'label' if self.label else 'response'} {response[:80]!r} is not one of "
+                f"{self.name}'s choices ({allowed[:200]})"
+            )
+        return {"prompt": prompt, "response": written[response], "choices": [*dict.fromkeys(written.values())]}
+
+    def _class_names(self, split: Split) -> list[str]:
+        """What a label that is a number stands for, by its place: the choices, or, of a mapping, the names that the
+        data set gives; empty without a label.
+
+        Raises:
+            SourceError: the data set gives the choices' names in another order.
+        """
+        if self.label is None or self.choices is None:
+            return []
+        test = self.test_split or self.held_out_split()
+        given = class_names(self._source, test if test and split == "test" else self.train_split, self.label)
+        if isinstance(self.choices, dict):
+            return given
+        named = {*given} & {*self.choices}
+        if named and any(name != choice for name, choice in zip(given, self.choices, strict=False)):
+            raise SourceError(f"{self.source}: {self.label} numbers the classes {given}: list choices in this order")
+        return self.choices
 
 
 def as_text(value: Any) -> str:

@@ -4,11 +4,13 @@ import glob
 import re
 from pathlib import Path
 
-from sfa.data.formats import READERS, SourceError
+from sfa.data.formats import OPENERS, READERS, SourceError, format_of, read_text, stem_of
 
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(-[0-9a-f]{16})?")  # the hub's names for the shards of a split
 SPLITS = ("train", "test", "validation")
 TABLES = tuple(suffix for suffix in READERS if suffix != ".json")  # a .json of any other name may be no data
+METADATA = ("metadata.csv", "metadata.jsonl")  # of a folder of pictures
+FILE_NAME = "file_name"  # column of the metadata: a picture's path relative to them
 
 
 def split_files(place: Path) -> dict[str, list[Path]]:
@@ -17,27 +19,28 @@ def split_files(place: Path) -> dict[str, list[Path]]:
     Args:
         place: a folder of ``<split>.{parquet,jsonl,csv,json}`` or shards ``<split>-00000-of-00002.…``, in order; a
             file, which is the split ``train``; or a pattern like ``data/part-*.jsonl``, whose files are that split as
-            well, unless they are named after splits.
+            well, unless they are named after splits. Text files may be compressed, ``train.jsonl.gz``.
 
     Raises:
         SourceError: a split has two files, or shards are missing.
     """
     if place.is_file():
-        return {"train": [place]} if place.suffix in READERS else {}
+        return {"train": [place]} if format_of(place) else {}
     if is_pattern(place):
         files = [Path(name) for name in sorted(glob.glob(str(place))) if Path(name).is_file()]
-        files = [file for file in files if file.suffix in READERS]
-        named = {(shard[1] if (shard := SHARD.fullmatch(file.stem)) else file.stem) for file in files}
+        files = [file for file in files if format_of(file)]
+        named = {_split_of(file) for file in files}
         if files and not named & {*SPLITS}:
             return {"train": _of_one_format(files)}
         return _by_split(place.parent, files)
     if not place.is_dir():
         return {}
-    files = [file for file in sorted(place.iterdir()) if file.is_file()]
-    tables = {file.stem for file in files if file.suffix in TABLES}
+    files = [file for file in sorted(place.iterdir()) if file.is_file() and not _names_pictures(file)]
+    files = [file for file in files if file.suffix not in OPENERS or not file.with_suffix("").is_file()]
+    tables = {stem_of(file) for file in files if format_of(file) in TABLES}
     if tables:
-        files = [f for f in files if f.suffix in TABLES or (_is_json_split(f) and f.stem not in tables)]
-    files = [file for file in files if file.suffix in READERS]
+        files = [f for f in files if format_of(f) in TABLES or (_is_json_split(f) and stem_of(f) not in tables)]
+    files = [file for file in files if format_of(file)]
     return _by_split(place, files)
 
 
@@ -57,13 +60,22 @@ def is_pattern(place: Path) -> bool:
     return glob.has_magic(str(place)) and not place.exists()
 
 
+def _names_pictures(file: Path) -> bool:
+    """Whether it is no table, but the metadata of a folder of pictures."""
+    return file.name in METADATA and FILE_NAME in next(read_text(file), {})
+
+
+def _split_of(file: Path) -> str:
+    shard = SHARD.fullmatch(stem_of(file))
+    return shard[1] if shard else stem_of(file)
+
+
 def _is_json_split(file: Path) -> bool:
-    shard = SHARD.fullmatch(file.stem)
-    return file.suffix == ".json" and (shard[1] if shard else file.stem) in SPLITS
+    return format_of(file) == ".json" and _split_of(file) in SPLITS
 
 
 def _of_one_format(files: list[Path]) -> list[Path]:
-    if len({file.suffix for file in files}) > 1:
+    if len({format_of(file) for file in files}) > 1:
         raise SourceError(f"{files[0].parent}: {files[0].name} … {files[-1].name} must be of one format")
     return files
 
@@ -71,20 +83,21 @@ def _of_one_format(files: list[Path]) -> list[Path]:
 def _by_split(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     files_by_split: dict[str, list[Path]] = {}
     for file in files:
-        shard = SHARD.fullmatch(file.stem)
-        files_by_split.setdefault(shard[1] if shard else file.stem, []).append(file)
+        files_by_split.setdefault(_split_of(file), []).append(file)
     for file in folder.iterdir() if folder.is_dir() else ():
         lower = file.suffix.lower()
         if file.suffix != lower and lower in TABLES and (folder / f"{file.stem}{lower}").exists():
             raise SourceError(f"{folder} has both {file.stem}{lower} and {file.name}: remove one of them")
     for split, of_split in files_by_split.items():
-        shards = [SHARD.fullmatch(file.stem) for file in of_split]
+        shards = [SHARD.fullmatch(stem_of(file)) for file in of_split]
         places = [
-            (int(shard[2]), int(shard[3]), file.suffix) for shard, file in zip(shards, of_split, strict=True) if shard
+            (int(shard[2]), int(shard[3]), format_of(file))
+            for shard, file in zip(shards, of_split, strict=True)
+            if shard
         ]
         if len(of_split) == 1 and not places:
             continue
-        if places != [(k, len(of_split), of_split[0].suffix) for k in range(len(of_split))]:
+        if places != [(k, len(of_split), format_of(of_split[0])) for k in range(len(of_split))]:
             names = " and ".join(file.name for file in of_split[:4]) + (" …" if len(of_split) > 4 else "")
             requirement = "one file" if not places else "one file, or all shards of one format"
             raise SourceError(f"{folder} has {names} for the split {split}: it must be {requirement}")

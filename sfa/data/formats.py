@@ -1,17 +1,22 @@
 """Rows of CSV, JSON Lines, JSON and Parquet files, with every value as written in the file."""
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from sfa.errors import SFAError
 
 READERS = (".parquet", ".jsonl", ".json", ".csv")
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # of compressed text files
 BATCH = 256  # rows of a Parquet file that are decoded at once
 
 SourceRow = dict[str, Any]  # columns as csv, json and pyarrow read them
@@ -35,8 +40,20 @@ class Written(float):
         return self.text
 
 
+def format_of(file: Path) -> str:
+    """The suffix of a data file's format: ``.jsonl`` of ``train.jsonl`` and of ``train.jsonl.gz``; empty if it is not
+    supported."""
+    inner = Path(file.stem).suffix if file.suffix in OPENERS else file.suffix
+    return inner if inner in READERS and not (inner == ".parquet" and file.suffix in OPENERS) else ""
+
+
+def stem_of(file: Path) -> str:
+    """The name of a data file without the suffixes of its format and compression."""
+    return Path(file.stem).stem if file.suffix in OPENERS else file.stem
+
+
 def read_text(file: Path) -> Iterator[SourceRow]:
-    """The rows of a CSV, JSON or JSON Lines file, one after another.
+    """The rows of a CSV, JSON or JSON Lines file, which may be compressed, one after another.
 
     A CSV cell is always text; CSV does not distinguish an empty text from a missing value, so an empty cell is
     ``None``. A JSON value keeps its type, and a number its digits.
@@ -44,14 +61,28 @@ def read_text(file: Path) -> Iterator[SourceRow]:
     Raises:
         SourceError: the file is truncated, not UTF-8 or malformed; names the line.
     """
-    if file.suffix == ".csv":
-        return _csv(file)
-    return _jsonl(file) if file.suffix == ".jsonl" else _json(file)
+    read = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}[format_of(file)]
+    return _decompressed(file, read(file)) if file.suffix in OPENERS else read(file)
+
+
+def _decompressed(file: Path, rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
+    """``rows`` of a compressed file, whose damage is an error of the data."""
+    try:
+        yield from rows
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:  # what the three packages raise
+        raise SourceError(f"{file} cannot be read: {error}") from error
+
+
+def _text_stream(file: Path) -> IO[str]:
+    """A text file, with line breaks as they are."""
+    opener = OPENERS.get(file.suffix, open)
+    stream: IO[str] = opener(file, "rt", encoding="utf-8-sig", newline="")
+    return stream
 
 
 def _csv(file: Path) -> Iterator[SourceRow]:
     csv.field_size_limit(2**31 - 1)  # texts of any length
-    with file.open(encoding="utf-8-sig", newline="") as stream:
+    with _text_stream(file) as stream:
         reader = csv.reader(stream, strict=True)
         try:
             head = next(reader, [])
@@ -75,7 +106,8 @@ def _json(file: Path) -> Iterator[SourceRow]:
     """The rows of a JSON file: a list of objects, an object with one such list among its values, or, as often, JSON
     Lines."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with _text_stream(file) as stream:
+            text = stream.read()
         content = _decode(text)
         if "\\u" in text:
             json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate is not text
@@ -84,10 +116,14 @@ def _json(file: Path) -> Iterator[SourceRow]:
             yield from _jsonl(file)
             return
         raise SourceError(f"{file} cannot be read: {error}") from error
-    lists = [content] if isinstance(content, list) else [value for value in content.values() if _is_rows(value)]
-    if len(lists) != 1:
-        raise SourceError(f"{file} cannot be read: it is not an array of JSON objects")
-    for number, row in enumerate(lists[0]):
+    named = {"": content} if isinstance(content, list) else {}
+    if isinstance(content, dict):
+        named = {name: value for name, value in content.items() if _is_rows(value)}
+    if len(named) != 1:
+        several = f", but holds {', '.join(named)}: write each to a file of its own" if named else ""
+        raise SourceError(f"{file} cannot be read: it is not an array of JSON objects{several}")
+    (rows,) = named.values()
+    for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise SourceError(f"{file} cannot be read: row {number} is not a JSON object with a value for each column")
         yield row
@@ -98,7 +134,7 @@ def _is_rows(value: Any) -> bool:
 
 
 def _jsonl(file: Path) -> Iterator[SourceRow]:
-    with file.open("rb") as stream:
+    with OPENERS.get(file.suffix, open)(file, "rb") as stream:
         for number, line in enumerate(stream, 1):  # lines end only with \n: a text may contain other separators
             if line.isspace():
                 continue
@@ -136,6 +172,14 @@ def _integer(text: str) -> int | Written:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON value")
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number from 0, or its digits; ``None`` if it is neither."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value >= 0 else None
+    digits = isinstance(value, str) and value.isascii() and value.isdigit()
+    return int(value) if digits and str(int(value)) == value else None
 
 
 class ParquetRows(Sequence[SourceRow]):
@@ -196,6 +240,22 @@ class ParquetRows(Sequence[SourceRow]):
         except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow raises
             raise SourceError(f"{self._groups[self._group][0]} cannot be read: {error}") from error
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def parquet_class_names(file: Path, column: str) -> list[str]:
+    """The names of a column's classes in the metadata that ``datasets`` writes; empty if there are none.
+
+    Raises:
+        SourceError: the file is truncated.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+    except (OSError, ValueError) as error:  # what pyarrow raises
+        raise SourceError(f"{file} cannot be read: {error}") from error
+    about = json.loads(metadata.get(b"huggingface", b"{}"))
+    return list(about.get("info", {}).get("features", {}).get(column, {}).get("names") or ())
 
 
 def _values(column: Any) -> list[Any]:

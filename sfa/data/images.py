@@ -82,7 +82,13 @@ class Images(ImageTask, SourcedTask):
         if options.get("names") is None:
             path = find(options["source"], data_folder_of(info.context)).path
             folder = None if path is None or split_files(path) else picture_folder.read(path)
-            options = {**options, "names": folder.names} if folder is not None and folder.names else options
+            label = str(options.get("label", "label"))
+            if folder is not None and (named := folder.names(label)):
+                options = {**options, "names": named}
+            elif folder is not None and (count := folder.classes(label)) is not None:
+                options = {"classes": count, **options}
+            elif folder is not None and "classes" not in options:
+                raise ValueError(f"label: {options['source']} has no column {label} with classes: {folder.columns()}")
         names = options.get("names")
         return {"classes": len(names), **options} if isinstance(names, list | tuple) else options
 

@@ -32,9 +32,19 @@ def kind_of(options: Mapping[str, Any], data_folder: Path | None) -> Kind | None
         return Conversations
     if {"folder", "file"} <= options.keys():  # as a run records it
         return InstructionFile
-    if {"image", "label", "classes", "names"} & options.keys():
+    if {"image", "classes", "names"} & options.keys():
         return Images
+    if "label" in options:
+        return _kind_of_labels(options, data_folder)
     return _kind_of_source(str(options["source"]), options, data_folder) if "source" in options else None
+
+
+def _kind_of_labels(options: Mapping[str, Any], data_folder: Path | None) -> Kind:
+    """Images, unless it is a local table without a column of images."""
+    found = find(str(options["source"]), data_folder) if "source" in options else None
+    if found is None or found.path is None or not split_files(found.path):
+        return Images
+    return Images if "image" in columns(found, str(options.get("train_split", "train"))) else Custom
 
 
 def _kind_of_source(source: str, options: Mapping[str, Any], data_folder: Path | None) -> Kind:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sfa import store
-from sfa.data.folder import SPLITS
-from sfa.data.formats import SourceError, SourceRow, read_text
+from sfa.data.folder import FILE_NAME, METADATA, SPLITS
+from sfa.data.formats import SourceError, SourceRow, read_text, whole_number
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-METADATA = ("metadata.csv", "metadata.jsonl")
-FILE_NAME = "file_name"  # column of the metadata: a picture's path relative to them
 OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -21,12 +20,28 @@ class PictureFolder:
     Attributes:
         folder: the folder.
         rows: by split, each picture's ``image``, its path, with its ``label`` or the columns of its metadata.
-        names: the classes, sorted; empty if the labels are numbers. A row's label is its class's name.
     """
 
     folder: Path
     rows: Mapping[str, Sequence[SourceRow]]
-    names: tuple[str, ...]
+
+    def names(self, label: str) -> tuple[str, ...]:
+        """The classes in the column ``label``, sorted; empty if they are numbers."""
+        labels = self._labels(label)
+        named = all(isinstance(value, str) for value in labels) and None in map(whole_number, labels)
+        return tuple(sorted(map(str, labels))) if named else ()
+
+    def classes(self, label: str) -> int | None:
+        """The number of classes, if the labels are numbers from 0."""
+        numbers = [number for value in self._labels(label) if (number := whole_number(value)) is not None]
+        return max(numbers) + 1 if numbers else None
+
+    def columns(self) -> list[str]:
+        """The columns of all rows."""
+        return list(dict.fromkeys(key for rows in self.rows.values() for row in rows for key in row))
+
+    def _labels(self, label: str) -> set[Any]:
+        return {row[label] for rows in self.rows.values() for row in rows if row.get(label) is not None}
 
     def identity(self) -> str:
         """Hash of the pictures' contents with their places in the folder and their labels."""
@@ -52,11 +67,7 @@ def read(folder: Path) -> PictureFolder | None:
     splits = {name: sub for name, sub in splits.items() if name in SPLITS}
     rows = {name: _rows(sub) for name, sub in (splits or {"train": folder}).items()}
     rows = {name: of_split for name, of_split in rows.items() if of_split}
-    if not rows:
-        return None
-    labels = {row["label"] for of_split in rows.values() for row in of_split if "label" in row}
-    named = labels and all(isinstance(label, str) and not label.isdigit() for label in labels)
-    return PictureFolder(folder, rows, tuple(sorted(labels)) if named else ())
+    return PictureFolder(folder, rows) if rows else None
 
 
 def _rows(folder: Path) -> list[SourceRow]:

@@ -10,7 +10,16 @@ from typing import Any, TypeVar
 from sfa import hub, store
 from sfa.data import picture_folder
 from sfa.data.folder import files_of, is_pattern, split_files, unread
-from sfa.data.formats import READERS, ParquetRows, SourceError, SourceRow, read_text
+from sfa.data.formats import (
+    READERS,
+    ParquetRows,
+    SourceError,
+    SourceRow,
+    format_of,
+    parquet_class_names,
+    read_text,
+    whole_number,
+)
 from sfa.data.task import Row
 from sfa.values import REMOTE, at_home
 
@@ -19,6 +28,7 @@ Item = TypeVar("Item")
 __all__ = [
     "Source",
     "SourceError",
+    "class_names",
     "column",
     "columns",
     "find",
@@ -76,7 +86,7 @@ def load(source: Source, split: str, columns: Sequence[str], optional: Sequence[
         SourceError: the data set, the split or a column does not exist, or a required value is missing.
     """
     where = f"{source} ({split})"
-    rows, known = open_rows(source, split, [*columns, *optional])
+    rows, known = open_rows(source, split, [*columns, *optional], required=columns)
     if known:
         _check(where, [column for column in columns if _top(column, known) is None], known)
     loaded: list[SourceRow] = []
@@ -115,6 +125,15 @@ def column(source: Source, split: str, name: str) -> Sequence[Any]:
     return values
 
 
+def class_names(source: Source, split: str, name: str) -> list[str]:
+    """The names of the classes that a column of whole numbers stands for, in their order, as ``datasets`` stores them
+    with Parquet files and hub data; empty if there are none. Errors as for :func:`open_rows`."""
+    if source.path is None:
+        return list(getattr(_hub(source, split).features.get(name), "names", None) or ())
+    files = files_of(source.path, split) or []
+    return parquet_class_names(files[0], name) if files and files[0].suffix == ".parquet" else []
+
+
 class _Column(Sequence[Any]):
     def __init__(self, rows: Any, name: str):
         self.rows, self.name = rows, name
@@ -127,10 +146,11 @@ class _Column(Sequence[Any]):
 
 
 def open_rows(
-    source: Source, split: str, columns: Sequence[str]
+    source: Source, split: str, columns: Sequence[str], required: Sequence[str] = ()
 ) -> tuple[Iterable[Mapping[str, Any]], dict[str, None]]:
     """The rows of a split, with those of the named columns that exist, and the names of all columns. Rows of text files
-    are an iterator, which adds the names as it reads; others are a lazily read sequence.
+    are an iterator, which adds the names as it reads; others are a lazily read sequence. Every file must have the
+    ``required`` ones, if there are several.
 
     Raises:
         SourceError: the data set or the split does not exist, has no rows, or cannot be read.
@@ -148,7 +168,7 @@ def open_rows(
         raise SourceError(f"{path} has no {split}.parquet, .jsonl or .csv, but {sorted(split_files(path))}{others}")
     if files[0].suffix != ".parquet":
         known = {}
-        return _text_rows(files, known), known
+        return _text_rows(files, known, required), known
     known = dict.fromkeys(ParquetRows(files, []).names)
     rows = ParquetRows(files, _tops(columns, known))
     if not len(rows):
@@ -165,13 +185,17 @@ def _picture_rows(
     return rows, dict.fromkeys(key for row in rows for key in row)
 
 
-def _text_rows(files: Sequence[Path], known: dict[str, None]) -> Iterator[SourceRow]:
+def _text_rows(files: Sequence[Path], known: dict[str, None], required: Sequence[str]) -> Iterator[SourceRow]:
     empty = True
     for file in files:
+        own: dict[str, None] = {}
         for row in read_text(file):
-            known.update(dict.fromkeys(row))
+            own.update(dict.fromkeys(row))
+            known.update(own)
             yield row
             empty = False
+        if own and len(files) > 1:
+            _check(str(file), [name for name in required if _top(name, own) is None], own)
     if empty:
         raise SourceError(f"{files[0]} cannot be read: it holds no rows")
 
@@ -230,14 +254,6 @@ def _check(where: str, lacking: Sequence[str], known: Iterable[str]) -> None:
         near = [match for name in lacking for match in difflib.get_close_matches(name, list(known), 1)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise SourceError(f"{where} lacks the columns {list(lacking)}; it has {list(known)}{hint}")
-
-
-def whole_number(value: Any) -> int | None:
-    """A whole number from 0, or its digits; ``None`` if it is neither."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if value >= 0 else None
-    digits = isinstance(value, str) and value.isascii() and value.isdigit()
-    return int(value) if digits and str(int(value)) == value else None
 
 
 def labelled(options: Sequence[str], label: Any) -> str:
@@ -307,16 +323,24 @@ def _local(source: str, data_folder: Path | None) -> Path | None:
     for candidate in candidates:
         if split_files(candidate) or picture_folder.read(candidate) is not None:
             return candidate
-    if path.suffix in READERS and not path.exists() and not is_pattern(path):
+    if format_of(path) and not path.exists() and not is_pattern(path):
         raise SourceError(f"{source} does not exist{_near(path)}")
+    if path.is_file():
+        raise SourceError(f"{source} is no {', '.join(READERS)} file; convert it to one of them")
     folders = [folder for folder in candidates if folder.is_dir()]
-    if folders or path.is_file() or is_pattern(path) or source.startswith((".", "/", "~")):
+    if folders or is_pattern(path) or source.startswith((".", "/", "~")):
         contents = sorted(file.name for folder in folders[:1] for file in folder.iterdir())[:5]
         raise SourceError(
             f"{source} is no folder of <split>.parquet, .jsonl or .csv, no such file, and no folder of pictures"
             + (f"; it holds {contents}" if contents else "")
+            + next((f"; {inner} is a folder of data" for folder in folders for inner in _folders_of_data(folder)), "")
         )
     return None
+
+
+def _folders_of_data(folder: Path) -> Iterator[Path]:
+    """The folders in a folder that hold data, such as ``data`` of a data set that was downloaded whole."""
+    return (inner for inner in sorted(folder.iterdir()) if inner.is_dir() and split_files(inner))
 
 
 def _near(path: Path) -> str:
