@@ -102,7 +102,11 @@ def test_both_usual_formats_are_read_and_held_out_by_how_they_begin(tmp_path: Pa
         ([{"role": "user", "content": "q"}], "has no turn of the assistant"),
         ([{"role": "user"}], "a message must have a role and a text"),
         ([{"role": "user", "content": [{"type": "image"}]}], "a message must have a role and a text"),
-        ("text", "do not hold what the task reads"),
+        ("text", "a conversation must be a list of messages, not 'text'"),
+        (["text"], "a conversation must be a list of messages, not"),
+        ([{"role": "USER", "content": "q"}], r"'USER' is not a role \(system, developer, user, assistant, tool, human"),
+        ([{"from": "function_call", "value": "{}"}], "'function_call' is not a role"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}], "tool_calls are not learned"),
     ],
 )
 def test_a_conversation_that_cannot_be_read_is_an_error(content: Any, message: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sfa.data.task import Message, Row, Split, data_folder_of
 
 COLUMNS = ("messages", "conversations")  # of the two usual formats, {role, content} and {from, value}
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+KNOWN = ("system", "developer", "user", "assistant", "tool")  # roles of chat templates
 
 
 class Conversations(SourcedTask):
@@ -44,7 +45,12 @@ class Conversations(SourcedTask):
         """One row for each conversation; messages after the assistant's last one are left out."""
 
         def examples(row: SourceRow) -> list[Row]:
-            messages = [self._message(item) for item in row[self.messages]]
+            conversation = row[self.messages]
+            if not isinstance(conversation, list) or not all(isinstance(item, Mapping) for item in conversation):
+                raise SourceError(
+                    f"{self.source}: a conversation must be a list of messages, not {conversation!r:.120}"
+                )
+            messages = [self._message(item) for item in conversation]
             answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
             if not answers:
                 raise SourceError(f"{self.source}: a conversation has no turn of the assistant: {str(messages)[:120]}")
@@ -67,4 +73,11 @@ class Conversations(SourcedTask):
         if not isinstance(role, str) or not isinstance(content, str):
             message = f"a message must have a role and a text, not {str(dict(item))[:120]}"
             raise SourceError(f"{self.source}: {message}")
-        return {"role": ROLES.get(role, role), "content": content}
+        role = ROLES.get(role, role)
+        if role not in KNOWN:
+            raise SourceError(f"{self.source}: {role!r} is not a role ({', '.join((*KNOWN, *ROLES))})")
+        if item.get("tool_calls"):
+            raise SourceError(
+                f"{self.source}: tool_calls are not learned: write them into the content of their message"
+            )
+        return {"role": role, "content": content}
