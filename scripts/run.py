@@ -12,7 +12,7 @@ import os
 import sys
 
 from sfa import extras
-from sfa.errors import UsageError
+from sfa.errors import SFAError, UsageError
 from sfa.terminal import TYPED, command, is_first_rank, quiet, say, show, telling, typed
 
 USAGE = "usage: composer [-n RANKS] train.py CONFIG.yaml [key=value …] [dry_run=true]"
@@ -50,7 +50,10 @@ def main(arguments: list[str]) -> int:
         from sfa.stages.describe import describe
 
         if is_first_rank():
-            show(describe(config))
+            errors: list[str] = []
+            show(describe(config, errors))
+            if errors:
+                raise SFAError("\n".join(["", *errors]))
         return 0
     with telling("loading transformers and datasets"):
         quiet()

@@ -1,12 +1,13 @@
 """A dry run says of people's own data what a run would do with them."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 import train
 from sfa.stages.duration import as_text
-from tests.small_stream import config, data
+from tests.small_stream import config, data, task
 
 
 @pytest.fixture
@@ -30,9 +31,44 @@ def test_the_data_and_the_first_example_are_shown(folder: Path, capsys: pytest.C
         "columns question, answer; splits train"
     )
     assert lines[at + 1].strip() == "first 0?« 5 and 0</s>»"
-    assert lines[at + 2].startswith("     learned: «»; ") and "are longer than train.seq_len: 14" in lines[at + 2]
+    assert (
+        lines[at + 2].startswith("     learned: what is between « and »; ")
+        and "are longer than train.seq_len: 14" in lines[at + 2]
+    )
     second = next(line for line in lines if line.startswith("second: "))
     assert 10 < int(second.split(" held out")[0].split()[-1]) < 30
+    assert not Path("runs").exists()
+
+
+def test_data_that_a_run_could_not_use_fail_it_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("first.jsonl").write_text("")
+    Path("second.jsonl").write_text('{"question": "x", "anser": "y"}\n')
+    assert train.main([config(folder, "first", "second"), "dry_run=true"]) == 1
+    out, err = capsys.readouterr()
+    assert "disk: " in out and "cannot be read" not in out  # the plan is shown all the same
+    assert err.split("\n")[-4:] == [
+        "",
+        "first: first.jsonl cannot be read: it holds no rows",
+        "second: second.jsonl (train) lacks the columns ['answer']; it has ['question', 'anser']; did you mean anser?",
+        "",
+    ]
+    data(Path(), "first", "second")
+    assert train.main([config(folder, "first", "second"), "dry_run=true", "train.seq_len=8"]) == 1
+    assert "first: no row fits into train.seq_len: 8 tokens" in capsys.readouterr().err
+
+
+def test_held_out_rows_that_are_trained_on_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Path("first.jsonl").read_text().splitlines()
+    Path("both").mkdir()
+    Path("both/train.jsonl").write_text("\n".join(lines[:30]))
+    other = json.dumps({"question": "first 0?", "answer": "another"})
+    Path("both/test.jsonl").write_text("\n".join([*lines[25:35], other]))
+    both = [task(folder, "first", source="both")]
+    message = "first: the prompts of 6 of 11 held-out rows are also trained on, 5 of them with the same response"
+    assert message in said(config(folder, tasks=both, method="sequential"), capsys)
+    Path("both/test.jsonl").write_text("\n".join(lines[:10]))
+    assert train.main([config(folder, tasks=both, method="sequential")]) == 1  # before anything is trained
+    assert "first: each of the 10 held-out rows is also trained on" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

@@ -24,8 +24,13 @@ PARAMETERS = {  # the paper's models, so that their dry runs do not need the hub
 }
 
 
-def describe(config: Config) -> str:
-    """Stages, steps, merge points, tokens, parameters, memory and disk of a run."""
+def describe(config: Config, errors: list[str] | None = None) -> str:
+    """Stages, steps, merge points, tokens, parameters, memory and disk of a run.
+
+    Args:
+        config: the run's config.
+        errors: is extended by a line for each task whose data cannot be used.
+    """
     stages = topological_order(plan(config))
     parameters, reason = parameter_count_of(config)
     family = config.family()
@@ -49,7 +54,7 @@ def describe(config: Config) -> str:
     notice = config.method_settings.neutral_notice()
     lines += ["", notice] if notice is not None else []
     lines += family.plan_notes(stage.train for stage in stages if isinstance(stage, Training))
-    about = [*_previews(config), *unreachable(config)]
+    about = [*_previews(config, [] if errors is None else errors), *unreachable(config)]
     lines += ["", *about] if about else []
     lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
     if config.eval.general:
@@ -80,13 +85,13 @@ def describe(config: Config) -> str:
     )
 
 
-def _previews(config: Config) -> list[str]:
+def _previews(config: Config, errors: list[str]) -> list[str]:
     """Lines about the data that are in files or can be reached."""
     if not any(isinstance(task, SourcedTask) and is_there(task.located()) for task in config.tasks):
         return []
     from sfa.stages.preview import preview  # seconds to import
 
-    return preview(config)
+    return preview(config, errors)
 
 
 def check_disk(config: Config) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sfa.config.schema import Config
+from sfa.config.schema import Config, Train
 from sfa.data import ImageTask, Row, Task
-from sfa.data.packing import IGNORED, Example, encode
+from sfa.data.overlap import overlap
+from sfa.data.packing import IGNORED, Example, encode, none_fits
 from sfa.data.source import columns, splits
 from sfa.data.sourced_task import SourcedTask
 from sfa.data.tokens import Encoder
@@ -17,8 +18,13 @@ LEARNED = ("«", "»")  # around what is learned
 UNLIMITED = 2**31  # tokens
 
 
-def preview(config: Config) -> list[str]:
-    """Lines about each task whose data are in files or can be reached."""
+def preview(config: Config, errors: list[str]) -> list[str]:
+    """Lines about each task whose data are in files or can be reached.
+
+    Args:
+        config: a run's config.
+        errors: is extended by a line for each task whose data cannot be used.
+    """
     lines: list[str] = []
     encoder: Encoder | None = None
     for task in config.tasks:
@@ -28,10 +34,12 @@ def preview(config: Config) -> list[str]:
             lines.append(f"{task.name}: {_rows(task)}")
             if isinstance(task, ImageTask):
                 continue
+            repeated = None if task.evaluate_only else overlap(task.rows("train"), task.rows("test"), task.name)
+            lines += [] if repeated is None else [repeated]
             encoder = encoder or _encoder(config)
-            lines += _example(task, encoder, config.train_of(task).seq_len) if encoder is not None else []
+            lines += _example(task, encoder, config.train_of(task)) if encoder is not None else []
         except (SFAError, ValueError, OSError) as error:
-            lines.append(f"{task.name}: {one_line(error)}")
+            errors.append(f"{task.name}: {one_line(error).removeprefix(f'{task.name}: ')}")
     return lines
 
 
@@ -58,8 +66,13 @@ def _rows(task: SourcedTask) -> str:
     return f"{counts}; columns {named}; splits {', '.join(splits(source))}"
 
 
-def _example(task: Task, encoder: Encoder, seq_len: int) -> list[str]:
-    """The first row with its learned part marked, and how many tokens rows have."""
+def _example(task: Task, encoder: Encoder, train: Train) -> list[str]:
+    """The first row with its learned part marked, and how many tokens rows have.
+
+    Raises:
+        SourceError: all rows are longer than a sequence, and would be left out.
+    """
+    seq_len = train.seq_len
     all_rows: Sequence[Row] = task.rows("train")
     rows = all_rows[:SAMPLE]
     if encoder.seq2seq:
@@ -73,9 +86,11 @@ def _example(task: Task, encoder: Encoder, seq_len: int) -> list[str]:
         text = marked(examples[0], encoder.tokenizer)
     shown = text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
     mean, longer = sum(lengths) / len(lengths), sum(length > seq_len for length in lengths)
+    if longer == len(all_rows) and train.long_rows == "drop" and not task.evaluate_only:
+        raise none_fits(task.name, seq_len)
     over = f"; {longer} of the first {len(lengths)} are longer than train.seq_len: {seq_len}" if longer else ""
     counts = f"{mean:.0f} tokens an example, about {mean * len(all_rows):,.0f} in all{over}"
-    return [f"     {shown}", f"     learned: {LEARNED[0]}{LEARNED[1]}; {counts}"]
+    return [f"     {shown}", f"     learned: what is between {LEARNED[0]} and {LEARNED[1]}; {counts}"]
 
 
 def _encoder(config: Config) -> Encoder | None:

@@ -1,7 +1,7 @@
 """Runs a config: every stage of its plan, then the results."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from composer.utils import dist
@@ -10,6 +10,9 @@ from rich.console import Console
 from sfa import runs
 from sfa.config import ConfigError, loggers
 from sfa.config.schema import Config
+from sfa.data import Conversations, Custom
+from sfa.data.overlap import overlap
+from sfa.data.source import usable
 from sfa.errors import UsageError
 from sfa.models import stored
 from sfa.models.settings import TUNED
@@ -48,6 +51,7 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
     if (notice := config.method_settings.neutral_notice()) is not None:
         console.print(notice)
     evaluated = {planned.fingerprint: planned for planned in plan(config)}
+    _check_rows(config, evaluated.values(), console)
     manifests, scores = [], []
     known: dict[str, Scores] = {}
     for planned in topological_order(evaluated.values()):
@@ -87,6 +91,22 @@ def make_only(config: Config, evaluator: Evaluator, console: Console) -> None:
     _make(selected, config, context)
     if any(selected.fingerprint == planned.fingerprint for planned in evaluated):
         console.print(stage_line(selected.label, stage.scores(selected, context), width=width_of(console)))
+
+
+def _check_rows(config: Config, evaluated: Iterable[Stage], console: Console) -> None:
+    """Reads the texts of all tasks before the first one is trained, as their trainings may be hours apart, and reports
+    held-out rows that are trained on.
+
+    Raises:
+        SourceError: rows cannot be used.
+    """
+    if all(runs.is_made(runs.stage_folder(config.save_folder, planned.fingerprint)) for planned in evaluated):
+        return
+    for task in config.tasks:
+        if isinstance(task, Custom | Conversations) and task.name in config.trained():
+            line = overlap(usable(task.rows("train"), task.name), task.rows("test"), task.name)
+            if line is not None:
+                console.print(line)
 
 
 def _make(planned: Stage, config: Config, context: Context) -> Manifest:
