@@ -184,6 +184,29 @@ def test_a_setting_that_does_nothing_is_reported(
     assert "leaves the weights" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("settings", "notice"),
+    [
+        ("sfa: {beta: 1}", "sfa.beta=1 leaves the weights as they were before each task that it acts on"),
+        ("slerp: {beta: 1}", "slerp.beta=1 leaves the weights as they were before each task that it acts on"),
+        ("ties: {scale: 0}", "ties.scale=0 leaves the weights as they were before each task that it acts on"),
+        ("magmax: {scale: 0}", "magmax.scale=0 leaves the weights as they were before each task that it acts on"),
+        ("task_arithmetic: {weights: [0, 0]}", "task_arithmetic.weights=[0.0, 0.0] leaves the weights of the base"),
+        ("der: {alpha: 0}", "der.alpha=0 and der.beta=0 leave the weights as method=sequential makes them"),
+        ("sfa: {beta: 0, layers: {embed: 0}, beta_end: 0}", "sfa.beta=0 leaves the weights as method=sequential"),
+        ("sfa: {beta: 1, layers: {embed: 0}}", None),
+        ("sfa: {beta: 1, p: 0.5, merge_at_end: false}", None),
+        ("sfa: {beta: 0, beta_end: 1}", None),
+        ("task_arithmetic: {weights: [0, 1]}", None),
+        ("der: {alpha: 0, beta: 1}", None),
+    ],
+)
+def test_a_setting_that_undoes_a_task_is_reported_too(settings: str, notice: str | None, tmp_path: Path) -> None:
+    method, content = next(iter(yaml.safe_load(settings).items()))
+    found = load(write(tmp_path, {**GOOD, "method": method, method: content})).method_settings.neutral_notice()
+    assert found == notice or (found or "").startswith(notice or "-")
+
+
 WHOLE = [file for file in sorted((ROOT / "yamls").glob("*.yaml")) if not file.name.startswith("small")]
 
 

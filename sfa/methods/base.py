@@ -166,6 +166,7 @@ class Method(Section):
         ignores_order: whether its result is independent of the order of the tasks.
         holds_anchor: whether θ_o is held in memory during training.
         neutral: a setting, as key and value, that makes it equivalent to sequential training.
+        undoing: a setting, as key and value, with which the weights stay as they were before a task that it acts on.
         headline: the setting shown in figure titles; empty: none.
         look: how it appears in figures.
     """
@@ -183,6 +184,7 @@ class Method(Section):
     ignores_order: ClassVar[bool] = False
     holds_anchor: ClassVar[bool] = False
     neutral: ClassVar[tuple[str, Any] | None] = None
+    undoing: ClassVar[tuple[str, Any] | None] = None
     headline: ClassVar[str] = ""
     look: ClassVar[Look] = Look()
 
@@ -239,12 +241,15 @@ class Method(Section):
         )
 
     def neutral_notice(self) -> str | None:
-        """A notice that a setting makes it equivalent to sequential training, or ``None``. Such a run is a valid end
-        point of a sweep, so it is allowed."""
-        if self.neutral is None or getattr(self, self.neutral[0]) != self.neutral[1]:
-            return None
-        setting = f"{self.name}.{self.neutral[0]}={self.neutral[1]}"
-        return f"{setting} leaves the weights as method={plain_method().name} makes them"
+        """A notice that a setting makes it equivalent to sequential training, or to none, or ``None``. Such a run is a
+        valid end point of a sweep, so it is allowed."""
+        if self.neutral is not None and getattr(self, self.neutral[0]) == self.neutral[1]:
+            setting = f"{self.name}.{self.neutral[0]}={self.neutral[1]}"
+            return f"{setting} leaves the weights as method={plain_method().name} makes them"
+        if self.undoing is not None and getattr(self, self.undoing[0]) == self.undoing[1]:
+            setting = f"{self.name}.{self.undoing[0]}={self.undoing[1]}"
+            return f"{setting} leaves the weights as they were before each task that it acts on"
+        return None
 
     # -- while training ------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ class Della(Sparsified):
     merge_name = "della"
     rule = "della"
     draws = True
+    undoing = ("scale", 0)
     look = Look("DELLA", {"color": "#CC79A7", "linestyle": "-.", "marker": "<"})
 
     density: float = Field(0.5, gt=0, le=1, description="share of each row that is kept on average")

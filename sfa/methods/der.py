@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from sfa.methods.base import Fit, Look, Method, Replay
+from sfa.methods.base import Fit, Look, Method, Replay, plain_method
 
 if TYPE_CHECKING:
     from composer.core import Algorithm
@@ -20,6 +20,11 @@ class DER(Method):
     alpha: float = Field(0.5, ge=0, description="weight of the squared difference of logits")
     beta: float = Field(0.0, ge=0, description="weight of the loss on stored sequences; more than 0: DER++")
     buffer: int | None = Field(50, ge=1, description="sequences kept of each past task, with their logits; null: all")
+
+    def neutral_notice(self) -> str | None:
+        weightless = self.alpha == 0 and self.beta == 0
+        name = plain_method().name
+        return f"der.alpha=0 and der.beta=0 leave the weights as method={name} makes them" if weightless else None
 
     def replay(self) -> Replay:
         return Replay(0, self.buffer)

@@ -20,6 +20,7 @@ class MagMax(Method):
     merge_name = "magmax"
     merges_from = True
     acts_on_one_task = True
+    undoing = ("scale", 0)
     look = Look("MagMax", {"color": "#009E73", "linestyle": "-.", "marker": ">"})
 
     scale: float = Field(0.5, allow_inf_nan=False, description="λ, of the merged task vector")

@@ -59,6 +59,7 @@ class SFA(Method):
     name = "sfa"
     holds_anchor = True
     neutral = ("beta", 0)
+    undoing = ("beta", 1)
     headline = "p"
     look = Look("SFA", {"color": "#D55E00", "linestyle": "-", "marker": "o"}, is_subject=True)
 
@@ -171,7 +172,9 @@ class SFA(Method):
         return {key: value for key, value in spec.items() if key not in optional or value != defaults[key]}
 
     def neutral_notice(self) -> str | None:
-        return None if self.beta_end or any(self.layers.values()) else super().neutral_notice()
+        """None where some tensors or merges have another β, or where training after the last merge remains."""
+        values = {self.beta, *self.layers.values(), *([] if self.beta_end is None else [self.beta_end])}
+        return super().neutral_notice() if len(values) == 1 and (self.beta == 0 or self.merge_at_end) else None
 
     def clock(self, total: int, epoch: Fraction) -> Clock | None:
         if self.when is not None or not self.merge_at_end:

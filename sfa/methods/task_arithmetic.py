@@ -74,6 +74,11 @@ class Weighted(OfSingleTasks):
             f"{self.name}.weights: must hold one number for each of the {len(tasks)} tasks, not {len(self.weights)}"
         ]
 
+    def neutral_notice(self) -> str | None:
+        if self.weights and not any(self.weights):
+            return f"{self.name}.weights={self.weights} leaves the weights of the base"
+        return super().neutral_notice()
+
     def weights_of(self, sources: Sources) -> list[float]:
         """The weight of each model."""
         return self.weights or [1 / len(sources.models)] * len(sources.models)

@@ -15,6 +15,7 @@ class Ties(Weighted):
     merge_name = "ties"
     merges_from = True
     acts_on_one_task = True
+    undoing = ("scale", 0)
     look = Look("TIES", {"color": "#009E73", "linestyle": ":", "marker": "^"})
 
     density: float = Field(0.2, gt=0, le=1, description="share of each task vector that is kept, the largest entries")

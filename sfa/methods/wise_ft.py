@@ -18,6 +18,7 @@ class MergedOnce(Method):
 
     merge_count = 2
     neutral = ("beta", 0)
+    undoing = ("beta", 1)
 
     def stages(self, stream: Stream) -> list[Stage]:
         return merged_after_each(stream, self, self.name)
