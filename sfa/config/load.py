@@ -67,8 +67,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     errors: list[str] = []
     deprecations = _rename_keys(raw, errors)
     kept = continue_run(raw, errors)
-    tasks = read_tasks(raw.pop("tasks", None), raw.get("data_folder"), errors)
-    tasks = [*kept, *tasks]
+    entries = raw.pop("tasks", None)
+    tasks = [*kept, *([] if kept and not entries else read_tasks(entries, raw.get("data_folder"), errors))]
     config = validated(config_class(), {**raw, "tasks": tasks}, "", errors)
     if config is not None:
         config._kept = [task.name for task in kept if not task.evaluate_only]
@@ -131,10 +131,10 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
             errors.append(unknown("model.tokenizer.train_on", task_name, TASKS, "a registered task"))
     family = None
     try:
-        family = config.family()
+        family = config.family() if tasks else None  # without tasks, for which there are errors, of no kind
     except ValueError as error:
         errors.append(f"tasks: {error}")
-    else:
+    if family is not None:
         errors += family.config_errors(config)
         if family.rows not in config.method_settings.rows:
             kinds = " and ".join(config.method_settings.rows)
