@@ -22,7 +22,7 @@ def run_rows(inventory: Inventory) -> list[list[str]]:
         alone = sum(entry.size for entry in inventory.stages if list(entry.users) == [run.name])
         shared = sum(entry.size for entry in inventory.stages if run.name in entry.users) - alone
         average = "" if run.average is None else f"{run.average:.3f}"
-        what = [run.method, " → ".join(run.tasks)] if not run.error else [run.error, ""]
+        what = [run.method, " → ".join(run.tasks)] if not run.error else ["damaged", ""]
         rows.append([run.name, *what, average, size_of(alone), size_of(shared)])
     return rows
 
@@ -47,7 +47,7 @@ def _state(entry: StageEntry) -> str:
     if entry.is_running:
         return "in the making"
     if entry.manifest is None:
-        return "half-made"
+        return "damaged" if entry.error else "half-made"
     return "made" if entry.users else "needed by no run"
 
 
@@ -70,7 +70,11 @@ def main(arguments: list[str]) -> int:
         heads = ["stage", "task", "method", "state", "size", "written", "needed by"]
         print("\n" + tabulate([heads, *stage_rows(inventory)], tablefmt="plain", disable_numparse=True))
     states = [_state(entry) for entry in inventory.stages]
-    counts = [f"{states.count(state)} {state}" for state in ("half-made", "needed by no run") if state in states]
+    counts = [
+        f"{states.count(state)} {state}" for state in ("half-made", "damaged", "needed by no run") if state in states
+    ]
+    if inventory.errors:
+        print("\n" + "\n".join(inventory.errors))
     total = size_of(sum(entry.size for entry in inventory.stages))
     print(
         f"\n{len(inventory.runs)} runs, {len(states)} stages of {total}"

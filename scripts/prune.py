@@ -3,8 +3,9 @@
 sfa prune
 sfa prune runs --older-than 7 --yes
 
-A stage is needed by the runs with results.json that list it, and by every stage that depends on it. Stages of a sweep
-that is still running are needed by no run yet, so what was written in the last day is kept.
+A stage is needed by the runs with results.json that list it, and by every stage that depends on it. Stages of a run or
+sweep that is still going on are needed by no run yet: what was written in the last day is kept, and as long as that is
+of no finished run, all finished stages are. So are they while a run's results or a stage's manifest cannot be read.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from scripts import files
-from sfa.inventory import Removal, remove, take, unneeded
+from sfa.inventory import Removal, caution, remove, take, unneeded
 from sfa.stages.describe import size_of
 from sfa.terminal import command, start
 
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> int:
     width = shutil.get_terminal_size().columns
     for removal in removals:
         print(f"{size_of(removal.size):>10}  {removal.path}  {removal.reason}"[: max(width, 80)])
+    if (reason := caution(inventory, args.older_than)) and any(s.manifest and not s.users for s in inventory.stages):
+        print(reason)
     total = size_of(sum(removal.size for removal in removals))
     if not removals:
         print("nothing to delete")

@@ -26,6 +26,7 @@ class StageEntry:
         age: seconds since it was last written to.
         users: names of the runs that need it.
         is_running: whether a process is making it.
+        error: why its manifest cannot be read.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class StageEntry:
     age: float
     users: Sequence[str]
     is_running: bool
+    error: str = ""
 
     @property
     def checkpoints(self) -> Path:
@@ -65,6 +67,12 @@ class Inventory:
     stages: Sequence[StageEntry]
     data_size: int
 
+    @property
+    def errors(self) -> list[str]:
+        """Why files cannot be read, a line each."""
+        errors = [*(run.error for run in self.runs), *(stage.error for stage in self.stages)]
+        return [error for error in errors if error]
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -83,7 +91,13 @@ def take(save_folder: Path) -> Inventory:
         OSError: a file cannot be read.
     """
     folders = runs.stage_folders(save_folder)
-    manifests = {folder: _manifest(folder) for folder in folders}
+    manifests: dict[Path, Manifest | None] = {}
+    errors: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            manifests[folder] = runs.read_manifest(folder)
+        except SFAError as error:
+            manifests[folder], errors[folder] = None, error.message
     users: dict[str, list[str]] = {}
     found: list[RunEntry] = []
     for name in runs.run_names(save_folder):
@@ -106,20 +120,35 @@ def take(save_folder: Path) -> Inventory:
             time.time() - max(file.stat().st_mtime for file in [folder, *folder.rglob("*")]),
             users.get(folder.name, []),
             is_locked(folder),
+            errors.get(folder, ""),
         )
         for folder in folders
     ]
     return Inventory(found, sorted(stages, key=lambda entry: entry.age), size_of(save_folder / "data"))
 
 
+def caution(inventory: Inventory, age: float) -> str:
+    """Why finished stages that no run with results needs may be needed all the same; empty if there is no reason. A run
+    writes its results last, and trains each stage for as long as it takes, so one that was written to in the last
+    ``age`` days for no known run may be the newest of several."""
+    if inventory.errors:
+        return f"what these need is not known, so finished stages are kept: {'; '.join(inventory.errors)}"
+    latest = next((s for s in inventory.stages if not s.users and (s.is_running or s.age < age * DAY)), None)
+    return "" if latest is None else f"{latest.folder} may be of a run that goes on, so finished stages are kept"
+
+
 def unneeded(inventory: Inventory, age: float) -> list[Removal]:
-    """Stages and checkpoints that no run with results needs, and that were not written to for ``age`` days: a sweep
-    writes its results last. What a process is making is left alone."""
+    """Checkpoints of finished stages, stages that are not finished, and, without a :func:`caution`, finished ones that
+    no run with results needs, of those that were not written to for ``age`` days. What a process is making is left
+    alone."""
     removals = []
+    cautious = bool(caution(inventory, age))
     for entry in inventory.stages:
-        if entry.is_running or entry.age < age * DAY:
+        if entry.is_running or entry.age < age * DAY or (cautious and entry.manifest is not None and not entry.users):
             continue
-        if entry.manifest is None:
+        if entry.error:
+            removals.append(Removal(entry.folder, entry.size, "its manifest is damaged: the next run makes it again"))
+        elif entry.manifest is None:
             removals.append(Removal(entry.folder, entry.size, "not finished: the next run would resume or start it"))
         elif not entry.users:
             removals.append(Removal(entry.folder, entry.size, "needed by no run with results"))

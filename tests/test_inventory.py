@@ -66,6 +66,39 @@ def test_what_is_new_or_in_the_making_is_kept(folder: Path) -> None:
         assert f"{5:016x}" not in unneeded_names(folder)
 
 
+def test_a_run_that_goes_on_for_days_keeps_its_finished_stages(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no results yet; 4 may be its first stage, and 5 the one that it is training."""
+    with lock(folder / "stages" / f"{5:016x}"):
+        assert not {f"{4:016x}", f"{5:016x}"} & unneeded_names(folder)
+    os.utime(folder / "stages" / f"{5:016x}")  # a checkpoint was written, or it is between two stages
+    assert f"{4:016x}" not in unneeded_names(folder)
+    assert prune.main([str(folder), "--yes"]) == 0
+    assert f"{5:016x} may be of a run that goes on, so finished stages are kept" in capsys.readouterr().out
+    assert len(take(folder).stages) == 6
+
+
+def test_what_a_damaged_file_needs_is_kept_and_it_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "one" / "results.json").write_text("{")
+    assert unneeded_names(folder) == {f"{5:016x}"}
+    assert prune.main([str(folder), "--yes"]) == 0
+    assert f"are kept: {folder / 'one' / 'results.json'} is torn or damaged" in capsys.readouterr().out
+    assert {entry.folder.name for entry in take(folder).stages} == {f"{n:016x}" for n in (1, 2, 3, 4, 0xF0)}
+
+
+def test_a_damaged_manifest_is_named_and_can_be_deleted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = folder / "stages" / f"{0xF0:016x}" / "manifest.json"
+    manifest.write_text("[]")
+    for file in [manifest, manifest.parent]:
+        os.utime(file, (time.time() - WEEK,) * 2)
+    assert list_runs.main([str(folder), "--stages"]) == 0
+    printed = capsys.readouterr().out
+    assert str(manifest) in printed and "1 damaged" in printed
+    assert {f"{n:016x}" for n in (1, 2, 3, 4)}.isdisjoint(unneeded_names(folder))  # the run needs 1, 2 and 3 through it
+    assert f"{0xF0:016x}" in unneeded_names(folder)
+
+
 def test_prune_lists_first_and_deletes_if_it_is_told_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {entry.folder.name: entry.size for entry in take(folder).stages}
     assert prune.main([str(folder)]) == 0
