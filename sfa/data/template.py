@@ -163,7 +163,10 @@ class Prompter:
         separator, as a prompt that ends with a space would be tokenized differently from the whole text; other text
         there, such as an empty thinking block, belongs to the prompt."""
         if self.tokenizer is None or self.tokenizer.chat_template is None:
-            raise TemplateError("the tokenizer has no chat template: set model.template to instruction or plain")
+            raise TemplateError(
+                "the tokenizer has no chat template: set model.template to instruction or plain, or, for conversations "
+                "name a model that has one, such as a copy with a file chat_template.jinja"
+            )
         self._check_conversation()
         with_generation_prompt = self._render(PROBE, generation=True, system=self.layout.system)
         before, after = self._around_answer(PROBE)
