@@ -33,8 +33,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Adapts links to the site's paths and fills in the generated tables."""
-    is_in_docs = Path(str(page.file.abs_src_path)).is_relative_to(config.docs_dir)
-    markdown = re.sub(r"\]\(\.\./" if is_in_docs else r"\]\(docs/", "](", markdown)
+    path = Path(str(page.file.abs_src_path))
+    if path.is_relative_to(config.docs_dir):  # docs/ itself is one folder less on the site
+        up = "../" * (len(path.relative_to(config.docs_dir).parents) - 1)
+        markdown = markdown.replace(f"](../{up}", f"]({up}")
+    else:
+        markdown = markdown.replace("](docs/", "](")
     for name, render in {"keys": _keys, "task options": _task_options, "public names": _public_names}.items():
         if f"<!-- {name} -->" in markdown:
             markdown = markdown.replace(f"<!-- {name} -->", render())

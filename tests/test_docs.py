@@ -12,8 +12,9 @@ from sfa.data import TASKS
 from sfa.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXT = {page.name: page.read_text() for page in PAGES}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = {page.relative_to(ROOT).as_posix().removeprefix("docs/"): page.read_text() for page in PAGES}
+METHOD_PAGES = [page for page in TEXT if page.startswith("methods/")]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -25,9 +26,12 @@ def test_readme_is_short() -> None:
     assert len(TEXT["README.md"].splitlines()) <= 150
 
 
-def test_every_method_has_a_section() -> None:
-    headings = re.findall(r"^### (.*)$", TEXT["methods.md"], re.MULTILINE)
-    assert re.findall(r"`(\w+)`", " ".join(headings)) == sorted(METHODS, key=" ".join(headings).index)
+def test_every_method_has_a_page_and_is_in_the_overview() -> None:
+    named = re.findall(r"^\| \[`(\w+)`\]\(methods/(\w+)\.md\)", TEXT["methods.md"], re.MULTILINE)
+    assert sorted(named) == sorted((name, name) for name in METHODS if METHODS[name].__module__.startswith("sfa."))
+    assert sorted(METHOD_PAGES) == sorted(f"methods/{name}.md" for name, _ in named)
+    for page in METHOD_PAGES:
+        assert TEXT[page].startswith(f"# `{Path(page).stem}`\n") and "**When**: " in TEXT[page], page
 
 
 def test_every_task_and_evaluation_is_named() -> None:
@@ -66,8 +70,9 @@ def test_whole_configs_are_valid(page: str, tmp_path: Path) -> None:
 
 def test_method_blocks_are_valid(tmp_path: Path) -> None:
     base = {"name": "x", "model": {"name": "EleutherAI/pythia-160m"}, "tasks": ["arithmetic", "licences"]}
-    examples = [yaml.safe_load(text) for text in blocks("methods.md", "yaml")]
-    for number, block in enumerate(examples):
+    examples = [(page, yaml.safe_load(text)) for page in ["methods.md", *METHOD_PAGES] for text in blocks(page, "yaml")]
+    for number, (page, block) in enumerate(examples):
         (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump({**base, **block}))
         assert load(tmp_path / f"{number}.yaml", [], available).method == block["method"]
-    assert len(examples) >= 8
+        assert page == "methods.md" or block["method"] == Path(page).stem
+    assert len(examples) >= 20
