@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from PIL import Image
 
 import train
@@ -196,6 +196,25 @@ def test_a_branch_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch:
     assert base("main") == base("a" * 40) == first
     cached(tmp_path, "b" * 40)
     assert base() != first and base("a" * 40) == first
+    hub.commit.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Libraries ask for each of many files, and again after a pause: minutes before a line of a dry run."""
+    asked = []
+
+    def refuse(self: HfApi, name: str, **_: object) -> None:
+        asked.append(name)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(HfApi, "repo_info", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.commit.cache_clear()
+    assert [hub.commit(f"owner/{name}") for name in "abc"] == [None] * 3
+    assert asked == ["owner/a"] and constants.is_offline_mode()
+    assert capsys.readouterr().err == "the hub cannot be reached: what was downloaded before is used\n"
     hub.commit.cache_clear()
 
 
