@@ -80,6 +80,8 @@ def test_the_installation_brings_every_package_and_the_files_that_they_read() ->
     for folder in ("sfa", "eval", "scripts"):
         packages = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / folder).rglob("__init__.py")}
         assert packages <= {*found}
-    for folder, pattern in (("eval", r".*\.ya?ml"), ("scripts", r".*\.html")):
-        brought = {file for glob in settings["package-data"][folder] for file in (ROOT / folder).glob(glob)}
+    for folder, pattern in (("eval", r".*\.ya?ml"), ("scripts", r".*\.(html|css|js)")):
+        globs = [(name, glob) for name, globs in settings["package-data"].items() for glob in globs]
+        places = [(ROOT.joinpath(*name.split(".")), glob) for name, glob in globs if name.split(".")[0] == folder]
+        brought = {file for place, glob in places for file in place.glob(glob)}
         assert {file for file in (ROOT / folder).rglob("*") if re.fullmatch(pattern, file.name)} <= brought

@@ -67,9 +67,8 @@ def test_held_out_rows_that_are_trained_on_are_reported(folder: Path, capsys: py
     message = "first: the prompts of 6 of 11 held-out rows are also trained on, 5 of them with the same response"
     assert message in said(config(folder, tasks=both, method="sequential"), capsys)
     Path("both/test.jsonl").write_text("\n".join(lines[:10]))
-    assert train.main([config(folder, tasks=both, method="sequential")]) == 1  # before anything is trained
-    assert "first: each of the 10 held-out rows is also trained on" in capsys.readouterr().err
-    assert not Path("runs").exists()
+    every = "first: the prompts of 10 of 10 held-out rows are also trained on, 10 of them with the same response"
+    assert every in said(config(folder, tasks=both, method="sequential"), capsys)
 
 
 def test_the_time_is_that_of_what_was_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

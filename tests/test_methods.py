@@ -71,13 +71,13 @@ def test_methods_end_in_different_models(runs: Path) -> None:
 
 
 def test_the_plan_shares_every_training(runs: Path) -> None:
-    """Trainings: sequential 3, multitask 1, O-LoRA 3, eleven methods 2 each, 1 each for WiSE-FT and SLERP, whose second
+    """Trainings: sequential 3, multitask 1, O-LoRA 3, twelve methods 2 each, 1 each for WiSE-FT and SLERP, whose second
     task is sequential's, single tasks 2 more; MagMax merges sequential's. Merges: two of WiSE-FT and SLERP each, and of
     Model Stock and OPCM, whose first model is a single task's; three of each of seven on single tasks, and of
     MagMax."""
     kinds = Counter(json.loads(file.read_text())["spec"]["kind"] for file in (runs / "stages").glob("*/manifest.json"))
     assert kinds["base"] == 1
-    assert kinds["train"] == 3 + 1 + 3 + 11 * 2 + 2 + 2
+    assert kinds["train"] == 3 + 1 + 3 + 12 * 2 + 2 + 2
     assert kinds["merge"] == 4 * 2 + 7 * 3 + 3
     config = load(QUICKSTART, [*SMALL, "method=task_arithmetic", "task_arithmetic.weights=[0.2,0.3,0.5]"], available)
     new = [stage for stage in topological_order(plan(config)) if not (runs / "stages" / stage.fingerprint).exists()]
