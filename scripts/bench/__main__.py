@@ -35,7 +35,7 @@ from sfa.store import write_json
 from sfa.terminal import command, start
 
 LINES = ("merging", "share", "memory", "stage", "penalties", "fisher", "tokens", "flops", "sharing", "forking",
-         "folders", "evaluation", "choices", "start", "growth")  # fmt: skip
+         "folders", "evaluation", "choices", "start", "growth", "sizes")  # fmt: skip
 PACKAGES = ("torch", "mosaicml", "transformers", "lm_eval", "mergekit")
 
 

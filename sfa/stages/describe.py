@@ -10,10 +10,10 @@ from sfa.data.sourced_task import SourcedTask
 from sfa.families import Family
 from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
+from sfa.stages.needs import FLOAT32, needs_of, optimizer_text
 from sfa.stages.plan import Merge, Training, plan, topological_order
 from sfa.stages.reachable import is_there, unreachable
 
-MODEL_BYTES, CHECKPOINT_BYTES = 4, 24  # per parameter, of a model and of two checkpoints with AdamW's state
 PARAMETERS = {  # the paper's models, so that their dry runs do not need the hub
     "EleutherAI/pythia-2.8b": 2_775_208_960,
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
@@ -68,7 +68,9 @@ def describe(config: Config, errors: list[str] | None = None) -> str:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {reason}"])
     lora = config.model.lora
     adapters = f", frozen, with adapters of rank {lora.rank}" if lora else ""
-    bytes_each, contents = (4, "") if lora else (16, ", gradients and AdamW")
+    trains = [stage.train for stage in stages if isinstance(stage, Training)]
+    needs = needs_of(trains)
+    bytes_each, contents = (FLOAT32, "") if lora else (needs.training, f", gradients and {optimizer_text(trains)}")
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
     holding = [stage.method for stage in stages if isinstance(stage, Training) and stage.method.holds_anchor]
     anchor = "device" if any(getattr(method, "anchor_device", "") == "device" for method in holding) else "host"
@@ -78,9 +80,9 @@ def describe(config: Config, errors: list[str] | None = None) -> str:
             f"parameters: {parameters:,}{adapters}",
             f"memory: {size_of(bytes_each * parameters)} / {ranks} per rank for float32 weights{contents}, "
             "without activations"
-            + (f"; the anchor {size_of(4 * parameters)} / {ranks} in {anchor} memory" if holding and not lora else ""),
-            f"disk: {size_of(MODEL_BYTES * parameters * len(stages))} for {len(stages)} models, and up to "
-            f"{size_of(CHECKPOINT_BYTES * parameters)} for checkpoints while a stage trains",
+            + (f"; the anchor {size_of(FLOAT32 * parameters)} / {ranks} in {anchor} memory" if holding and not lora else ""),
+            f"disk: {size_of(FLOAT32 * parameters * len(stages))} for {len(stages)} models, and up to "
+            f"{size_of(needs.checkpoints * parameters)} for checkpoints while a stage trains",
         ]
     )
 
@@ -108,8 +110,9 @@ def check_disk(config: Config) -> None:
     parameters, _ = parameter_count_of(config)
     if parameters is None or config.model.lora:
         return
-    needed = MODEL_BYTES * parameters * len(missing)
-    needed += CHECKPOINT_BYTES * parameters if any(isinstance(stage, Training) for stage in missing) else 0
+    trains = [stage.train for stage in missing if isinstance(stage, Training)]
+    needed = FLOAT32 * parameters * len(missing)
+    needed += needs_of(trains).checkpoints * parameters if trains else 0
     location = next(
         folder for folder in (config.save_folder.absolute(), *config.save_folder.absolute().parents) if folder.is_dir()
     )

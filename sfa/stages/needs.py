@@ -1,0 +1,45 @@
+"""The memory and disk that a run needs, from its number of parameters and its settings."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sfa.config.schema import Train
+
+FLOAT32 = 4  # bytes of a weight, of a gradient, and of each number that an optimizer keeps for it
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes per trained parameter, over all ranks.
+
+    Attributes:
+        optimizer: of the optimizer's state.
+    """
+
+    optimizer: int
+
+    @property
+    def training(self) -> int:
+        """Of weights, gradients and the optimizer's state."""
+        return 2 * FLOAT32 + self.optimizer
+
+    @property
+    def checkpoints(self) -> int:
+        """Of two checkpoints: the newest is complete before the one before it is deleted."""
+        return 2 * (FLOAT32 + self.optimizer)
+
+
+def needs_of(trains: Iterable[Train]) -> Needs:
+    """Of the most demanding of several trainings; of weights and gradients alone if there is none."""
+    return Needs(max(map(_optimizer_bytes, trains), default=0))
+
+
+def optimizer_text(trains: Iterable[Train]) -> str:
+    """What :func:`needs_of` counts besides weights and gradients, in words."""
+    return "AdamW" if any(train.optimizer == "adamw" for train in trains) else "SGD"
+
+
+def _optimizer_bytes(train: Train) -> int:
+    if train.optimizer == "adamw":
+        return 2 * FLOAT32
+    return FLOAT32 if train.momentum > 0 else 0
