@@ -20,6 +20,8 @@ from sfa.parallel import raise_together
 from sfa.store import write_checksums
 from sfa.tensors import buffers, locations
 
+PART = 2**25  # entries of a tensor that are compared at a time; an embedding alone may have hundreds of millions
+
 
 def save_model(model: Any, folder: Path) -> None:
     """Writes a ``transformers`` model as a Hugging Face folder (config, float32 safetensors), or only its
@@ -194,7 +196,8 @@ def distance(folder: Path, other: Path) -> float:
         if name in excluded:
             continue
         with safe_open(file, framework="pt") as a, safe_open(other_files[name], framework="pt") as b:
-            square = float((a.get_tensor(name).double() - b.get_tensor(name).double()).square().sum())
+            parts = zip(*(stream.get_tensor(name).flatten().split(PART) for stream in (a, b)), strict=True)
+            square = sum(float((one.double() - other.double()).square().sum()) for one, other in parts)
         if not math.isfinite(square):
             raise NotFinite(f"the tensor {name} is not finite in {file} or {other_files[name]}")
         total += square

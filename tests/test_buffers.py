@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from scripts.bench.measure import peak
 from sfa import SFA, merging, weights
 from sfa.tensors import write
 from tests.exports import content
@@ -138,6 +139,23 @@ def test_the_distance_is_that_of_the_weights(folders: list[Path]) -> None:
     names = [name for name, _ in Images().model.named_parameters()]
     expected = sum(((after[name] - before[name]).double() ** 2).sum() for name in names) ** 0.5
     assert weights.distance(folders[1], folders[0]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_distance_is_that_of_the_weights_part_by_part(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = weights.distance(folders[1], folders[0])
+    monkeypatch.setattr(weights, "PART", 7)
+    assert weights.distance(folders[1], folders[0]) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_distance_takes_the_memory_of_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the files, which are mapped; in float64, three times a tensor of 16 MiB would be 96 MiB."""
+    entries = 2**22
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_file({"embedding": torch.randn(entries)}, tmp_path / name / "model.safetensors")
+    monkeypatch.setattr(weights, "PART", 2**16)
+    weights.distance(tmp_path / "a", tmp_path / "b")  # the first call also allocates memory for kernels
+    assert peak(lambda: weights.distance(tmp_path / "a", tmp_path / "b")) < 2 * 4 * entries + 2**23
 
 
 def test_whole_numbers_are_written_byte_for_byte_as_safetensors_does(tmp_path: Path) -> None:

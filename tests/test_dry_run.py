@@ -85,3 +85,24 @@ def test_a_name_that_the_hub_does_not_give_is_said_at_once(folder: Path, capsys:
     lines = said(config(folder, "first", model={"name": "owner/model"}), capsys, tasks)
     assert "model.name: owner/model cannot be reached on the hub, and was not downloaded" in lines
     assert "tasks.0: owner/data cannot be reached on the hub, and was not downloaded" in lines
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trained", "checkpoints"),
+    [
+        (["train.optimizer=adamw"], 16, 24),
+        (["train.optimizer=sgd", "train.momentum=0.9"], 12, 16),
+        (["train.optimizer=sgd"], 8, 8),
+        (["train.optimizer=sgd", "tasks.1.train.optimizer=adamw"], 16, 24),  # the most demanding stage counts
+    ],
+)
+def test_memory_and_disk_are_those_of_the_optimizer(
+    overrides: list[str], trained: int, checkpoints: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes per parameter: weights and gradients, then two numbers of AdamW, one of momentum, none of SGD."""
+    lines = said(config(folder, "first", "second"), capsys, *overrides)
+    (count,) = [int(line.split()[1].replace(",", "")) for line in lines if line.startswith("parameters: ")]
+    (memory,) = [line for line in lines if line.startswith("memory: ")]
+    (disk,) = [line for line in lines if line.startswith("disk: ")]
+    assert memory.startswith(f"memory: {count * trained / 2**10:.1f} KiB / 1 per rank")
+    assert disk.endswith(f"and up to {count * checkpoints / 2**10:.1f} KiB for checkpoints while a stage trains")

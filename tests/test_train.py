@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import sfa.weights
 import train
 from sfa import merge_steps
+from sfa.anchor import Anchor
 from sfa.stages.callbacks import Stopper
 from sfa.stages.checkpoints import newest_checkpoint
 from sfa.stages.composer_model import StageModel
@@ -145,6 +148,30 @@ def test_no_model_stays_in_memory_after_its_stage(tmp_path: Path) -> None:
     before = alive()
     assert train.main([QUICKSTART, *SMALL, "method=sfa", f"save_folder={tmp_path}"]) == 0
     assert alive() == before
+
+
+def test_a_trained_model_is_saved_without_gradients_and_anchor_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes as much memory as the model, which under FSDP2 is gathered on one rank to be saved."""
+    anchors: list[weakref.ref[Anchor]] = []
+    held = []
+    create, save = Anchor.__init__, sfa.weights.save_model
+
+    def created(anchor: Anchor, *arguments: Any) -> None:
+        anchors.append(weakref.ref(anchor))
+        create(anchor, *arguments)
+
+    def checked(model: Any, folder: Path) -> None:
+        gc.collect()
+        alive = sum(anchor() is not None for anchor in anchors)
+        held.append((alive, sum(p.grad is not None for p in model.parameters())))
+        save(model, folder)
+
+    monkeypatch.setattr(Anchor, "__init__", created)
+    monkeypatch.setattr(sfa.weights, "save_model", checked)
+    assert train.main([QUICKSTART, *SMALL, "method=sfa", f"save_folder={tmp_path}"]) == 0
+    assert anchors and held == [(0, 0)] * 2
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])

@@ -40,7 +40,8 @@ def _of_one_rank(shape: str, ranks: int, setup: Setup) -> list[Row]:
         _check_merge(averager, shards)
         with CommDebugMode() as communication:
             anchor.measure_and_merge(shards, settings.beta)
-        seconds = in_turn({"merge": lambda: anchor.merge_into(shards, settings.beta)}, setup.rounds(9), warm_up=2)["merge"]
+        works = {"merge": lambda: anchor.merge_into(shards, settings.beta)}
+        seconds = in_turn(works, setup.rounds(9), warm_up=2)["merge"]
     case = f"{shape} on {ranks:,} ranks, rank 0, {count:,} parameters"
     on_paper = cpu_seconds(largest_shard(shape, ranks), measured_merge(MEASURED))
     return [

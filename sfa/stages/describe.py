@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from collections.abc import Sequence
 
 from rich import filesize
 
@@ -10,8 +11,8 @@ from sfa.data.sourced_task import SourcedTask
 from sfa.families import Family
 from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
-from sfa.stages.needs import FLOAT32, needs_of, optimizer_text
-from sfa.stages.plan import Merge, Training, plan, topological_order
+from sfa.stages.needs import FLOAT32, PROCESS, needs_of, optimizer_text
+from sfa.stages.plan import Merge, Stage, Training, plan, topological_order
 from sfa.stages.reachable import is_there, unreachable
 
 PARAMETERS = {  # the paper's models, so that their dry runs do not need the hub
@@ -66,25 +67,33 @@ def describe(config: Config, errors: list[str] | None = None) -> str:
         lines += [time] if time is not None else []
     if parameters is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {reason}"])
-    lora = config.model.lora
-    adapters = f", frozen, with adapters of rank {lora.rank}" if lora else ""
-    trains = [stage.train for stage in stages if isinstance(stage, Training)]
-    needs = needs_of(trains)
-    bytes_each, contents = (FLOAT32, "") if lora else (needs.training, f", gradients and {optimizer_text(trains)}")
+    return "\n".join([*lines, *_resources(config, stages, parameters)])
+
+
+def _resources(config: Config, stages: Sequence[Stage], parameters: int) -> list[str]:
+    """Parameters, memory and disk."""
+    trainings = [stage for stage in stages if isinstance(stage, Training)]
+    trains, lora = [stage.train for stage in trainings], config.model.lora
+    needs, size = needs_of(trains), FLOAT32 * parameters
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
-    holding = [stage.method for stage in stages if isinstance(stage, Training) and stage.method.holds_anchor]
-    anchor = "device" if any(getattr(method, "anchor_device", "") == "device" for method in holding) else "host"
-    return "\n".join(
-        [
-            *lines,
-            f"parameters: {parameters:,}{adapters}",
-            f"memory: {size_of(bytes_each * parameters)} / {ranks} per rank for float32 weights{contents}, "
-            "without activations"
-            + (f"; the anchor {size_of(FLOAT32 * parameters)} / {ranks} in {anchor} memory" if holding and not lora else ""),
-            f"disk: {size_of(FLOAT32 * parameters * len(stages))} for {len(stages)} models, and up to "
-            f"{size_of(needs.checkpoints * parameters)} for checkpoints while a stage trains",
-        ]
-    )
+    held = f"{size_of(needs.training * parameters)} / {ranks} per rank for float32 weights, gradients and "
+    held += optimizer_text(trains)
+    disk = f"{size_of(size * len(stages))} for {len(stages)} models"
+    if lora:
+        held = f"{size_of(size)} / {ranks} per rank for float32 weights"
+        disk = f"adapters alone for {len(stages)} models"
+    holding = [stage.method for stage in trainings if stage.method.holds_anchor]
+    if holding and not lora:
+        is_on_device = any(getattr(method, "anchor_device", "") == "device" for method in holding)
+        held += f"; the anchor {size_of(size)} / {ranks} in {'device' if is_on_device else 'host'} memory"
+    without = "activations and gathered layers" if config.parallelism == "fsdp2" else "activations"
+    held += f"; the process {size_of(PROCESS)} of host memory; without {without}"
+    checkpoints = 2 * FLOAT32 if lora else needs.checkpoints  # they hold frozen weights too
+    return [
+        f"parameters: {parameters:,}" + (f", frozen, with adapters of rank {lora.rank}" if lora else ""),
+        f"memory: {held}",
+        f"disk: {disk}, and up to {size_of(checkpoints * parameters)} for checkpoints while a stage trains",
+    ]
 
 
 def _previews(config: Config, errors: list[str]) -> list[str]:

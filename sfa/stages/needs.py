@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from sfa.config.schema import Train
 
 FLOAT32 = 4  # bytes of a weight, of a gradient, and of each number that an optimizer keeps for it
+PROCESS = (
+    900 * 2**20
+)  # bytes of host memory of a process before it reads a model: Python, torch, Composer, transformers
 
 
 @dataclass(frozen=True)

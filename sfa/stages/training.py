@@ -158,6 +158,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         checkpoints.write_as(trainer.state, context.checkpoint)
         average_gradients_on_gloo(trainer.state.model)
         trainer.fit()
+        _free(trainer, sfa)
         weights.save_model(stage.method.plain(bare_model(trainer.state), folder), folder / "model")
         tokens = int(trainer.state.timestamp.token.value)
     finally:
@@ -203,6 +204,15 @@ def _check_steps(stage: Training, total: int, sequences: int, batch: int) -> Non
         )
     if error is not None:
         raise ConfigError(stage.label, [error])
+
+
+def _free(trainer: Trainer, sfa: SFA | None) -> None:
+    """Frees what is only needed to train, several times the model's memory, before the model is gathered and saved."""
+    for optimizer in trainer.state.optimizers:
+        optimizer.zero_grad()
+        optimizer.state.clear()
+    if sfa is not None:
+        sfa.averager.stop()
 
 
 def release(trainer: Trainer) -> None:
