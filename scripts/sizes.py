@@ -134,7 +134,8 @@ def cpu_seconds(parameters: int, measured: Mapping[int, float]) -> float:
 
 def table(assumed: Assumptions, measured: Mapping[int, float]) -> str:
     """Both tables in Markdown, and what they assume."""
-    by_gpus, by_model = [], []
+    by_gpus: list[list[str]] = []
+    by_model: list[list[str]] = []
     models = len(stages(read(SWEEP, [], available)))
     for shape, file in CONFIGS.items():
         stage, parameters = last_stage(file), parameter_count(shape)

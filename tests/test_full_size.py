@@ -4,11 +4,11 @@ They need no hub: weights are random. ``small`` is the same with few parameters,
 of 1.5B take 19 GiB of memory, 36 GB of disk and, on two idle cores, about 15 minutes.
 """
 
+import filecmp
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +40,7 @@ QWEN: dict[str, Any] = {  # Qwen2.5-1.5B
 SMALL = {**QWEN, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 1024}
 # Two ranks gather the embedding besides their shards: 1.5B would take 25 GiB.
 SIZES = {"small": SMALL, "1.5B": QWEN, "1B": {**QWEN, "num_hidden_layers": 16}}
-PARAMETERS = {"1.5B": 1_543_714_304, "1B": 982_200_832}
+PARAMETERS = {"1.5B": 1_543_714_304, "1B": 982_140_416}
 
 
 def data(folder: Path) -> Path:
@@ -86,22 +86,17 @@ def qwen(folder: Path, size: str, *overrides: str) -> list[str]:
     ]
 
 
-def peak_of(words: list[str], folder: Path, code: int = 0) -> float:
-    """Runs Python with these arguments, or the launcher, and returns the peak of a process in GiB."""
+def peak_of(words: list[str], folder: Path, ranks: int = 1, is_stopped: bool = False) -> float:
+    """Runs Python with these arguments on one or two ranks; the peak of resident memory of one of them, in GiB."""
     if shutil.which("/usr/bin/time") is None:
         pytest.skip("GNU time is not installed: apt-get install time")
-    launcher = [COMPOSER, "-n", "2"] if words[0] == "two ranks" else [sys.executable]
     memory = folder / "memory.txt"
-    done = subprocess.run(
-        ["/usr/bin/time", "-v", "-o", str(memory), *launcher, *words[words[0] == "two ranks" :]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, f"{done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    launcher = [sys.executable] if ranks == 1 else [COMPOSER, "-n", str(ranks)]
+    command = ["/usr/bin/time", "-v", "-o", str(memory), *launcher, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == is_stopped, f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
     match = re.search(r"Maximum resident set size \(kbytes\): (\d+)", memory.read_text())
-    assert match is not None
+    assert match is not None, "GNU time always writes it"
     return int(match[1]) * 1024 / GIB
 
 
@@ -122,48 +117,40 @@ def law(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("size", "ranks"), [("small", 1), ("small", 2), ("1.5B", 1), ("1B", 2)])
-def test_qwen_is_stopped_between_two_merges_and_finishes_bitwise_the_same(
-    size: str, ranks: int, tmp_path: Path
-) -> None:
+def test_qwen_is_stopped_between_two_merges_and_ends_bitwise_the_same(size: str, ranks: int, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    first = ["two ranks"] if ranks == 2 else []
-    common = qwen(tmp_path, size, f"parallelism={'fsdp2' if ranks == 2 else 'none'}")
-    peak = peak_of([*first, "train.py", *common, f"save_folder={whole}"], tmp_path)
+    arguments = qwen(tmp_path, size, f"parallelism={'fsdp2' if ranks == 2 else 'none'}")
+    peak = peak_of(["train.py", *arguments, f"save_folder={whole}"], tmp_path, ranks)
     uninterrupted = law(whole)
     assert uninterrupted["merge_steps"] == [2, 4]
-    if size in PARAMETERS:
-        print(f"{size}, {ranks} ranks: peak {peak:.2f} GiB, the dry run says {estimate(common, ranks):.2f} GiB")
-        # Two ranks also gather the embedding, and the gradient of it.
-        assert ranks == 2 or estimate(common, ranks) == pytest.approx(peak, rel=0.1)
+    expected = estimate(arguments, ranks)
+    print(f"{size} on {ranks} ranks: peak {peak:.2f} GiB, the dry run says {expected:.2f} GiB")
+    # Two ranks also gather the embedding and its gradient; of a small model, the process varies by more.
+    assert size == "small" or ranks == 2 or expected == pytest.approx(peak, rel=0.1)
 
     shutil.copytree(whole / "stages", cut / "stages", copy_function=os.link)
     shutil.rmtree(cut / "stages" / uninterrupted["fingerprint"])
-    signalled = ["-m", "tests.signal_worker"]
-    for name, code, left in (("SIGKILL", -signal.SIGKILL, "ba2"), ("SIGINT", 130, "ba3")):
-        words = [*first, *signalled, name, "3", *common, f"save_folder={cut}"]
-        if ranks == 1:
-            peak_of(words, tmp_path, 128 + signal.SIGKILL if code < 0 else code)
-        else:
-            done = subprocess.run([COMPOSER, "-n", "2", *words[1:]], cwd=ROOT, capture_output=True, check=False)
-            assert done.returncode != 0
-        (checkpoint,) = (cut / "stages" / uninterrupted["fingerprint"] / "checkpoints").iterdir()
-        assert left in checkpoint.name
-    peak_of([*first, "train.py", *common, f"save_folder={cut}"], tmp_path)
+    for name, left in (("SIGKILL", "ba2"), ("SIGINT", "ba3")):
+        words = ["-m", "tests.signal_worker", name, "3", *arguments, f"save_folder={cut}"]
+        peak_of(words, tmp_path, ranks, is_stopped=True)
+        checkpoints = (cut / "stages" / uninterrupted["fingerprint"] / "checkpoints").iterdir()
+        assert [left in checkpoint.name for checkpoint in checkpoints] == [True]
+    peak_of(["train.py", *arguments, f"save_folder={cut}"], tmp_path, ranks)
     resumed = law(cut)
-    assert resumed["merge_steps"] == [2, 4] and resumed["l2_from_anchor"] == uninterrupted["l2_from_anchor"]
-    files = [folder / "stages" / resumed["fingerprint"] / "model" / "model.safetensors" for folder in (whole, cut)]
-    assert subprocess.run(["cmp", *map(str, files)], check=False).returncode == 0
+    assert resumed["merge_steps"] == [2, 4] and resumed["l2_from_anchor"] == uninterrupted["l2_from_anchor"] > 0
+    model = Path("stages", resumed["fingerprint"], "model", "model.safetensors")
+    assert filecmp.cmp(whole / model, cut / model, shallow=False)
 
     shutil.rmtree(whole)
     command = [sys.executable, "-m", "scripts.export", str(cut / "qwen"), str(tmp_path / "exported")]
     subprocess.run(command, cwd=ROOT, check=True)
     shutil.rmtree(cut)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS.get(size, model.num_parameters())
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    assert exported.lm_head.weight is exported.model.embed_tokens.weight
+    assert sum(p.numel() for p in exported.parameters()) == PARAMETERS.get(size, exported.num_parameters())
     with torch.no_grad():
-        assert bool(model(torch.arange(8)[None]).logits.isfinite().all())
-    shutil.rmtree(tmp_path)
+        assert bool(exported(torch.arange(8)[None]).logits.isfinite().all())
+    shutil.rmtree(tmp_path / "exported")
 
 
 def pictures(folder: Path) -> Path:
@@ -240,4 +227,4 @@ def test_t0_3b_takes_a_step_with_adapters_in_bfloat16(size: str, shape: dict[str
     stages = json.loads((tmp_path / "runs" / "t0" / "results.json").read_text())["stages"]
     assert [stage["merge_steps"] for stage in stages[-2:]] == [[], [1]]
     assert (tmp_path / "runs" / "stages" / stages[-1]["fingerprint"] / "model" / "adapter_model.safetensors").is_file()
-    shutil.rmtree(tmp_path)
+    shutil.rmtree(tmp_path / "t0")
