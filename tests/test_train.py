@@ -171,7 +171,7 @@ def test_a_trained_model_is_saved_without_gradients_and_anchor_in_memory(
     monkeypatch.setattr(Anchor, "__init__", created)
     monkeypatch.setattr(sfa.weights, "save_model", checked)
     assert train.main([QUICKSTART, *SMALL, "method=sfa", f"save_folder={tmp_path}"]) == 0
-    assert anchors and held == [(0, 0)] * 2
+    assert anchors and held == [(0, 0)] * 3  # its three tasks
 
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
