@@ -201,7 +201,7 @@ SMALL_T5 = {"d_model": 32, "d_ff": 64, "num_heads": 2, "num_layers": 2, "vocab_s
 def test_t0_3b_takes_a_step_with_adapters_in_bfloat16(size: str, shape: dict[str, int], tmp_path: Path) -> None:
     """Frozen float32 weights take 11 GiB, and their bfloat16 copies, which the backward pass needs, half of that."""
     tokenizer = zoo.tokenizer("byte-level")
-    configuration = T5Config(**shape, d_kv=64, feed_forward_proj="gated-gelu", pad_token_id=0)
+    configuration = T5Config(**shape, d_kv=64, feed_forward_proj="gated-gelu", decoder_start_token_id=0)
     T5ForConditionalGeneration(configuration).save_pretrained(tmp_path / "t0", max_shard_size="2GB")
     tokenizer.save_pretrained(tmp_path / "t0")
     rows = [{"question": f"{i} and {i}?", "answer": f"{2 * i}"} for i in range(40)]

@@ -225,6 +225,19 @@ def test_interrupted_and_started_again_is_bitwise_the_same(ranks: int, number: i
     assert [row["value"] for row in again["evaluations"]] == [row["value"] for row in whole["evaluations"]]
 
 
+def test_an_interrupted_training_leaves_one_checkpoint_however_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full size each takes tens of GB."""
+    arguments = [f"save_folder={tmp_path}", "tasks=[arithmetic]", "method=sequential", "eval.tasks=[arithmetic_loss]"]
+    for stop in (2, 4):
+        with monkeypatch.context() as patch:
+            at = lambda self, state, logger, stop=stop: setattr(self, "requested", state.timestamp.batch >= stop)  # noqa: E731
+            patch.setattr(Stopper, "batch_end", at)
+            assert train.main([QUICKSTART, *SMALL, *arguments, "eval.interval=null"]) == 130
+        assert [path.name for path in tmp_path.glob("stages/*/checkpoints/*")] == [f"ep0-ba{stop}.pt"]
+
+
 @pytest.mark.slow
 def test_the_quickstart_shows_the_effect_over_three_seeds(tmp_path: Path) -> None:
     """Math is learned, sequential training loses at least half of it, SFA keeps clearly more."""

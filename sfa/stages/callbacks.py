@@ -1,10 +1,12 @@
 """Callbacks of a stage's training: evaluation, and stopping without loss of progress."""
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -157,6 +159,32 @@ def checkpoint_saver(folder: str, interval: Fraction, total: int, stopper: Stopp
         overwrite=True,
         num_checkpoints_to_keep=1,
     )
+
+
+class Leftovers(Callback):
+    """Deletes the checkpoints that interrupted processes left as soon as this one has written a newer one: the saver
+    only deletes its own. List it after the saver.
+
+    Args:
+        saver: the checkpoint saver.
+        left: the checkpoints that exist at the start.
+    """
+
+    def __init__(self, saver: CheckpointSaver, left: Sequence[Path]):
+        self.saver, self.left = saver, left
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        if not self.left or not self.saver.saved_checkpoints or dist.get_global_rank() != 0:
+            return
+        written = Path(self.saver.saved_checkpoints[-1])  # a file, or a file in a folder of shards
+        for checkpoint in self.left:
+            if checkpoint.name in (written.name, written.parent.name):
+                continue
+            if checkpoint.is_dir():
+                shutil.rmtree(checkpoint)
+            else:
+                checkpoint.unlink()
+        self.left = []
 
 
 def bare_model(state: State) -> nn.Module:

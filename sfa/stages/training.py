@@ -32,7 +32,7 @@ from sfa.parallel import average_gradients_on_gloo, parallelism_config
 from sfa.records import Cost, TimedScore
 from sfa.schedule import Duration
 from sfa.stages import checkpoint_files, checkpoints
-from sfa.stages.callbacks import Recorder, Stopper, bare_model, checkpoint_saver
+from sfa.stages.callbacks import Leftovers, Recorder, Stopper, bare_model, checkpoint_saver
 from sfa.stages.composer_model import StageModel
 from sfa.stages.context import Context
 from sfa.stages.plan import Merge, Stage, Training
@@ -135,6 +135,8 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
     saver = checkpoint_saver(
         str(checkpoint_folder), Duration.parse(settings.save_interval).in_steps(total, epoch), total, stopper
     )
+    leftovers = Leftovers(saver, checkpoint_files.list_checkpoints(checkpoint_folder))
+    progress = ProgressBar(_position(stage, context, total), total, clock, console)
     trainer = checkpoint_files.resume_trainer(
         model=model,
         train_dataloader=data_spec(schedule, batch, settings.workers),
@@ -142,7 +144,7 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         optimizers=_optimizer(model, settings),
         schedulers=_scheduler(settings, total, epoch),
         algorithms=algorithms,
-        callbacks=[ProgressBar(_position(stage, context, total), total, clock, console), recorder, saver, stopper],
+        callbacks=[progress, recorder, saver, leftovers, stopper],
         loggers=context.make_loggers(runs.run_folder(context.save_folder, context.run) / "logs" / stage.label),
         seed=seed,
         precision=composer_precision,
