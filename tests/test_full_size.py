@@ -216,8 +216,8 @@ def test_t0_3b_takes_a_step_with_adapters_in_bfloat16(size: str, shape: dict[str
         "method=sfa",
         "sfa.p=1",
         "sfa.lora_merge=product",  # p=1 of factors is a merge after training
-        "train={max_duration: 1ba, global_batch_size: 1, microbatch_size: 1, seq_len: 48}",
-        "eval={tasks: [], interval: null}",
+        "train={max_duration: 1ba, global_batch_size: 1, microbatch_size: 1, seq_len: 48, warmup: null}",
+        "eval={tasks: null, interval: null, limit: 2}",
         "loggers={}",
         "parallelism=none",
         f"save_folder={tmp_path / 'runs'}",
