@@ -88,11 +88,11 @@ DATA: dict[str, tuple[Callable[[Path], None], str]] = {
     "no training split": (file("test.jsonl", b'{"question": "a", "answer": "b"}\n'), "has no train.parquet, .jsonl or"),
     "a missing column": (
         two([{"question": "a", "reply": "b"}]),
-        "two (test) lacks the columns ['answer']; it has ['question', 'reply']",
+        "two (train) lacks the columns ['answer']; it has ['question', 'reply']",
     ),
     "a missing value": (
         two([*GOOD, {"question": "a", "answer": None}]),
-        "two (test): the column answer is empty in 1 of 61 rows",
+        "two (train): the column answer is empty in 1 of 61 rows",
     ),
 }
 
