@@ -137,7 +137,7 @@ def test_the_report_works_in_a_browser_without_the_network(swept: Path, browser:
 
 def test_a_report_on_paper_is_light_whole_and_as_wide_as_the_paper(swept: Path, browser: Any) -> None:
     page = swept / "paper.html"
-    assert report.main([str(next(swept.glob("small-sfa-*p-0.5*-3"))), "--out", str(page)]) == 0
+    assert report.main([str(next(swept.glob("mnist-sfa-*p-0.5*-3"))), "--out", str(page)]) == 0
     feature = {"name": "prefers-color-scheme", "value": "dark"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     browser.get(page.as_uri())
