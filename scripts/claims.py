@@ -20,8 +20,9 @@ from tabulate import tabulate
 
 from eval import available
 from scripts import cells, files
-from scripts.paper.claims import BEDS, CLAIMS, EQUAL, SWEEPS, Decided, Runs, decide, matrix, table
+from scripts.paper.claims import BEDS, CLAIMS, SWEEPS, Decided, Runs, matrix, table
 from scripts.paper.sweeps import read
+from scripts.paper.verdicts import EQUAL, decide
 from scripts.sweep import sweep
 from sfa.machine import hardware
 from sfa.terminal import command, start

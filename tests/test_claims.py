@@ -12,8 +12,9 @@ from scipy import stats
 from scripts import claims as command
 from scripts.interval import half_width
 from scripts.paper import claims
-from scripts.paper.claims import BEDS, CLAIMS, Quantity, Runs, decide, margin
+from scripts.paper.claims import BEDS, CLAIMS, Runs, margin
 from scripts.paper.sweeps import read, read_file
+from scripts.paper.verdicts import Quantity, decide
 
 SWEEPS = claims.SWEEPS
 

@@ -61,8 +61,8 @@ def test_orders_of_the_tasks_are_repeats_like_seeds(tmp_path: Path) -> None:
 
 
 def test_the_sweep_of_all_methods_trains_each_stage_once() -> None:
-    """A seed: the base; of sequential 3, multitask 1, O-LoRA 3, thirteen that train 2 each (rehearsal twice), WiSE-FT and
-    SLERP 1 and their 2 averages, single tasks 2; seven merges of 3 and two of 2 of these, and MagMax's 3."""
+    """A seed: the base; of sequential 3, multitask 1, O-LoRA 3, thirteen that train 2 each (rehearsal twice), WiSE-FT
+    and SLERP 1 and their 2 averages, single tasks 2; seven merges of 3 and two of 2 of these, and MagMax's 3."""
     runs = read(MNIST.parent / "sweeps" / "methods.yaml", ["seeds=[17]"])
     assert {run.config.method for run in runs} == {*METHODS}
     assert len(runs) == len(METHODS) + 1

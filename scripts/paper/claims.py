@@ -12,41 +12,11 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from scripts.interval import half_width
+from scripts.paper.verdicts import POINTS, Point, Quantity, decide
 from sfa.records import Results
 from sfa.runs import read_manifest_of, read_results, read_sweep, run_folder, sweep_file
 
 SWEEPS = Path(__file__).parent.parent.parent / "yamls" / "sweeps"
-Point = tuple[float, float]  # scores on the first and the second task
-
-
-EQUAL = "no difference"
-POINTS = 0.02  # a smaller difference between two scores is none; claim 5 grants rehearsal as much
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A quantity that must be above 0, with one value per seed.
-
-    Attributes:
-        negligible: an interval that contains 0 and lies within ± this is no difference, instead of undecided.
-    """
-
-    what: str
-    values: list[float]
-    negligible: float = 0.0
-
-    @property
-    def interval(self) -> Point:
-        mean, half = statistics.fmean(self.values), half_width(self.values)
-        return mean - half, mean + half
-
-    @property
-    def verdict(self) -> str:
-        low, high = self.interval
-        if low <= 0 <= high:
-            return EQUAL if max(-low, high) < self.negligible else "undecided"
-        return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
 
 
 class Runs:
@@ -370,11 +340,6 @@ CLAIMS = {
     ),
     15: Claim("The distance at the first merge predicts what is kept", "two", first_distance_predicts),
 }
-
-
-def decide(quantities: Sequence[Quantity]) -> str:
-    verdicts = {quantity.verdict for quantity in quantities}
-    return next(v for v in ("does not hold", "undecided", EQUAL, "holds") if v in verdicts)
 
 
 Decided = dict[tuple[int, str], list[Quantity]]  # by claim and bed
