@@ -38,7 +38,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         up = "../" * (len(path.relative_to(config.docs_dir).parents) - 1)
         markdown = markdown.replace(f"](../{up}", f"]({up}")
     else:
-        markdown = markdown.replace("](docs/", "](")
+        markdown = re.sub(r"\]\((\.\./)?docs/", r"](\1", markdown)
     for name, render in {"keys": _keys, "task options": _task_options, "public names": _public_names}.items():
         if f"<!-- {name} -->" in markdown:
             markdown = markdown.replace(f"<!-- {name} -->", render())

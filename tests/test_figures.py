@@ -237,7 +237,7 @@ def test_a_mark_of_a_method_is_as_large_as_its_training_is_long(drawn: Drawn, tm
         for one in runs:
             for stage in one["stages"]:
                 stage["seconds"] = 30.0 if point["method"] == "sfa" else 10.0
-    methods.draw(results, X, Y, tmp_path / "methods.png")
+    methods.draw(results, X, Y, tmp_path / "methods.png", by_time=True)
     (ax,) = drawn[0].axes
     settings = methods.settings_of(results, X, Y)
     areas = [float(marks.get_sizes()[0]) for marks in ax.collections if hasattr(marks, "get_sizes")][::2]

@@ -29,7 +29,7 @@ def draw(figures: Sequence[Figure], index: Path, out: Path) -> Path:
     if figure.kind == "bars":
         return bars.draw(results, out)
     if figure.kind == "methods":
-        return methods.draw(results, figure.x, figure.y, out)
+        return methods.draw(results, figure.x, figure.y, out, figure.by_time)
     if figure.kind == "each":
         return methods.draw_each(results, figure.x, figure.y, out.with_suffix(""))
     return distance.draw(results, figure.y, out)

@@ -1,4 +1,4 @@
-"""Every method's scores on two domains, with its cost as the size of its mark."""
+"""Every method's scores on two domains, optionally with its training time as the size of its mark."""
 
 import statistics
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Setting:
 
     Attributes:
         point: its mean scores.
-        cost: its training time as a multiple of sequential training's.
+        cost: its training time as a multiple of sequential training's; 1 if it is not shown.
     """
 
     method: str
@@ -44,10 +44,11 @@ class Setting:
 
 
 @style()
-def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
-    """Writes the picture to ``out``: a mark for each setting, labelled with its method's name and value."""
+def draw(results: Swept, x: Axis, y: Axis, out: Path, by_time: bool = False) -> Path:
+    """Writes the picture to ``out``: a mark for each setting, labelled with its method's name and value; ``by_time``:
+    as large as its training is long."""
     figure, ax = plt.subplots(figsize=(10.5, 8.0))
-    settings = settings_of(results, x, y)
+    settings = settings_of(results, x, y, by_time)
     _marks(ax, settings)
     shown = sorted(settings, key=lambda one: (not look(one.method).is_subject, -one.point.x - one.point.y))
     texts = []
@@ -56,7 +57,8 @@ def draw(results: Swept, x: Axis, y: Axis, out: Path) -> Path:
         text = f"{label(one.method)}{value}"
         texts.append(ax.text(one.point.x, one.point.y, text, fontsize=8.5, color=look(one.method).colour, zorder=5))
     _finish(ax, results, x, y)
-    ax.set_title("area of a mark: training time; a ring: sequential training's", fontsize=10)
+    if by_time:
+        ax.set_title("area of a mark: training time; a ring: sequential training's", fontsize=10)
     labels.fix_layout(figure)
     labels.spread(ax, texts, [(one.point.x, one.point.y) for one in settings], [])
     return save(figure, out)
@@ -88,10 +90,10 @@ def draw_each(results: Swept, x: Axis, y: Axis, folder: Path) -> Path:
     return folder
 
 
-def settings_of(results: Swept, x: Axis, y: Axis) -> list[Setting]:
+def settings_of(results: Swept, x: Axis, y: Axis, by_time: bool = False) -> list[Setting]:
     """All settings of all methods that are trained on the whole stream."""
     plain = next((runs for point, runs in results if point == {"method": plain_method().name}), [])
-    usual = _seconds(plain) if plain else None
+    usual = _seconds(plain) if by_time and plain else None
     settings = []
     for point, runs in results:
         if trains_on_part(point):

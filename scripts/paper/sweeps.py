@@ -29,7 +29,7 @@ class Figure(Section):
     kind     content
     ======== =====================================================================================
     tradeoff scores on two domains against each other, ``x`` and ``y``
-    methods  the same of every method and setting, with the training time as the size of a mark
+    methods  the same of every method and setting, a mark each
     each     the same, a picture for each method among the others, in a folder
     bars     the average over all tasks, one bar per method
     distance the distance from the anchor against ``y``
@@ -49,6 +49,7 @@ class Figure(Section):
     stream: list[str] | None = Field(None, description="only runs with these tasks in this order")
     runs: list[str] = Field([], description="labels of runs")
     evaluation: str | None = None
+    by_time: bool = Field(False, description="of methods: marks as large as the training is long")
 
 
 class PaperSweep(SweepFile):
