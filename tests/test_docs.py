@@ -31,7 +31,8 @@ def test_every_method_has_a_page_and_is_in_the_overview() -> None:
     assert sorted(named) == sorted((name, name) for name in METHODS if METHODS[name].__module__.startswith("sfa."))
     assert sorted(METHOD_PAGES) == sorted(f"methods/{name}.md" for name, _ in named)
     for page in METHOD_PAGES:
-        assert TEXT[page].startswith(f"# `{Path(page).stem}`\n") and "**When**: " in TEXT[page], page
+        assert TEXT[page].startswith(f"# `{Path(page).stem}`\n") and "```text\n" in TEXT[page], page
+        assert "**When**: " in TEXT[page], page
 
 
 def test_every_task_and_evaluation_is_named() -> None:
