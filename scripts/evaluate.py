@@ -135,7 +135,7 @@ def table(scores: Sequence[Score]) -> str:
     for score in scores:
         others = {"majority class": score["majority"]} if "majority" in score else {}
         also = ", ".join(f"{name} {value:.4f}" for name, value in {**others, **score.get("also", {})}.items())
-        stderr = "–" if score["stderr"] is None else f"{score['stderr']:.4f}"
+        stderr = "–" if score["stderr"] is None or score["n"] < 2 else f"{score['stderr']:.4f}"
         metric = score["metric"] + (" (lower is better)" if score.get("lower_is_better") else "")
         lines.append([score["evaluation"], metric, f"{score['value']:.4f}", stderr, str(score["n"]), also])
     return cells.plain(lines, cells.terminal_width())
