@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     scored = _scored(args.model, args.stage)
     if args.tasks is None and args.config is None and scored.run is None:
-        parser.error("the model of no run needs --tasks or --config")
+        parser.error(f"{args.model} is not the folder of a run: say --tasks or --config to score it as a model")
     source = _template_source(args, scored.manifest)
     _fill(args, scored.manifest)
     config = _config(args, scored)
