@@ -160,7 +160,7 @@ def test_wrong_usage_says_what_is_needed(made: Path, capsys: pytest.CaptureFixtu
     stages = json.loads((run / "results.json").read_text())["stages"]
     model = str(run.parent / "stages" / stages[-1]["fingerprint"] / "model")
     for words, reason in (
-        ([model], "needs --tasks or --config"),
+        ([model], "is not the folder of a run: say --tasks or --config"),
         ([str(run), "--tasks", "humaneval"], "add --run-generated-code"),
         ([str(run), "--tasks", "sums_loss", "--backend", "vllm"], "is scored with --backend hf only"),
     ):
