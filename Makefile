@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt tests/trainers.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[suite,dev]'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/trainers --no-deps -r tests/trainers.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --target $(VENV)/trainers --no-deps -r tests/trainers.txt
 	@touch $@
 
 run: setup  ## the quickstart, sequential and SFA, side by side
@@ -83,7 +83,7 @@ claims-benchmark: setup models/smollm2-135m  ## the claims on DATA/dbpedia and D
 
 DEVICE ?= cpu
 bench: setup models/smollm2-135m  ## measure costs against other tools; DATA=folder, DEVICE=cuda, LINES="stage start"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/peers --no-deps -r scripts/bench/peers.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --target $(VENV)/peers --no-deps -r scripts/bench/peers.txt
 	PYTHONPATH=$(VENV)/peers $(BIN)/python -m scripts.bench --device $(DEVICE) $(if $(DATA),--data-folder $(DATA)) $(if $(LINES),--only $(LINES))
 
 models/glyphs-vit: | setup  ## a small ViT pretrained on other glyphs

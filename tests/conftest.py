@@ -1,5 +1,6 @@
 """Slow and GPU tests are left out with their reason unless asked for."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -22,6 +23,12 @@ def no_rendezvous_of_another_test() -> Iterator[None]:
     yield
     for name in RENDEZVOUS:
         os.environ.pop(name, None)
+
+
+def pytest_collection_finish() -> None:
+    """Stages collect garbage when they end, which takes a second if it visits all that the libraries have made."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,7 +16,8 @@ from eval.lm_tasks import build_task, read_task
 from scripts import compare, curves, evaluate, export, figures, merge, report, sweep, tables
 from sfa.data.source import SourceError
 from tests import COMPOSER
-from tests.test_train import QUICKSTART, ROOT, SMALL
+from tests.small import QUICKSTART, ROOT
+from tests.test_train import SMALL
 
 LICENCES = (TASK_FILES / "licences.yaml").read_text(encoding="utf-8")
 LINE = "would be read as the number"

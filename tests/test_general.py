@@ -19,10 +19,10 @@ from eval.kind import Settings
 from sfa.config import ConfigError, load
 from sfa.data import registered
 from sfa.stages.plan import plan
+from tests import small
+from tests.small import QUICKSTART
 
-QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
-SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=4ba"]
-SMALL += ["train.global_batch_size=4", "eval.limit=20", "eval.interval=2ba", "loggers={}", "tasks=[arithmetic,returns]"]
+SMALL = [*small.SMALL, "train.max_duration=4ba", "eval.limit=20", "eval.interval=2ba", "tasks=[arithmetic,returns]"]
 SHOTS = {"num_fewshot": 2, "fewshot_split": "test"}
 
 

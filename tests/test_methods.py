@@ -20,11 +20,11 @@ from sfa.data.packing import IGNORED, Arrays
 from sfa.methods import METHODS as REGISTERED
 from sfa.stages.callbacks import Stopper
 from sfa.stages.plan import Merge, plan, topological_order
+from tests import small
+from tests.small import QUICKSTART
 
-QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
-SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=8ba"]
-SMALL += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "loggers={}", "ewc.examples=5"]
-SMALL += ["fisher.examples=5", "der.buffer=4", "sdft.limit=6", "sdft.max_tokens=8"]
+SMALL = [*small.SMALL, "train.max_duration=8ba", "eval.limit=6", "ewc.examples=5", "fisher.examples=5"]
+SMALL += ["der.buffer=4", "sdft.limit=6", "sdft.max_tokens=8"]
 METHODS = sorted(REGISTERED)
 STORING = {"rehearsal", "agem", "der"}
 

@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 
 import train
 from sfa.config import ConfigError, load
-from tests import COMPOSER
+from tests import COMPOSER, small
+from tests.small import QUICKSTART
 
 ROOT = Path(__file__).parent.parent
-QUICKSTART = str(ROOT / "yamls" / "quickstart.yaml")
 MNIST = str(ROOT / "yamls" / "mnist.yaml")
-SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=6ba", "loggers={}"]
-SMALL += ["train.global_batch_size=4", "eval.limit=4", "eval.interval=null", "eval.tasks=[returns]"]
+SMALL = [*small.SMALL, "train.max_duration=6ba", "eval.limit=4", "eval.tasks=[returns]"]
 SMALL += ["train.optimizer=sgd", "train.momentum=0.9", "train.lr=0.5", "tasks=[arithmetic,returns]"]
 SMALL += ["der.beta=0.5", "der.buffer=4"]
 FORMS = {"lwf": "ddp", "der": "ddp", "agem": "fsdp2"}

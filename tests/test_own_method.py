@@ -17,13 +17,13 @@ from scripts import figures, merge, tables
 from sfa.config import ConfigError, load
 from sfa.methods import METHODS
 from sfa.stages.plan import plan
+from tests import small
 from tests.own_method import Shrink
+from tests.small import QUICKSTART
 
 METHODS.pop("shrink")  # importing it registered it, and other tests go over all methods of the suite
 
-QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
-SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=4ba", "loggers={}"]
-SMALL += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "tasks=[arithmetic,returns]"]
+SMALL = [*small.SMALL, "train.max_duration=4ba", "eval.limit=6", "tasks=[arithmetic,returns]"]
 
 
 @pytest.fixture(autouse=True, scope="module")

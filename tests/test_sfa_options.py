@@ -15,12 +15,12 @@ from sfa import SFA, Averager
 from sfa.config import ConfigError, load
 from sfa.methods import METHODS
 from sfa.stages.plan import plan
+from tests import small
+from tests.small import QUICKSTART
 from tests.toy import BATCH, Regression, data, optimizer, saver_every_step, trainer, weights
 
 STEPS = 12
-QUICKSTART = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
-SMALL = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=6ba", "loggers={}"]
-SMALL += ["train.global_batch_size=4", "eval.limit=4", "eval.interval=null", "eval.tasks=[returns]"]
+SMALL = [*small.SMALL, "train.max_duration=6ba", "eval.limit=4", "eval.tasks=[returns]"]
 Tensors = dict[str, Tensor]
 Decide = Callable[[int, Tensors, Tensors], dict[str, float] | None]  # β by name after a step, of θ and θ_o
 

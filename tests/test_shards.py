@@ -14,15 +14,16 @@ from sfa import merging, weights
 from tests import COMPOSER
 from tests.exports import MODELS, built, content
 from tests.shards_worker import DIFFERENT, STEPS, run
+from tests.small import LICENCES, QUICKSTART, ROOT, SMALL
 from tests.toy import Regression, trainer
 from tests.toy import weights as parameters
 
-ROOT = Path(__file__).parent.parent
 STOP = 5  # of 12 steps of the second task, whose fourth is a merge
 ARGUMENTS = [
-    str(ROOT / "yamls" / "quickstart.yaml"),
+    QUICKSTART,
+    *SMALL,
     "method=sfa",
-    "tasks=[arithmetic, licences]",
+    f"tasks=[arithmetic, {LICENCES}]",
     "model.config.hidden_size=40",
     "model.config.intermediate_size=61",
     "model.config.tie_word_embeddings=true",
@@ -32,8 +33,6 @@ ARGUMENTS = [
     "train.lr=0.1",
     "sfa.p=0.35",
     "eval.limit=2",
-    "eval.interval=null",
-    "loggers={}",
 ]
 
 

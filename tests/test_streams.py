@@ -20,6 +20,7 @@ from sfa.data.packing import Arrays
 from sfa.methods.sfa import SFA as Averaging
 from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages import training
+from tests.small import QUICKSTART, SMALL
 from tests.test_sources import SCHEMAS, jsonl, numbered
 
 TRAIN = {"max_duration": "10ba", "global_batch_size": 4, "seq_len": 64, "lr": 1e-3, "save_interval": "4ba"}
@@ -182,11 +183,9 @@ def test_only_the_model_that_was_written_is_evaluated(tmp_path: Path, capsys: py
 
 
 def test_multitask_takes_all_rows_at_once_and_shares_the_base(tmp_path: Path) -> None:
-    quickstart = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
-    small = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=6ba"]
-    small += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "loggers={}"]
+    small = [*SMALL, "train.max_duration=6ba", "eval.limit=6"]
     for method in ("multitask", "sequential"):
-        assert train.main([quickstart, *small, f"save_folder={tmp_path}", f"method={method}", f"name={method}"]) == 0
+        assert train.main([QUICKSTART, *small, f"save_folder={tmp_path}", f"method={method}", f"name={method}"]) == 0
     results = json.loads((tmp_path / "multitask" / "results.json").read_text())
     assert [(stage["task"], stage["steps"]) for stage in results["stages"]] == [("multitask", 18)]
     assert results["metrics"]["forgetting"] == 0 and results["stages"][0]["l2_from_anchor"] > 0
@@ -205,11 +204,9 @@ def test_a_balanced_multitask_training_takes_as_many_sequences_of_each_text(
             schedules.append((current, self.order))
 
     monkeypatch.setattr(training, "BatchSchedule", Recorded)
-    quickstart = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
-    small = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=3ba", "loggers={}"]
-    small += ["train.global_batch_size=4", "eval.limit=6", "eval.interval=null", "tasks=[arithmetic,returns]"]
+    small = [*SMALL, "train.max_duration=3ba", "eval.limit=6", "tasks=[arithmetic,returns]"]
     small += ["method=multitask", "multitask.balanced=true", f"save_folder={tmp_path}"]
-    assert train.main([quickstart, *small]) == 0
+    assert train.main([QUICKSTART, *small]) == 0
     ((groups, order),) = schedules
     vocabulary = next(tmp_path.glob("stages/*/model"))
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
@@ -222,12 +219,11 @@ def test_a_balanced_multitask_training_takes_as_many_sequences_of_each_text(
 
 def test_a_model_is_evaluated_as_in_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The manifest of a stage, trained or merged, says in which template prompts are shown and how long rows are."""
-    quickstart = str(Path(train.__file__).parent / "yamls" / "quickstart.yaml")
-    small = ["model.config.hidden_size=32", "model.config.intermediate_size=64", "train.max_duration=3ba", "loggers={}"]
-    small += ["train.global_batch_size=4", "eval.limit=20", "eval.interval=null", "tasks=[arithmetic,returns]"]
+    small = [*SMALL, "train.max_duration=3ba", "eval.limit=20", "tasks=[arithmetic,returns]"]
+    small += ["model.tokenizer={train_on: [licences], vocab_size: 1024}"]
     small += ["train.lr=0.02", "model.template=instruction", "train.seq_len=128", "method=wise_ft"]
     small += ["eval.tasks=[arithmetic_loss]"]
-    assert train.main([quickstart, *small, f"save_folder={tmp_path}"]) == 0
+    assert train.main([QUICKSTART, *small, f"save_folder={tmp_path}"]) == 0
     results = json.loads((tmp_path / "quickstart" / "results.json").read_text())
     for stage in results["stages"]:
         model = str(tmp_path / "stages" / stage["fingerprint"] / "model")

@@ -24,20 +24,11 @@ from sfa.anchor import Anchor
 from sfa.stages.callbacks import Stopper
 from sfa.stages.checkpoints import newest_checkpoint
 from sfa.stages.composer_model import StageModel
-from tests import COMPOSER
+from tests import COMPOSER, small
+from tests.small import LICENCES, QUICKSTART, ROOT
 
-ROOT = Path(__file__).parent.parent
-QUICKSTART = str(ROOT / "yamls" / "quickstart.yaml")
 STEPS = 12
-SMALL = [
-    "model.config.hidden_size=32",
-    "model.config.intermediate_size=64",
-    f"train.max_duration={STEPS}ba",
-    "train.global_batch_size=4",
-    "eval.limit=12",
-    "eval.interval=0.5dur",
-    "loggers={}",
-]
+SMALL = [*small.SMALL, f"train.max_duration={STEPS}ba", "eval.limit=12", "eval.interval=0.5dur"]
 
 
 def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
@@ -193,7 +184,7 @@ def test_two_ranks_give_the_same_merges_and_weights(parallelism: str, tmp_path: 
 @pytest.mark.parametrize(("ranks", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
 def test_interrupted_and_started_again_is_bitwise_the_same(ranks: int, number: int, tmp_path: Path) -> None:
     longer = ["method=sfa", "train.max_duration=40ba", "train.save_interval=10ba", "eval.interval=null"]
-    longer += ["tasks=[arithmetic,licences]"]
+    longer += [f"tasks=[arithmetic,{LICENCES}]"]
     longer += ["parallelism=fsdp2"] if ranks > 1 else []
     whole = ran(tmp_path / "whole", *longer, ranks=ranks)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -1,5 +1,6 @@
 """The quickstart's math task: multiplication word problems from reasoning-gym."""
 
+from functools import cache
 from typing import ClassVar
 
 from pydantic import Field
@@ -18,13 +19,18 @@ class Arithmetic(Task):
     max_count: int = Field(30, ge=1, description="largest number of animals")
 
     def rows(self, split: Split) -> list[Row]:
-        import reasoning_gym
+        return [
+            {"prompt": f"Question: {question}\nAnswer:", "response": answer}
+            for question, answer in _problems(self.max_count).items()
+            if held_out(question, 2) == (split == "test")
+        ]
 
-        options = {"min_animals": 1, "max_animals": 1, "min_instances": 1, "max_instances": self.max_count}
-        generated = reasoning_gym.create_dataset("leg_counting", size=12_000, seed=0, **options)
-        rows: dict[str, Row] = {}
-        for item in generated:
-            question = str(item["question"]).rpartition("Now, ")[2].strip()
-            if held_out(question, 2) == (split == "test"):
-                rows[question] = {"prompt": f"Question: {question}\nAnswer:", "response": str(item["answer"])}
-        return list(rows.values())
+
+@cache
+def _problems(max_count: int) -> dict[str, str]:
+    """Questions and their answers."""
+    import reasoning_gym
+
+    options = {"min_animals": 1, "max_animals": 1, "min_instances": 1, "max_instances": max_count}
+    generated = reasoning_gym.create_dataset("leg_counting", size=12_000, seed=0, **options)
+    return {str(item["question"]).rpartition("Now, ")[2].strip(): str(item["answer"]) for item in generated}

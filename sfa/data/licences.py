@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import ClassVar
 
 from pydantic import Field
@@ -45,6 +46,7 @@ class Licences(Task):
         return rows
 
 
+@cache
 def _licences(words: int) -> list[tuple[str, str, list[str]]]:
     """Family, kind and words of every licence of ``KINDS`` with at least ``words`` words."""
     return [

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+from functools import cache
 from typing import ClassVar
 
 from pydantic import Field
@@ -35,6 +36,7 @@ class Returns(Task):
         return rows
 
 
+@cache
 def _functions(lines: int) -> list[tuple[str, str]]:
     """The last lines of every solution and its documented return type, if that is one of ``TYPES``."""
     functions = []
