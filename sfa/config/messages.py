@@ -42,8 +42,6 @@ def _line(kind: type[BaseModel], prefix: str, error: Overrides) -> str:
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if error["type"] == "value_error":
         return f"{key.rstrip('.')}: {message}" if key else message
-    if error["type"] == "too_short":
-        message = "must have at least one entry"
     near = _nearest(
         str(error["input"]),
         str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "),
