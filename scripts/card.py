@@ -49,10 +49,7 @@ def of_run(run: Path, model: Path, licence: str | None = None) -> str:
     paragraphs = [
         f"Trained from {origin} on {' → '.join(tasks)}, in this order, with the method `{config['method']}`"
         + (f" ({said})." if said else "."),
-        "## Scores",
-        cells.markdown(score_lines(results)),
-        "± is the standard error over the rows of an evaluation, n. "
-        + "; ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in named_metrics(results)),
+        *_scores(results),
         "## Training",
         cells.markdown(_stage_lines(results, manifests)),
         _settings(results, config, manifests),
@@ -60,6 +57,14 @@ def of_run(run: Path, model: Path, licence: str | None = None) -> str:
         cells.code(f"sfa run {shlex.join(results['arguments'])}") if "arguments" in results else "",
     ]
     return _card(data, results["name"], paragraphs)
+
+
+def _scores(results: Results) -> list[str]:
+    if not results["evaluations"]:
+        return []
+    metrics = "; ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in named_metrics(results))
+    explained = f"± is the standard error over the rows of an evaluation, n. {metrics}"
+    return ["## Scores", cells.markdown(score_lines(results)), explained]
 
 
 def of_merge(method: str, models: Sequence[Path], base: Path | None, out: Path, paragraphs: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from scripts import cells, files
 from scripts.interval import format_mean_interval
 from sfa.curves import draw
 from sfa.records import ConfigRecord, FinalScore, Results
-from sfa.runs import read_manifest_of, read_results
+from sfa.runs import read_manifest_of, read_scored
 from sfa.stages.changes import changes
 from sfa.stages.results import average_name, general_scores, named_metrics
 from sfa.terminal import command, start
@@ -164,7 +164,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--picture", type=files.picture, help="also draw the curves of the first seed's runs")
     parser.add_argument("--markdown", type=files.path, help="also write all scores to this file")
     args = parser.parse_args(arguments)
-    results = [read_results(run) for run in args.runs]
+    results = [read_scored(run) for run in args.runs]
     console = Console()
     for table in as_tables(compare(results), console.width):
         console.print(table)

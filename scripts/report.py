@@ -35,7 +35,7 @@ from sfa import curves
 from sfa.errors import SFAError
 from sfa.pictures import COLOURS
 from sfa.records import Results
-from sfa.runs import read_manifest_of, read_results
+from sfa.runs import read_manifest_of, read_scored
 from sfa.stages.results import is_loss
 from sfa.terminal import command, start
 from sfa.values import flat
@@ -193,7 +193,7 @@ def _better(column: str, run: Results) -> str:
 
 def _environment(folder: Path) -> dict[str, str]:
     """Hardware, torch version and date of a run's last stage."""
-    stage = read_results(folder)["stages"][-1]["fingerprint"]
+    stage = read_scored(folder)["stages"][-1]["fingerprint"]
     environment = read_manifest_of(folder, stage)["made"]
     return {"hardware": environment["hardware"], "torch": environment["torch"], "date": environment["date"]}
 

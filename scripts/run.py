@@ -80,10 +80,13 @@ def main(arguments: list[str]) -> int:
         from sfa.stages.score_lines import width_of
 
         folder = run_folder(config.save_folder, config.name)
-        picture = draw([folder], folder / "curves.png")
         last = stage_folder(config.save_folder, results["stages"][-1]["fingerprint"])
         files.write(folder / CARD, card.of_run(folder, last / "model"))
-        console.print(f"\n{matrix_text(results, width_of(console))}\n\n{results_file(folder)}  {picture}")
+        if results["evaluations"]:
+            picture = draw([folder], folder / "curves.png")
+            console.print(f"\n{matrix_text(results, width_of(console))}\n\n{results_file(folder)}  {picture}")
+        else:
+            console.print(f"\n{results_file(folder)}, without scores, as eval.tasks is empty")
         console.print(f"model: {last / 'model'}\nnext: sfa export {folder} models/{config.name}")
     return 0
 

@@ -12,7 +12,7 @@ from scripts.interval import mean_interval
 from sfa.methods import METHODS, plain_method
 from sfa.methods.base import Look
 from sfa.records import Results
-from sfa.runs import has_results, read_results, read_sweep, run_folder
+from sfa.runs import has_results, read_scored, read_sweep, run_folder
 from sfa.values import Overrides
 
 BEFORE_LAST = Look("before the last task", {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8})
@@ -45,7 +45,7 @@ def points_of(index: Path) -> Swept:
     for run in read_sweep(index)["runs"]:
         folder = run_folder(index.parent, run["name"])
         if has_results(folder):
-            by_label.setdefault(run["label"], (run["point"], []))[1].append(read_results(folder))
+            by_label.setdefault(run["label"], (run["point"], []))[1].append(read_scored(folder))
     diverged = [label for label, (_, runs) in by_label.items() if not all(_finite(run) for run in runs)]
     if diverged:
         print(f"not drawn, because a seed diverged: {', '.join(diverged)}")

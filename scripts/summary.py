@@ -8,7 +8,7 @@ from scripts import cells
 from scripts.interval import format_mean_interval
 from scripts.series import base_scores, scores
 from sfa.records import Results
-from sfa.runs import has_results, read_results
+from sfa.runs import has_results, read_scored
 from sfa.stages.results import average_name, general_scores, is_loss, named_metrics
 from sfa.sweeps import SweepRun
 
@@ -35,7 +35,7 @@ FORMULAS = [
 
 def finished(runs: Sequence[SweepRun]) -> list[LabelledRun]:
     """The results of the runs that have finished."""
-    return [(run.label, read_results(run.folder)) for run in runs if has_results(run.folder)]
+    return [(run.label, read_scored(run.folder)) for run in runs if has_results(run.folder)]
 
 
 def figures(run: Results) -> dict[str, float]:

@@ -14,7 +14,7 @@ from sfa.methods import METHODS
 from sfa.methods.base import Look
 from sfa.pictures import COLOURS, MARKERS, better, save, style
 from sfa.records import Results, StageRecord
-from sfa.runs import read_manifest_of, read_results, read_scores_of
+from sfa.runs import read_manifest_of, read_scored, read_scores_of
 from sfa.values import flat
 
 Points = list[tuple[int, float]]  # (step over the stream, value)
@@ -59,7 +59,7 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     """Writes one panel with an evaluation of every run to ``out``."""
     figure, ax = plt.subplots(figsize=(8, 4.4))
     labels = [_label(run) for run in runs]
-    methods = [str(read_results(run)["config"]["method"]) for run in runs]
+    methods = [str(read_scored(run)["config"]["method"]) for run in runs]
     for i, run in enumerate(runs):
         points, merges, _ = curves(run)
         if evaluation not in points:
@@ -69,7 +69,7 @@ def draw_together(runs: Sequence[Path], evaluation: str, out: Path) -> Path:
     losses = {
         bool(row.get("lower_is_better"))
         for run in runs
-        for row in read_results(run)["evaluations"]
+        for row in read_scored(run)["evaluations"]
         if row["evaluation"] == evaluation
     }
     ax.set_xlabel("training steps over the stream")
@@ -99,7 +99,7 @@ def _look(method: str) -> Look:
 
 def _label(run: Path) -> str:
     """A run's method, and the tasks that are held back."""
-    config = read_results(run)["config"]
+    config = read_scored(run)["config"]
     without = ", ".join(task["name"] for task in config["tasks"] if task["evaluate_only"])
     return str(config["method"]) + (f", all but {without}" if without else "")
 
@@ -111,7 +111,7 @@ def curves(run: Path, during_training: bool = True) -> tuple[dict[str, Points], 
         run: its folder.
         during_training: whether scores during the stages, which are stored with them, are among the points.
     """
-    results = read_results(run)
+    results = read_scored(run)
     points: dict[str, Points] = {}
     trained = {stage["task"] for stage in results["stages"]}
     for row in results["evaluations"]:
@@ -131,7 +131,7 @@ def distances(run: Path) -> list[Points]:
     """‖θ − θ_o‖₂ over each stage of a run, where it is known: at its start, just before and just after each merge, and
     at its end. Empty for a stage whose merges were not recorded."""
     stages, start = [], 0
-    for stage in read_results(run)["stages"]:
+    for stage in read_scored(run)["stages"]:
         merges = read_manifest_of(run, stage["fingerprint"]).get("merges", [])
         points: Points = [(start, 0.0)]
         for merge in merges:
@@ -162,7 +162,7 @@ def _scores(run: Path, stage: StageRecord, results: Results, during_training: bo
 
 
 def _panel(ax: Axes, run: Path) -> None:
-    results = read_results(run)
+    results = read_scored(run)
     points, merges, starts = curves(run)
     for merge in merges:
         ax.axvline(merge, **MERGE)
@@ -221,7 +221,7 @@ def _across(points: Points, merges: Sequence[int]) -> list[tuple[tuple[int, floa
 
 def _distance_panel(ax: Axes, run: Path, stages: Sequence[Points], top: float) -> None:
     """The distance from θ_o, with every merge as a jump; ``top`` is the largest distance of all panels."""
-    results = read_results(run)
+    results = read_scored(run)
     colour = _look(results["config"]["method"]).colour
     end = 0
     for stage, points in zip(results["stages"], stages, strict=True):

@@ -245,8 +245,21 @@ def read_results(run: Path) -> Results:
         raise UsageError(
             f"{file} has schema {results.get('schema')}, and this release reads up to {SCHEMA}: update the package"
         )
-    if not results["stages"] or not results["evaluations"]:
-        raise UsageError(f"{file} contains no stages or no evaluations: start its run again")
+    if not results["stages"]:
+        raise UsageError(f"{file} contains no stages: start its run again")
+    return results
+
+
+def read_scored(run: Path) -> Results:
+    """:func:`read_results` of a run that has scores.
+
+    Raises:
+        UsageError: also if the run has none, as its ``eval.tasks`` is empty.
+        DamagedStage: see :func:`read_results`.
+    """
+    results = read_results(run)
+    if not results["evaluations"]:
+        raise UsageError(f"{results_file(run)} has no scores: its eval.tasks is empty; sfa evaluate scores its models")
     return results
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import train
-from scripts import compare, summary
+from scripts import compare, evaluate, export, summary
 from sfa import curves, runs
 from sfa.errors import UsageError
 from sfa.stages.callbacks import Recorder
@@ -64,6 +64,19 @@ def test_a_loss_of_schema_1_is_better_if_it_is_lower(tmp_path: Path) -> None:
     run = kept_run(tmp_path)
     rewrite(run / "results.json", lambda f: {**f, "evaluations": [as_schema_1(row) for row in f["evaluations"]]})
     assert is_loss(runs.read_results(run))
+
+
+def test_a_run_without_evaluations_ends_well_and_has_no_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([MNIST, *SMALL, "eval.tasks=[]", f"save_folder={tmp_path}"]) == 0
+    assert f"{tmp_path / 'run' / 'results.json'}, without scores, as eval.tasks is empty" in capsys.readouterr().out
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"results.json", "README.md"}
+    assert "## Scores" not in (tmp_path / "run" / "README.md").read_text()
+    assert export.main([str(tmp_path / "run"), str(tmp_path / "model")]) == 0
+    assert compare.main([str(tmp_path / "run")]) == 2
+    assert "has no scores: its eval.tasks is empty; sfa evaluate scores its models" in capsys.readouterr().err
+    assert evaluate.main([str(tmp_path / "run"), "--tasks", "odd_accuracy", "--limit", "5"]) == 0
 
 
 def test_results_of_a_later_release_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scripts.compare import LOCATION_KEYS
 from sfa.errors import SFAError, UsageError
 from sfa.records import Results, SweptRun
-from sfa.runs import has_results, read_results, read_sweep, results_file, run_folder
+from sfa.runs import has_results, read_scored, read_sweep, results_file, run_folder
 from sfa.values import Overrides
 
 MOST_NAMES = 5  # of runs without results, in one line
@@ -80,7 +80,7 @@ def _without_results(index: Path, names: Sequence[str]) -> UsageError:
 
 def _read(folder: Path, missing: list[SFAError]) -> Results | None:
     try:
-        return read_results(folder)
+        return read_scored(folder)
     except SFAError as error:
         missing.append(error)
         return None

@@ -15,7 +15,7 @@ from sfa.config import Evaluations
 from sfa.config.reading import read_file
 from sfa.errors import UsageError
 from sfa.records import Results
-from sfa.runs import read_results, read_scores_of
+from sfa.runs import read_scored, read_scores_of
 from sfa.schedule import Duration
 from sfa.sweeps import SweepRun, expand
 from sfa.values import Overrides, flat
@@ -188,7 +188,7 @@ def bed_runs(
 
 def read_outcome(runs: Sequence[Sequence[SweepRun]]) -> Outcome:
     """The outcome of finished runs: sequential, multitask, then each task alone."""
-    sequential, multitask, *single = [[read_results(run.folder) for run in group] for group in runs]
+    sequential, multitask, *single = [[read_scored(run.folder) for run in group] for group in runs]
     tasks = range(len(single))
     names = [task["name"] for task in sequential[0]["config"]["tasks"]]
     return Outcome(

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from scripts.paper.verdicts import POINTS, Point, Quantity, decide
 from sfa.records import Results
-from sfa.runs import read_manifest_of, read_results, read_sweep, run_folder, sweep_file
+from sfa.runs import read_manifest_of, read_scored, read_sweep, run_folder, sweep_file
 
 SWEEPS = Path(__file__).parent.parent.parent / "yamls" / "sweeps"
 
@@ -30,7 +30,7 @@ class Runs:
         self.folder, self.first, self.second = folder, first, second
         self.runs: dict[str, list[tuple[list[int] | None, Results]]] = {}
         for run in read_sweep(sweep_file(folder, sweep))["runs"]:
-            results = read_results(run_folder(folder, run["name"]))
+            results = read_scored(run_folder(folder, run["name"]))
             self.runs.setdefault(run["label"], []).append((run.get("order"), results))
 
     def of(self, label: str, order: list[int] | None = None) -> list[Results]:

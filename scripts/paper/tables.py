@@ -15,7 +15,7 @@ from sfa import weights
 from sfa.config import ConfigError
 from sfa.methods import METHODS, plain_method
 from sfa.records import Results
-from sfa.runs import has_results, read_results, stage_folder
+from sfa.runs import has_results, read_scored, stage_folder
 from sfa.sweeps import SweepRun
 
 L2 = "L2 from the first task's model"
@@ -58,7 +58,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Table:
         paper = dict(zip(spec.columns, map(float, runs[0].row["paper"]), strict=True))
         if "paper_l2" in runs[0].row:
             paper[L2] = float(runs[0].row["paper_l2"])
-        finished = [(run, read_results(run.folder)) for run in runs if has_results(run.folder)]
+        finished = [(run, read_scored(run.folder)) for run in runs if has_results(run.folder)]
         ours: dict[str, list[float]] = {}
         for run, results in finished:
             for column, value in _final(results, results["stages"][-1]["task"]).items():
@@ -88,7 +88,7 @@ def _distance_from_first(run: SweepRun, results: Results, by_name: dict[str, lis
     same_seed = next((r for r in plain_runs if r.config.seed == run.config.seed), None)
     if same_seed is None or not has_results(same_seed.folder):
         return []
-    first = read_results(same_seed.folder)["stages"][0]["fingerprint"]
+    first = read_scored(same_seed.folder)["stages"][0]["fingerprint"]
     last = results["stages"][-1]["fingerprint"]
     model, start = (stage_folder(run.config.save_folder, name) / "model" for name in (last, first))
     return [weights.distance(model, start)]

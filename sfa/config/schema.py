@@ -58,7 +58,7 @@ class Train(Section):
 class Eval(Section):
     """What is scored, and how often."""
 
-    tasks: list[str] | None = Field(None, description="evaluations; null: those of the stream's tasks")
+    tasks: list[str] | None = Field(None, description="evaluations; null: those of the stream's tasks; []: none")
     general: list[str] = Field(
         [], description="the prior suite: tasks of lm-eval by name, scored before the stream and after each stage"
     )

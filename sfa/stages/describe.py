@@ -57,7 +57,11 @@ def describe(config: Config, errors: list[str] | None = None) -> str:
     lines += family.plan_notes(stage.train for stage in stages if isinstance(stage, Training))
     about = [*_previews(config, [] if errors is None else errors), *unreachable(config)]
     lines += ["", *about] if about else []
-    lines += ["", f"evaluations: {', '.join(config.evaluations())}, every {config.eval.interval or 'end of stage'}"]
+    scored = ", ".join(config.evaluations())
+    lines += [
+        "",
+        f"evaluations: {scored}, every {config.eval.interval or 'end of stage'}" if scored else "evaluations: none",
+    ]
     if config.eval.general:
         lines.append(f"prior suite: {', '.join(config.eval.general)}, before the stream and after each stage")
     if any(is_made(stage_folder(config.save_folder, stage.fingerprint)) for stage in stages):

@@ -59,7 +59,8 @@ def run(config: Config, evaluator: Evaluator, console: Console) -> Results:
         if planned.fingerprint in evaluated:
             manifests.append(manifest)
             scores.append(stage.scores(planned, context))
-            console.print(_line(config, planned.label, scores[-1], known, width_of(console)))
+            if scores[-1]:
+                console.print(_line(config, planned.label, scores[-1], known, width_of(console)))
             known[planned.label] = {score["evaluation"]: score for score in scores[-1]}
     content = results.assemble(config, list(evaluated.values()), manifests, scores, evaluator.lower_is_better)
     folder = runs.run_folder(config.save_folder, config.name)
