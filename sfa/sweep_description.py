@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sfa import store
 from sfa.families import family_of_tasks
 from sfa.runs import is_made, read_manifest, stage_folder
-from sfa.stages.describe import parameter_count_of, size_of
+from sfa.stages.describe import outline_of, size_of
 from sfa.stages.plan import Merge, Stage, Training, plan, topological_order
 from sfa.sweeps import SweepRun, stages
 
@@ -28,8 +28,9 @@ def describe_sweep(name: str, runs: Sequence[SweepRun]) -> str:
         )
         done, trainings = done + ready, trainings + (kind == "trains")
     loop = sum(isinstance(stage, Training) for run in runs for stage in topological_order(plan(run.config)))
-    counts = {run.config.model.model_dump_json(): parameter_count_of(run.config) for _, run in planned}
-    sizes = [counts[run.config.model.model_dump_json()] for _, run in planned]
+    outlines = {run.config.model.model_dump_json(): outline_of(run.config) for _, run in planned}
+    found = [outlines[run.config.model.model_dump_json()] for _, run in planned]
+    sizes = [(None if outline is None else outline.parameters, reason) for outline, reason in found]
     known = [size for size, _ in sizes if size is not None]
     unknown = next((f"; more, unknown: {reason}" for _, reason in sizes if reason), "")
     return "\n".join(

@@ -7,12 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from scripts import sizes
 from scripts.bench import shapes
+from sfa.config.schema import Train
+from sfa.models.outline import PAPER, outline
+from sfa.stages.needs import needs_of
 from tests.simulated_worker import CASES
+from tests.test_full_size import QWEN
 
 ROOT = Path(__file__).parent.parent
 KNOWN = {  # as published with the weights
@@ -26,6 +33,52 @@ KNOWN = {  # as published with the weights
 @pytest.mark.parametrize("shape", KNOWN)
 def test_a_paper_s_model_has_its_published_number_of_parameters(shape: str) -> None:
     assert sizes.parameter_count(shape) == KNOWN[shape]
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        ("Pythia-2.8B", "EleutherAI/pythia-2.8b"),
+        ("Llama-2-7B", "meta-llama/Llama-2-7b-hf"),
+        ("T0pp", "bigscience/T0pp"),
+        ("Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B"),
+    ],
+)
+def test_what_a_dry_run_knows_of_the_paper_s_models_is_what_they_are(shape: str, name: str) -> None:
+    if shape == "Qwen2.5-1.5B":
+        with torch.device("meta"):
+            model: Any = Qwen2ForCausalLM(Qwen2Config(**QWEN))
+    else:
+        model = shapes.build(shape, "meta")
+    assert PAPER[name] == outline(model)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("microbatch", [None, 1])
+def test_gradients_that_are_added_up_take_memory_beside_the_gradient(is_tied: bool, microbatch: int | None) -> None:
+    """Counted from the tensors that a backward pass makes, of two microbatches or one."""
+    config: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**config, vocab_size=8192, tie_word_embeddings=is_tied))
+    settings = Train(global_batch_size=2, microbatch_size=microbatch, seq_len=8, max_duration="1ba")
+    rows = torch.zeros(2, 4, dtype=torch.int64)
+    batches = [rows] if microbatch is None else list(rows.split(microbatch))
+    size = 4 * 8192 * 64
+    for batch in batches:
+        loss = model(input_ids=batch, labels=batch).loss
+        has_gradients = any(p.grad is not None for p in model.parameters())
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            loss.backward()
+    events = [
+        e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]" and abs(e.nbytes()) == size
+    ]
+    living = np.cumsum([np.sign(e.nbytes()) for e in sorted(events, key=lambda e: e.start_ns())])
+    kept = 0 if has_gradients else 2 - is_tied  # those of the first microbatch stay
+    assert (max(living) - kept) * size == needs_of([settings]).while_added(outline(model))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from sfa.errors import one_line
 from sfa.families import Family, WrongFamily, family_of
 from sfa.model_files import Settings, weight_files
 from sfa.models.configurations import read_configuration
+from sfa.models.outline import Outline, outline
 from sfa.models.pretrained import ModelError, refuse_adapters
 from sfa.models.settings import Model
 from sfa.values import Overrides
@@ -49,38 +50,30 @@ def build(
         return family.build(model, tokenizer_tasks, report)
 
 
-def parameter_count(model: Model, family: Family) -> int:
-    """Number of parameters without adapters, computed from the configuration only.
+def outline_of(model: Model, family: Family) -> Outline:
+    """What can be derived from the model's configuration, without weights.
 
     Raises:
         OSError: the configuration of a pretrained model is unavailable, for example because the hub is offline.
         ModelError: no model can be built from it.
     """
-    return _outline(model.model_dump_json(exclude={"template", "lora"}), family).parameters
+    return _outline(model.model_dump_json(exclude={"template", "lora"}), family)
 
 
 def has_noise(model: Model, family: Family) -> bool:
-    """Whether training the model uses random numbers or batch statistics (dropout, batch normalisation), so that the
-    weights depend on how batches are split over ranks and microbatches. ``False`` if the configuration of a pretrained
-    model is unavailable.
+    """See :class:`Outline`. ``False`` if the configuration of a pretrained model is unavailable.
 
     Raises:
         ModelError: no model can be built from it.
     """
     try:
-        return _outline(model.model_dump_json(exclude={"template", "lora"}), family).noise
+        return outline_of(model, family).has_noise
     except OSError:
         return False  # then there is no model to train
 
 
-class _Outline(NamedTuple):
-    parameters: int
-    noise: bool
-
-
 @functools.lru_cache
-def _outline(described: str, family: Family) -> _Outline:
-    """What can be derived from a model's configuration, without weights."""
+def _outline(described: str, family: Family) -> Outline:
     model = Model.model_validate_json(described)
     try:
         configuration = _configuration(model, family)
@@ -92,7 +85,7 @@ def _outline(described: str, family: Family) -> _Outline:
     except Exception as error:  # each architecture checks its configuration in its own way
         raise ModelError(one_line(error)) from error
     by_batch = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in empty.modules())
-    return _Outline(sum(p.numel() for p in empty.parameters()), by_batch or _has_dropout(configuration.to_dict()))
+    return outline(empty, by_batch or _has_dropout(configuration.to_dict()))
 
 
 def _configuration(model: Model, family: Family) -> Any:
@@ -131,7 +124,7 @@ def configuration_errors(model: Model, family: Family, seq_len: int) -> list[str
             refuse_adapters(Path(model.name))
         configuration = _configuration(model, family)
         family_of(configuration, family.rows)
-        parameter_count(model, family)
+        outline_of(model, family)
     except WrongFamily as error:
         return [f"{key}: {error}"]
     except Exception as error:  # each architecture checks its configuration in its own way

@@ -9,20 +9,12 @@ from rich import filesize
 from sfa.config.schema import Config
 from sfa.data.sourced_task import SourcedTask
 from sfa.families import Family
+from sfa.models.outline import PAPER, Outline
 from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
 from sfa.stages.needs import FLOAT32, PROCESS, needs_of, optimizer_text
 from sfa.stages.plan import Merge, Stage, Training, plan, topological_order
 from sfa.stages.reachable import is_there, unreachable
-
-PARAMETERS = {  # the paper's models, so that their dry runs do not need the hub
-    "EleutherAI/pythia-2.8b": 2_775_208_960,
-    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
-    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
-    "bigscience/T0_3B": 2_849_757_184,
-    "bigscience/T0pp": 11_135_332_352,
-    "google/vit-base-patch16-224-in21k": 85_798_656,  # without a head
-}
 
 
 def describe(config: Config, errors: list[str] | None = None) -> str:
@@ -33,7 +25,7 @@ def describe(config: Config, errors: list[str] | None = None) -> str:
         errors: is extended by a line for each task whose data cannot be used.
     """
     stages = topological_order(plan(config))
-    parameters, reason = parameter_count_of(config)
+    outline, reason = outline_of(config)
     family = config.family()
     lines = [
         f"{config.name}: {config.method}, seed {config.seed}, {config.parallelism}, {len(stages)} stages "
@@ -69,13 +61,14 @@ def describe(config: Config, errors: list[str] | None = None) -> str:
 
         time = estimate(config, stages)
         lines += [time] if time is not None else []
-    if parameters is None:
+    if outline is None:
         return "\n".join([*lines, f"parameters, memory and disk: unknown, {reason}"])
-    return "\n".join([*lines, *_resources(config, stages, parameters)])
+    return "\n".join([*lines, *_resources(config, stages, outline)])
 
 
-def _resources(config: Config, stages: Sequence[Stage], parameters: int) -> list[str]:
+def _resources(config: Config, stages: Sequence[Stage], outline: Outline) -> list[str]:
     """Parameters, memory and disk."""
+    parameters = outline.parameters
     trainings = [stage for stage in stages if isinstance(stage, Training)]
     trains, lora = [stage.train for stage in trainings], config.model.lora
     needs, size = needs_of(trains), FLOAT32 * parameters
@@ -90,8 +83,11 @@ def _resources(config: Config, stages: Sequence[Stage], parameters: int) -> list
     if holding and not lora:
         is_on_device = any(getattr(method, "anchor_device", "") == "device" for method in holding)
         held += f"; the anchor {size_of(size)} / {ranks} in {'device' if is_on_device else 'host'} memory"
-    without = "activations and gathered layers" if config.parallelism == "fsdp2" else "activations"
-    held += f"; the process {size_of(PROCESS)} of host memory; without {without}"
+    without = {"ddp": "activations and what DDP copies of gradients on several ranks"}
+    without["fsdp2"] = "activations, gathered layers and their gradients"
+    if not lora and config.parallelism != "fsdp2" and (added := needs.while_added(outline)):
+        held += f"; gradients before they are added {size_of(added)}"
+    held += f"; the process {size_of(PROCESS)} of host memory; without {without.get(config.parallelism, 'activations')}"
     checkpoints = 2 * FLOAT32 if lora else needs.checkpoints  # they hold frozen weights too
     return [
         f"parameters: {parameters:,}" + (f", frozen, with adapters of rank {lora.rank}" if lora else ""),
@@ -120,9 +116,10 @@ def check_disk(config: Config) -> None:
         for stage in topological_order(plan(config))
         if not is_made(stage_folder(config.save_folder, stage.fingerprint))
     ]
-    parameters, _ = parameter_count_of(config)
-    if parameters is None or config.model.lora:
+    outline, _ = outline_of(config)
+    if outline is None or config.model.lora:
         return
+    parameters = outline.parameters
     trains = [stage.train for stage in missing if isinstance(stage, Training)]
     needed = FLOAT32 * parameters * len(missing)
     needed += needs_of(trains).checkpoints * parameters if trains else 0
@@ -138,14 +135,14 @@ def check_disk(config: Config) -> None:
         )
 
 
-def parameter_count_of(config: Config) -> tuple[int | None, str]:
-    """The number of parameters of a run's model, or ``None`` and why it is unknown."""
-    if config.model.name in PARAMETERS:
-        return PARAMETERS[config.model.name], ""
-    from sfa.models.building import parameter_count
+def outline_of(config: Config) -> tuple[Outline | None, str]:
+    """What is known of a run's model, or ``None`` and why it is unknown."""
+    if config.model.name in PAPER:
+        return PAPER[config.model.name], ""
+    from sfa.models import building
 
     try:
-        return parameter_count(config.model, config.family()), ""
+        return building.outline_of(config.model, config.family()), ""
     except OSError as error:
         return None, f"the model's configuration cannot be loaded: {str(error).splitlines()[0]}"
 

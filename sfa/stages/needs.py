@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sfa.config.schema import Train
+from sfa.models.outline import Outline
 
 FLOAT32 = 4  # bytes of a weight, of a gradient, and of each number that an optimizer keeps for it
 PROCESS = (
@@ -17,9 +18,11 @@ class Needs:
 
     Attributes:
         optimizer: of the optimizer's state.
+        accumulates: whether a step adds up the gradients of several microbatches.
     """
 
     optimizer: int
+    accumulates: bool = False
 
     @property
     def training(self) -> int:
@@ -31,15 +34,27 @@ class Needs:
         """Of two checkpoints: the newest is complete before the one before it is deleted."""
         return 2 * (FLOAT32 + self.optimizer)
 
+    def while_added(self, outline: Outline) -> int:
+        """Bytes of gradients of the largest weight that live only until they are added: two uses of a shared weight and
+        their sum, and a further microbatch's, are tensors beside the gradient."""
+        copies = (2 if outline.is_shared else 0) + self.accumulates
+        return FLOAT32 * copies * outline.largest
+
 
 def needs_of(trains: Iterable[Train]) -> Needs:
     """Of the most demanding of several trainings; of weights and gradients alone if there is none."""
-    return Needs(max(map(_optimizer_bytes, trains), default=0))
+    trains = list(trains)
+    return Needs(max(map(_optimizer_bytes, trains), default=0), any(map(_accumulates, trains)))
 
 
 def optimizer_text(trains: Iterable[Train]) -> str:
     """What :func:`needs_of` counts besides weights and gradients, in words."""
     return "AdamW" if any(train.optimizer == "adamw" for train in trains) else "SGD"
+
+
+def _accumulates(train: Train) -> bool:
+    """On one rank; each of several has fewer examples a step."""
+    return train.microbatch_size is not None and train.microbatch_size < train.global_batch_size
 
 
 def _optimizer_bytes(train: Train) -> int:
