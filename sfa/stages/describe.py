@@ -86,7 +86,7 @@ def _resources(config: Config, stages: Sequence[Stage], outline: Outline) -> lis
     without = {"ddp": "activations and what DDP copies of gradients on several ranks"}
     without["fsdp2"] = "activations, gathered layers and their gradients"
     if not lora and config.parallelism != "fsdp2" and (added := needs.while_added(outline)):
-        held += f"; gradients before they are added {size_of(added)}"
+        held += f"; {size_of(added)} of gradients before they are added"
     held += f"; the process {size_of(PROCESS)} of host memory; without {without.get(config.parallelism, 'activations')}"
     checkpoints = 2 * FLOAT32 if lora else needs.checkpoints  # they hold frozen weights too
     return [
