@@ -17,6 +17,7 @@ import torch
 from composer import Trainer
 from composer.utils import dist
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.utils.serialization import config as serialization
 
 from sfa.stages.pickles import SAFE_GLOBALS, UntrustedPickle, check_tensors, read_metadata
 from sfa.store import DamagedStage
@@ -84,10 +85,14 @@ def weights_only() -> Iterator[None]:
 def resume_trainer(**settings: Any) -> Trainer:
     """Composer's Trainer, resumed from the checkpoint at ``load_path`` if there is one.
 
+    A single file is mapped, not read: its weights would be in memory while Composer allocates gradients to restore the
+    optimizer, beside θ and θ_o.
+
     Composer would create missing algorithms that a checkpoint lists by evaluating their text as Python; this suite does
     not need that, so it is disabled.
     """
-    return Trainer(load_exclude_algorithms=dir(composer.algorithms), **settings)
+    with serialization.patch({"load.mmap": True}):
+        return Trainer(load_exclude_algorithms=dir(composer.algorithms), **settings)
 
 
 class ShardReader(composer.utils.checkpoint.FileSystemReaderWithValidation):
