@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import composer.utils.checkpoint
 import pytest
 import torch
 
+from sfa.stages import checkpoint_files
 from sfa.stages.callbacks import Stopper
 from tests.test_untrusted import run
 
@@ -23,8 +23,8 @@ def mapped_file(tensor: torch.Tensor) -> str:
 
 def test_weights_of_a_checkpoint_are_mapped_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Stopper.batch_end
-    load = composer.utils.checkpoint._torch_load_with_validation
-    files = []
+    load = checkpoint_files._load_mapped
+    files: list[str] = []
 
     def soon(self: Stopper, state: Any, logger: Any) -> None:
         self.requested = state.timestamp.batch.value == 2
@@ -38,7 +38,6 @@ def test_weights_of_a_checkpoint_are_mapped_from_its_file(tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Stopper, "batch_end", soon)
         assert run(tmp_path) == 130
-    monkeypatch.setattr(composer.utils.checkpoint, "_torch_load_with_validation", spied)
+    monkeypatch.setattr(checkpoint_files, "_load_mapped", spied)
     assert run(tmp_path) == 0
     assert files == ["ep0-ba2.pt"]
-    assert torch.utils.serialization.config.load.mmap is False

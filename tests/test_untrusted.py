@@ -27,6 +27,7 @@ from sfa.stages.pickles import UntrustedPickle, read_metadata
 MNIST = str(Path(train.__file__).parent / "yamls" / "mnist.yaml")
 SMALL = ["train.max_duration=4ba", "eval.limit=20", "name=run", "method=sfa"]
 SHARDED = ["parallelism=fsdp2", "checkpoint=sharded"]
+REFUSED = r"Weights only load failed|posix system|mmap can only be used"
 
 
 class Hostile:

@@ -17,7 +17,6 @@ import torch
 from composer import Trainer
 from composer.utils import dist
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.utils.serialization import config as serialization
 
 from sfa.stages.pickles import SAFE_GLOBALS, UntrustedPickle, check_tensors, read_metadata
 from sfa.store import DamagedStage
@@ -67,14 +66,17 @@ def weights_only() -> Iterator[None]:
     """Within it, Composer loads a checkpoint with ``weights_only``: torch itself refuses to run any code, also
     from a file that was changed after :func:`is_whole` checked it."""
     variable, reader = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", composer.utils.checkpoint.FileSystemReaderWithValidation
+    load = composer.utils.checkpoint._torch_load_with_validation
     before = os.environ.get(variable)
-    os.environ[variable] = "1"  # Composer and torch's shard loader pass weights_only=False
+    os.environ[variable] = "1"  # torch's shard loader passes weights_only=False
     composer.utils.checkpoint.FileSystemReaderWithValidation = ShardReader  # type: ignore[misc]
+    composer.utils.checkpoint._torch_load_with_validation = _load_mapped
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             yield
     finally:
         composer.utils.checkpoint.FileSystemReaderWithValidation = reader  # type: ignore[misc]
+        composer.utils.checkpoint._torch_load_with_validation = load
         if before is None:
             del os.environ[variable]
         else:
@@ -85,14 +87,16 @@ def weights_only() -> Iterator[None]:
 def resume_trainer(**settings: Any) -> Trainer:
     """Composer's Trainer, resumed from the checkpoint at ``load_path`` if there is one.
 
-    A single file is mapped, not read: its weights would be in memory while Composer allocates gradients to restore the
-    optimizer, beside θ and θ_o.
-
     Composer would create missing algorithms that a checkpoint lists by evaluating their text as Python; this suite does
     not need that, so it is disabled.
     """
-    with serialization.patch({"load.mmap": True}):
-        return Trainer(load_exclude_algorithms=dir(composer.algorithms), **settings)
+    return Trainer(load_exclude_algorithms=dir(composer.algorithms), **settings)
+
+
+def _load_mapped(checkpoint_filepath: Path | str, map_location: str) -> Any:
+    """A single file, mapped and not read: its weights would take memory, beside θ and θ_o, while Composer allocates
+    gradients to restore the optimizer."""
+    return torch.load(checkpoint_filepath, map_location=map_location, weights_only=True, mmap=True)
 
 
 class ShardReader(composer.utils.checkpoint.FileSystemReaderWithValidation):
