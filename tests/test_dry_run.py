@@ -88,6 +88,26 @@ def test_a_name_that_the_hub_does_not_give_is_said_at_once(folder: Path, capsys:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "are_copied"),
+    [
+        (["train.microbatch_size=1"], True),
+        (["train.microbatch_size=null"], False),  # the copies go as the gradients come
+        (["train.microbatch_size=1", "train.precision=fp32"], False),
+        (["model.lora={rank: 2}"], True),  # no gradients come
+        (["train.microbatch_size=1", "parallelism=fsdp2"], False),  # of gathered layers alone
+    ],
+)
+def test_bfloat16_copies_are_counted_where_they_add_to_the_gradients(
+    overrides: list[str], are_copied: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["train.precision=amp_bf16", "train.global_batch_size=4", *overrides]
+    lines = said(config(folder, "first", "second"), capsys, *settings)
+    (count,) = [int(line.split()[1].strip(",").replace(",", "")) for line in lines if line.startswith("parameters: ")]
+    (memory,) = [line for line in lines if line.startswith("memory: ")]
+    assert (f"; {2 * count / 2**10:.1f} KiB of bfloat16 copies of weights" in memory) == are_copied
+
+
+@pytest.mark.parametrize(
     ("overrides", "trained", "checkpoints"),
     [
         (["train.optimizer=adamw"], 16, 24),

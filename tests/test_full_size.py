@@ -224,6 +224,7 @@ def test_t0_3b_takes_a_step_with_adapters_in_bfloat16(size: str, shape: dict[str
     ]
     peak = peak_of(["train.py", *arguments], tmp_path)
     print(f"{size}: peak {peak:.2f} GiB, the dry run says {estimate(arguments, 1):.2f} GiB")
+    assert estimate(arguments, 1) == pytest.approx(peak, rel=0.1)
     stages = json.loads((tmp_path / "runs" / "t0" / "results.json").read_text())["stages"]
     assert [stage["merge_steps"] for stage in stages[-2:]] == [[], [1]]
     assert (tmp_path / "runs" / "stages" / stages[-1]["fingerprint"] / "model" / "adapter_model.safetensors").is_file()

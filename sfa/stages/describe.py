@@ -12,7 +12,7 @@ from sfa.families import Family
 from sfa.models.outline import PAPER, Outline
 from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
-from sfa.stages.needs import FLOAT32, PROCESS, needs_of, optimizer_text
+from sfa.stages.needs import BFLOAT16, FLOAT32, PROCESS, needs_of, optimizer_text
 from sfa.stages.plan import Merge, Stage, Training, plan, topological_order
 from sfa.stages.reachable import is_there, unreachable
 
@@ -85,8 +85,8 @@ def _resources(config: Config, stages: Sequence[Stage], outline: Outline) -> lis
         held += f"; the anchor {size_of(size)} / {ranks} in {'device' if is_on_device else 'host'} memory"
     without = {"ddp": "activations and what DDP copies of gradients on several ranks"}
     without["fsdp2"] = "activations, gathered layers and their gradients"
-    if not lora and config.parallelism != "fsdp2" and (added := needs.while_added(outline)):
-        held += f"; {size_of(added)} of gradients before they are added"
+    if config.parallelism != "fsdp2":
+        held += "".join(f"; {text}" for text in _during_a_step(trainings, outline, bool(lora)))
     held += f"; the process {size_of(PROCESS)} of host memory; without {without.get(config.parallelism, 'activations')}"
     checkpoints = 2 * FLOAT32 if lora else needs.checkpoints  # they hold frozen weights too
     return [
@@ -94,6 +94,17 @@ def _resources(config: Config, stages: Sequence[Stage], outline: Outline) -> lis
         f"memory: {held}",
         f"disk: {disk}, and up to {size_of(checkpoints * parameters)} for checkpoints while a stage trains",
     ]
+
+
+def _during_a_step(trainings: Sequence[Training], outline: Outline, is_frozen: bool) -> list[str]:
+    """What takes memory beside weights and gradients while a step is taken. Without gradients of an earlier microbatch,
+    the bfloat16 copies of weights make room for the gradients."""
+    mixed = [stage.train for stage in trainings if stage.precision == "amp_bf16"]
+    texts = []
+    if mixed and (is_frozen or needs_of(mixed).accumulates):
+        texts.append(f"{size_of(BFLOAT16 * outline.parameters)} of bfloat16 copies of weights")
+    added = 0 if is_frozen else needs_of(stage.train for stage in trainings).while_added(outline)
+    return [*texts, f"{size_of(added)} of gradients before they are added"] if added else texts
 
 
 def _previews(config: Config, errors: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sfa.config.schema import Train
 from sfa.models.outline import Outline
 
+BFLOAT16 = 2
 FLOAT32 = 4  # bytes of a weight, of a gradient, and of each number that an optimizer keeps for it
 PROCESS = (
     900 * 2**20
