@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from sfa import merge_steps
 from sfa.live import plain
 from tests import peers
+from tests.once import filled_once
 from tests.tiny import P, T, algorithm_1, assert_close, model, weights
 from tests.trainer_cases import CASES, RESUMED, Case, cells
 
@@ -25,13 +26,15 @@ def marked(found: list[Case]) -> list[Any]:
     return [pytest.param(case, marks=cells(case.cell), id=case.name) for case in found]
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trainers")
+def fill(folder: Path) -> None:
     model(seed=3).save_pretrained(folder / "anchor")
     model().save_pretrained(folder / "start")
     peers.run_on_two_ranks("tests.trainers_worker", str(folder))
-    return folder
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    return filled_once(tmp_path_factory, worker_id, "trainers", fill)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from transformers import LlamaConfig
 import train
 from eval import available
 from sfa.config import load
-from sfa.stages.describe import PARAMETERS, describe
+from sfa.models.outline import PAPER
+from sfa.stages.describe import describe
 from sfa.stages.plan import plan
 
 YAMLS = Path(__file__).parent.parent / "yamls"
@@ -56,7 +57,7 @@ def test_small_yaml_scales_any_language_config_down_to_two_cores(name: str) -> N
 def test_known_sizes_are_those_of_the_published_configurations() -> None:
     """Counted by hand for Llama 2 7B: embeddings and head, then 32 blocks of attention, three projections, norms."""
     h, f, v = 4096, 11008, 32000
-    assert PARAMETERS["meta-llama/Llama-2-7b-hf"] == 2 * v * h + 32 * (4 * h * h + 3 * h * f + 2 * h) + h
+    assert PAPER["meta-llama/Llama-2-7b-hf"].parameters == 2 * v * h + 32 * (4 * h * h + 3 * h * f + 2 * h) + h
 
 
 def test_a_file_may_follow_a_file(tmp_path: Path) -> None:
