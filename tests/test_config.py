@@ -98,6 +98,62 @@ def test_single_errors(overrides: list[str], message: str, tmp_path: Path) -> No
     assert message in "\n".join(errors(tmp_path, GOOD, *overrides))
 
 
+EVERY_KIND = {  # an error of each check, with the key that its line starts with
+    "foo": "foo",  # no key=value
+    "nope.yaml": "nope.yaml",
+    "seed=017": "seed",  # a number that would be misread
+    "train.lr=-1": "train.lr",
+    "model.tokenizer.vocab_size=1": "model.tokenizer.vocab_size",
+    "sfa.p=3": "sfa.p",
+    "sfa.betta=0.5": "sfa.betta",
+    "tasks.0.line=5": "tasks.0.line",
+    "tasks.1.train.lr=fast": "tasks.1.train.lr",
+    "tasks.1.evals=[nope]": "tasks.1.evals",
+    "order=[0,0]": "order",
+    "eval.tasks=[nope]": "eval.tasks",
+    "eval.general=[nope]": "eval.general",
+    "eval.batch_size=0": "eval.batch_size",
+    "save_folder='{}'": "save_folder",
+    "data_folder=./none": "data_folder",
+    "model.config.hidden=1": "model.config.hidden",
+    "model.system=You": "model.system",
+    "model.tokenizer.train_on=[lawn]": "model.tokenizer.train_on",
+    "loggers={file: {nope: 1}}": "loggers.file.nope",
+    "ranks": "train.global_batch_size",
+}
+
+
+@pytest.mark.parametrize("second", EVERY_KIND)
+@pytest.mark.parametrize("first", ["foo", "sfa.p=3", "sfa.betta=0.5", "eval.tasks=[nope]", "model.system=You"])
+def test_an_error_of_one_check_hides_no_other(
+    first: str, second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "ranks" in (first, second):
+        monkeypatch.setenv("WORLD_SIZE", "3")
+    overrides = [override for override in dict.fromkeys([first, second]) if override != "ranks"]
+    lines = errors(tmp_path, GOOD, *overrides)
+    expected = {EVERY_KIND[first], EVERY_KIND[second]}
+    assert {line.partition(":")[0] for line in lines} == expected, lines
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        (["tasks=[arithmetics,returns]", "eval.tasks=[arithmetics_loss,nope]"], {"tasks.0", "eval.tasks"}),
+        (["train.seq_len=x", "model.config.max_position_embeddings=64"], {"train.seq_len"}),
+        (["model.name=x", "train.lr=-1", "seed=-1"], {"model", "train.lr", "seed"}),
+        (["name=null", "seed=-1", "sfa.p=2", "method=x"], {"name", "seed", "sfa.p", "method"}),
+        (["model.architecture=5", "model.name=x"], {"model.architecture"}),
+        (["tasks=[nope,{name: law, tos: {source: ./none}}]", "seed=-1"], {"tasks.0", "tasks.1", "seed"}),
+        (["tasks=[arithmetic]", "method=sfa", "eval.batch_size=0"], {"method", "eval.batch_size"}),
+    ],
+)
+def test_nothing_is_concluded_from_what_stands_for_an_invalid_value(
+    overrides: list[str], keys: set[str], tmp_path: Path
+) -> None:
+    assert {line.partition(":")[0] for line in errors(tmp_path, GOOD, *overrides)} == keys
+
+
 @pytest.mark.parametrize("content", ["a: [1", "- just\n- a list\n", "name: one\nname: two\n", ""])
 def test_files_that_are_no_config(content: str, tmp_path: Path) -> None:
     assert errors(tmp_path, content)

@@ -1,9 +1,10 @@
 """A run's YAML, read and validated against the schema, with all errors reported at once."""
 
+import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from sfa.config import loggers
 from sfa.config.concealed import Concealed
 from sfa.config.continued import continue_run
-from sfa.config.messages import unknown, validated
+from sfa.config.messages import depends, unknown, valid_part, validated
 from sfa.config.reading import Unreadable, read_file, read_value, reason
 from sfa.config.schema import Config, config_class
-from sfa.config.stream import read_tasks
+from sfa.config.stream import Stream, read_tasks
 from sfa.data import TASKS, Conversations, Task, runs_generated_code
 from sfa.data.source import SourceError
 from sfa.data.task import GoneTask
@@ -28,6 +29,8 @@ from sfa.values import Overrides, at_home
 
 RENAMED = {"trial": "trial_duration"}  # former names of keys, and those of a task's
 RENAMED_OF_TASKS = {"held_back": "evaluate_only"}
+# What stands for a required key that is missing or invalid, while the other keys are checked.
+UNNAMED: Overrides = {"name": "unnamed", "model": {"name": "unnamed"}}
 
 
 class Evaluations(Protocol):
@@ -63,24 +66,25 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
     Raises:
         ConfigError: with all errors, each with its key, the allowed values and the nearest known key.
     """
-    raw, concealed = _read(path, overrides)
     errors: list[str] = []
+    raw, concealed = _read(path, overrides, errors)
     deprecations = _rename_keys(raw, errors)
     kept = continue_run(raw, errors)
     entries = raw.pop("tasks", None)
-    tasks = [*kept, *([] if kept and not entries else read_tasks(entries, raw.get("data_folder"), errors))]
-    config = validated(config_class(), {**raw, "tasks": tasks}, "", errors)
+    stream = Stream() if kept and not entries else read_tasks(entries, raw.get("data_folder"), errors)
+    stream.tasks, stream.keys = [*kept, *stream.tasks], [*(f"tasks.{task.name}" for task in kept), *stream.keys]
+    config, invalid = valid_part(config_class(), {**raw, "tasks": stream.tasks}, "", errors, instead=UNNAMED)
     if config is not None:
         config._kept = [task.name for task in kept if not task.evaluate_only]
-    if config is not None and config.order is not None and not errors:
-        config = _ordered(config, errors)
-        tasks = config.tasks
-    if config is not None:
-        errors += _check_together(config, tasks, evaluations)
-    if config is not None and not errors:
-        method = config.method_settings
-        idle = method.idle_reason(config.trained() if method.needs_past_data else config.learned())
-        errors += [] if idle is None else [f"method: {idle}"]
+        if config.order is not None and not depends("tasks", map(_key, errors)):
+            config, stream = _ordered(config, stream, errors)
+        invalid |= stream.invalid
+        found = _check_together(config, stream, evaluations, invalid)
+        if not found and not depends("tasks", [*invalid, *map(_key, errors)]):
+            method = config.method_settings
+            idle = method.idle_reason(config.trained() if method.needs_past_data else config.learned())
+            found += [] if idle is None else [f"method: {idle}"]
+        errors += [line for line in found if not depends(_key(line), invalid)]
     if errors or config is None:
         errors += _continuation(raw, errors)
         raise ConfigError(str(path), [concealed.text(error) for error in errors])
@@ -114,17 +118,27 @@ def _rename_keys(raw: Overrides, errors: list[str]) -> list[str]:
     return lines
 
 
-def _ordered(config: Config, errors: list[str]) -> Config:
-    """The config with its tasks reordered by ``order``, and without ``order``."""
+def _key(line: str) -> str:
+    """The key that an error is about."""
+    return line.partition(":")[0]
+
+
+def _ordered(config: Config, stream: Stream, errors: list[str]) -> tuple[Config, Stream]:
+    """The config and the stream with their tasks reordered by ``order``, and without ``order``."""
     indices = list(range(len(config.tasks)))
     if config.order is None or sorted(config.order) != indices:
         errors.append(f"order: must contain each of {indices} once, one per task, not {config.order}")
-        return config
-    return config.model_copy(update={"tasks": [config.tasks[i] for i in config.order], "order": None})
+        return config, stream
+    tasks, keys = [stream.tasks[i] for i in config.order], [stream.keys[i] for i in config.order]
+    ordered = config.model_copy(update={"tasks": tasks, "order": None})
+    return ordered, dataclasses.replace(stream, tasks=tasks, keys=keys)
 
 
-def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations | None) -> list[str]:
-    """Errors that depend on several keys."""
+def _check_together(
+    config: Config, stream: Stream, evaluations: Evaluations | None, invalid: Collection[str]
+) -> list[str]:
+    """Errors that depend on several keys, of which the ``invalid`` ones are at their defaults."""
+    tasks = stream.tasks
     errors = []
     for task_name in (config.model.tokenizer.train_on or []) if config.model.tokenizer else []:
         if task_name not in TASKS:
@@ -139,18 +153,19 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
         if family.rows not in config.method_settings.rows:
             kinds = " and ".join(config.method_settings.rows)
             errors.append(f"method: {config.method} is only for {kinds}, and the tasks are {family.rows}")
+    keys = {id(task): key for task, key in zip(tasks, stream.keys, strict=True)}
     tasks = [task for task in tasks if not isinstance(task, GoneTask)]
     if evaluations is not None and family is not None:
         known = evaluations(tasks)
-        keys = {name: f"tasks.{task.name}.evals" for task in tasks for name in task.evals}
-        keys |= dict.fromkeys(config.eval.tasks or [], "eval.tasks")
-        for name, key in keys.items():
-            if name not in known:
+        named = [(name, f"{keys[id(task)]}.evals") for task in tasks for name in task.evals]
+        named += [(name, "eval.tasks") for name in config.eval.tasks or []]
+        for name, key in named:
+            if name not in known and name not in stream.lost:
                 errors.append(unknown(key, name, known, "an evaluation"))
         if config.eval.task_folder is None or config.eval.task_folder.is_dir():
             general = evaluations.general_errors(config.eval.general, config.eval.task_folder, tasks)
             errors += [f"eval.general: {error}" for error in general]
-    if not config.eval.run_generated_code:
+    if not config.eval.run_generated_code and not depends("eval.tasks", invalid):
         errors += [
             f"eval.run_generated_code: must be true for {name}, which runs what the model writes, in a sandbox; "
             f"or leave {name} out of eval.tasks"
@@ -175,12 +190,19 @@ def _check_together(config: Config, tasks: list[Task], evaluations: Evaluations 
             errors.append(f"model.{key}: must be a folder or a hub name, and {model_name} is neither{advice}")
     errors += _of_tuned(config)
     errors += _of_continued(config)
-    for i, task in enumerate(tasks):
+    for task in tasks:
         try:
             task.data_spec()
         except SourceError as error:
-            errors.append(f"tasks.{i}: {error}")
-    if family is not None and tasks and (config.model.architecture is not None or Path(name).is_dir()):
+            errors.append(f"{keys[id(task)]}: {error}")
+    lengths = ("train.seq_len", *(f"{key}.train.seq_len" for key in stream.keys))
+    is_length_known = not any(depends(length, invalid) for length in lengths)
+    if (
+        family is not None
+        and tasks
+        and is_length_known
+        and (config.model.architecture is not None or Path(name).is_dir())
+    ):
         from sfa.models.building import configuration_errors  # seconds to import
 
         longest = max(config.train_of(task).seq_len for task in tasks)
@@ -267,39 +289,62 @@ def _known_steps(max_duration: str) -> int | None:
     return int(duration.value) if duration.unit == "ba" else None
 
 
-def _read(path: str | Path, overrides: Sequence[str]) -> tuple[Overrides, Concealed]:
-    """A config's mapping with interpolations resolved, and the interpolations of environment variables."""
-    files = [str(path), *(o for o in overrides if _is_file(o))]
-    errors = [f"{o}: an override is written key=value" for o in overrides if "=" not in o.lstrip("=")]
-    errors = [error for error in errors if error.partition(":")[0] not in files]
-    errors += [f"{o!r}: is not UTF-8 text" for o in overrides if re.search("[\\ud800-\\udfff]", o)]
-    for name in files:
-        try:
-            file = Path(at_home(name))
-        except ValueError as error:
-            errors.append(str(error))
-            continue
-        if not file.is_file():
-            near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.yaml")], 1)
-            errors.append(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
-    if errors:
+def _read(path: str | Path, overrides: Sequence[str], errors: list[str]) -> tuple[Overrides, Concealed]:
+    """A config's mapping with interpolations resolved, and the interpolations of environment variables. Overrides that
+    cannot be read are left out, with a line each in ``errors``.
+
+    Raises:
+        ConfigError: the file itself cannot be read, or an interpolation cannot be resolved.
+    """
+    loaded = _read_file(str(path), errors)
+    for override in overrides:
+        if re.search("[\\ud800-\\udfff]", override):
+            errors.append(f"{override!r}: is not UTF-8 text")
+        elif _is_file(override):
+            further = _read_file(override, errors)
+            loaded = loaded if loaded is None or further is None else OmegaConf.merge(loaded, further)
+        elif "=" not in override.lstrip("="):
+            errors.append(f"{override}: an override is written key=value")
+        elif loaded is not None:
+            _update(loaded, override, errors)
+    if loaded is None:
         raise ConfigError(str(path), errors)
     try:
-        loaded = read_file(path)
-        for override in overrides:
-            if _is_file(override):
-                loaded = OmegaConf.merge(loaded, read_file(override))
-                continue
-            key, _, value = override.partition("=")
-            _name_task(loaded, key)
-            OmegaConf.update(loaded, key, read_value(value, key))
         raw = OmegaConf.to_container(loaded, resolve=True)
         concealed = Concealed(OmegaConf.to_container(loaded, resolve=False), raw)
-    except Unreadable as error:
-        raise ConfigError(str(path), error.reasons) from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
+        raise ConfigError(str(path), [*errors, f"cannot be read: {reason(error)}"]) from error
     return dict(_named(raw)), concealed
+
+
+def _read_file(name: str, errors: list[str]) -> Any:
+    """A file's content; ``None`` after an error."""
+    try:
+        file = Path(at_home(name))
+        if file.exists():
+            return read_file(name)
+    except Unreadable as error:
+        errors += error.reasons
+        return None
+    except ValueError as error:
+        errors.append(str(error))
+        return None
+    near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.yaml")], 1)
+    errors.append(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
+    return None
+
+
+def _update(loaded: Any, override: str, errors: list[str]) -> None:
+    """Changes a config by ``key=value``, or adds a line to ``errors``."""
+    key, _, value = override.partition("=")
+    try:
+        parsed = read_value(value, key)
+        _name_task(loaded, key)
+        OmegaConf.update(loaded, key, parsed)
+    except Unreadable as error:
+        errors += error.reasons
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        errors.append(f"{key}: cannot be read: {reason(error)}")
 
 
 def _named(content: Any) -> Any:

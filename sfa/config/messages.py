@@ -1,7 +1,7 @@
 """Errors of a config, one line each: the key, what is allowed, and the nearest known key."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,65 @@ def validated(
     except ValidationError as error:
         errors += [_line(kind, prefix, dict(e)) for e in error.errors()]
         return None
+
+
+def valid_part(
+    kind: type[Validated],
+    values: Overrides,
+    prefix: str,
+    errors: list[str],
+    context: Any = None,
+    instead: Mapping[str, Any] | None = None,
+) -> tuple[Validated | None, set[str]]:
+    """What is valid of a section, so that what depends on several keys can be checked although one of them is wrong.
+
+    Args:
+        kind: the section's class.
+        values: its keys and values.
+        prefix: what precedes its keys in messages.
+        errors: is extended by one line per error. Errors of a section from which an invalid value was left out are not
+            added, as they may follow from that.
+        context: pydantic's validation context.
+        instead: what takes the place of required keys that are missing or invalid.
+
+    Returns:
+        The section without its invalid values, ``None`` if without them there is none; and the keys of these values,
+        with ``prefix``. Unknown keys are not among them, as nothing depends on those.
+    """
+    invalid: set[str] = set()
+    while True:
+        try:
+            return kind.model_validate(values, context=context), invalid
+        except ValidationError as error:
+            before, left = frozenset(invalid), values
+            for found in error.errors():
+                path = [str(name) for name in found["loc"] if name != "[key]"]
+                key = (prefix + ".".join(path)).rstrip(".")
+                if not depends(key, before):
+                    errors.append(_line(kind, prefix, dict(found)))
+                if found["type"] != "extra_forbidden":
+                    invalid.add(key)
+                left = _without(left, path)
+            left = {**left, **{key: value for key, value in (instead or {}).items() if key not in left}}
+            if left == values:
+                return None, invalid
+            values = left
+
+
+def depends(key: str, keys: Iterable[str]) -> bool:
+    """Whether ``key`` is, contains or belongs to one of ``keys``."""
+    return any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in keys)
+
+
+def _without(values: Overrides, path: Sequence[str]) -> Overrides:
+    """``values`` without the one at a path, or without the innermost section that should contain it."""
+    if not path:
+        return values
+    head, *rest = path
+    inner = values.get(head)
+    if rest and isinstance(inner, dict) and rest[0] in inner:
+        return {**values, head: _without(inner, rest)}
+    return {key: value for key, value in values.items() if key != head}
 
 
 def _line(kind: type[BaseModel], prefix: str, error: Overrides) -> str:

@@ -48,7 +48,7 @@ def recorded(results: Results, run: Path, overrides: Sequence[str] = (), names: 
         for task in raw.pop("tasks")
     ]
     wanted = [task for task in entries if {*names} & {task["name"], *task["evals"], *Task.declares(task["name"])}]
-    tasks = read_tasks(wanted or entries, raw.get("data_folder"), errors)
+    tasks = read_tasks(wanted or entries, raw.get("data_folder"), errors).tasks
     kept = {key: value for key, value in raw.items() if key not in PLANNED}
     config = validated(config_class(), {**kept, "tasks": tasks, "save_folder": run.parent}, "", errors)
     if errors or config is None:

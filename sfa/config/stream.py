@@ -1,11 +1,12 @@
 """The ``tasks`` of a config: a stream of tasks."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sfa.config.messages import unknown, validated
+from sfa.config.messages import unknown, valid_part, validated
 from sfa.config.schema import Train
 from sfa.data import (
     KINDS,
@@ -23,13 +24,35 @@ from sfa.methods import METHODS
 from sfa.values import LocalPath, Overrides
 
 
-def read_tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
+@dataclasses.dataclass
+class Stream:
+    """The tasks that a config lists."""
+
+    tasks: list[Task] = dataclasses.field(default_factory=list)
+    keys: list[str] = dataclasses.field(default_factory=list)
+    """Of each task, the key of the entry that it is from, like ``tasks.0``."""
+    invalid: set[str] = dataclasses.field(default_factory=set)
+    """The keys of values that the tasks lack, as they are invalid."""
+    lost: set[str] = dataclasses.field(default_factory=set)
+    """What entries without a task would be evaluated on, under its usual name."""
+
+    def add(self, task: Task, key: str, invalid: set[str]) -> None:
+        self.tasks.append(task)
+        self.keys.append(key)
+        self.invalid |= invalid
+
+    def lose(self, entry: Overrides) -> None:
+        for declares in (Task.declares, *(kind.declares for kind in KINDS)):
+            self.lost.update(declares(str(entry.get("name"))))
+
+
+def read_tasks(entries: Any, data_folder: Any, errors: list[str]) -> Stream:
     """The stream: each entry is a registered name, a mapping with a name and the task's settings, or one that makes
     several tasks of an image data set or of a folder of instructions."""
+    stream = Stream()
     if not isinstance(entries, list) or not entries:
         errors.append(f"tasks: must be a list of registered tasks ({', '.join(sorted(TASKS))}), not {entries!r}")
-        return []
-    tasks: list[Task] = []
+        return stream
     entries_of_tasks: list[Overrides] = []
     try:
         copies = TypeAdapter(LocalPath | None).validate_python(data_folder)
@@ -62,22 +85,27 @@ def read_tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
             options = dict(entry) if isinstance(entry, dict) else {"name": entry}
             kind = _kind(options, copies, f"tasks.{i}", errors)
             if kind is None:
+                stream.lose(options)
                 continue
             expanded = [options]
         for options in expanded:
-            train = options.get("train")
-            if isinstance(train, dict) and validated(Train, train, f"tasks.{i}.train.", errors) is None:
-                options["train"] = {}  # already reported; the rest is validated without it
+            train, before = options.get("train"), len(errors)
+            invalid: set[str] = set()
+            if isinstance(train, dict):
+                part, invalid = valid_part(Train, train, f"tasks.{i}.train.", errors)
+                if len(errors) > before:
+                    options["train"] = {} if part is None else part.model_dump(exclude_unset=True)
             try:
-                task = validated(kind, options, f"tasks.{i}.", errors, looking_in(copies))
+                task, also_invalid = valid_part(kind, options, f"tasks.{i}.", errors, looking_in(copies))
             except SourceError as error:
                 errors.append(f"tasks.{i}: {error}")
-                break
+                task = None
             if task is None:
+                stream.lose(options)
                 break
-            tasks.append(task)
+            stream.add(task, f"tasks.{i}", invalid | also_invalid)
             entries_of_tasks.append(options)
-    tasks = _one_head(tasks, entries_of_tasks, copies)
+    stream.tasks = tasks = _one_head(stream.tasks, entries_of_tasks, copies)
     errors[:] = list(dict.fromkeys(errors))
     if tasks and all(task.evaluate_only for task in tasks):
         errors.append("tasks: every task is held back, so nothing would be trained")
@@ -87,7 +115,7 @@ def read_tasks(entries: Any, data_folder: Any, errors: list[str]) -> list[Task]:
         errors.append(f"tasks: {name} is reserved for a stage in results; give the task another name")
     for name in sorted({name for name in names if names.count(name) > 1}):
         errors.append(f"tasks: {name} is listed {names.count(name)} times; a task may occur only once in a stream")
-    return tasks
+    return stream
 
 
 def _kind(options: Overrides, copies: Path | None, key: str, errors: list[str]) -> type[Task] | None:
