@@ -4,7 +4,7 @@ sfa claims --beds words digits --jobs 2 --out runs/claims.md
 sfa claims --beds benchmark data_folder=DIR
 sfa claims --only 10 --seeds 17 18 19 20 21
 
-Trains the sweeps that the claims need, reusing finished stages. A claim is one or more quantities, each of which must
+Trains the runs that the claims need, reusing finished stages. A claim is one or more quantities, each of which must
 be above 0: it holds if the 95 % intervals of all of them are above 0, and does not hold if any interval is below 0.
 Otherwise it is undecided, or there is no difference: the interval of a difference of scores lies within ± 0.02.
 Intervals are over seeds.
@@ -57,7 +57,9 @@ def main(arguments: list[str]) -> int:
                 continue
             if sweep_name not in runs_of:
                 seeds = [f"seeds=[{','.join(map(str, args.seeds))}]"] if args.seeds else []
-                runs = read(SWEEPS / f"{sweep_name}.yaml", [*args.overrides, *seeds], available)
+                listed = read(SWEEPS / f"{sweep_name}.yaml", [*args.overrides, *seeds], available)
+                wanted = [other for other in map(CLAIMS.get, args.only) if other and other.runs == claim.runs]
+                runs = [run for run in listed if any(other.needs(run.label) for other in wanted)]
                 failed = sweep(sweep_name, runs, console, args.jobs)
                 if failed:
                     print("\n".join(failed), file=sys.stderr)

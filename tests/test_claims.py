@@ -156,6 +156,14 @@ def test_the_last_interval_and_the_first_distance(tmp_path: Path, monkeypatch: p
     assert runs.first_distance(merged) == 7.0
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 14, 15])
+def test_a_claim_needs_no_run_but_those_it_names(number: int, tmp_path: Path) -> None:
+    runs, claim = write_runs(tmp_path), CLAIMS[number]
+    expected = claim.quantities(runs)
+    runs.runs = {label: its for label, its in runs.runs.items() if claim.needs(label)}
+    assert claim.quantities(runs) == expected
+
+
 def test_a_gain_of_nothing_leaves_a_claim_undecided(tmp_path: Path) -> None:
     runs = write_runs(tmp_path)
     for run in runs.of("sfa p=0.25"):

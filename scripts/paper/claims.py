@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -314,31 +315,70 @@ BEDS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, the kind of sweep that it needs, ``None`` for none, and the quantities that decide it."""
+    """A claim, and the quantities that decide it.
+
+    Attributes:
+        runs: the kind of sweep that it needs; ``None`` for none.
+        labels: shell patterns of the labels of the sweep's runs that it needs.
+    """
 
     text: str
     runs: str | None
     quantities: Callable[[Any], list[Quantity]]
+    labels: tuple[str, ...] = ("*",)
+
+    def needs(self, label: str) -> bool:
+        return any(fnmatchcase(label, pattern) for pattern in self.labels)
+
+
+OVER_P = ("sequential", *(f"sfa p={p}" for p in ALL_P))
 
 
 CLAIMS = {
-    1: Claim("Sequential fine-tuning forgets: task 1 falls to within 10 points of the base", "two", forgets),
-    2: Claim("SFA with p=0.25 keeps at least 60 % of the gain on task 1 and 80 % of that on task 2", "two", keeps),
-    3: Claim("Smaller p: more of task 1, less of task 2, monotonically", "two", is_monotone),
-    4: Claim("The distance from the anchor falls with p, and task 1 with the distance", "two", moves_less),
-    5: Claim("SFA's best p is within 2 points of rehearsal, without stored data", "two", reaches_rehearsal),
-    6: Claim("No β of WiSE-FT reaches SFA's curve over p", "two", lambda runs: is_below(runs, "wise_ft")),
-    7: Claim("No weights of Task Arithmetic reach it", "two", lambda runs: is_below(runs, "task_arithmetic")),
-    8: Claim("TIES does not reach it", "two", lambda runs: is_below(runs, "ties")),
+    1: Claim(
+        "Sequential fine-tuning forgets: task 1 falls to within 10 points of the base", "two", forgets, ("sequential",)
+    ),
+    2: Claim(
+        "SFA with p=0.25 keeps at least 60 % of the gain on task 1 and 80 % of that on task 2",
+        "two",
+        keeps,
+        ("sequential", "sfa p=0.25"),
+    ),
+    3: Claim(
+        "Smaller p: more of task 1, less of task 2, monotonically", "two", is_monotone, tuple(f"sfa p={p}" for p in P)
+    ),
+    4: Claim("The distance from the anchor falls with p, and task 1 with the distance", "two", moves_less, OVER_P),
+    5: Claim(
+        "SFA's best p is within 2 points of rehearsal, without stored data",
+        "two",
+        reaches_rehearsal,
+        ("sfa *", "rehearsal *"),
+    ),
+    6: Claim(
+        "No β of WiSE-FT reaches SFA's curve over p",
+        "two",
+        lambda runs: is_below(runs, "wise_ft"),
+        (*OVER_P, "wise_ft *"),
+    ),
+    7: Claim(
+        "No weights of Task Arithmetic reach it",
+        "two",
+        lambda runs: is_below(runs, "task_arithmetic"),
+        (*OVER_P, "task_arithmetic *"),
+    ),
+    8: Claim("TIES does not reach it", "two", lambda runs: is_below(runs, "ties"), (*OVER_P, "ties *")),
     9: Claim("Twenty tasks of images: SFA with p just under 1 > p=1 > sequential", "stream", stream_orders),
-    10: Claim("Each at its best setting: SFA > L2 > EWC", "penalties", best_settings),
+    10: Claim("Each at its best setting: SFA > L2 > EWC", "penalties", best_settings, ("sfa*", "l2*", "ewc*")),
     11: Claim("Three domains, both orders: SFA keeps the first two better than the others", "three", keeps_both),
     12: Claim("SFA after every step is L2 regression; EWC's step is a Fisher-weighted merge", None, identities),
     13: Claim("A stream of instruction tasks: the first one's loss rises with every task", "instructions", rises),
     14: Claim(
-        "The last interval decides how much is kept: p=0.75 does as p=0.25 does", "two", depends_on_the_last_interval
+        "The last interval decides how much is kept: p=0.75 does as p=0.25 does",
+        "two",
+        depends_on_the_last_interval,
+        OVER_P,
     ),
-    15: Claim("The distance at the first merge predicts what is kept", "two", first_distance_predicts),
+    15: Claim("The distance at the first merge predicts what is kept", "two", first_distance_predicts, OVER_P),
 }
 
 
