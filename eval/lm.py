@@ -10,13 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from eval.shared_prompts import ALIKE, Prompt, SharedPrompts, Tokens
+from eval.shared_prompts import UNLIMITED, Prompt, SharedPrompts, Tokens, alike, longest_shared
 from sfa.data.source import SourceError
 from sfa.data.template import Layout
 from sfa.data.tokens import Encoder
 from sfa.families.text import position_count
-
-UNLIMITED = 2**31  # tokens
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 
@@ -101,14 +99,13 @@ class LiveLM(HFLM):
         contexts: dict[Tokens, list[int]] = {}
         for i, (_, context, _) in enumerate(requests):
             contexts.setdefault(tuple(context), []).append(i)
-        prompts = []
+        prompts, room = [], self._longest_shared()
         for tokens, indices in contexts.items():
             beginnings = dict.fromkeys(tuple(requests[i][2][:-1]) for i in indices)
-            if len(beginnings) > 1:
-                prompts.append(Prompt(tokens, tuple(filter(None, beginnings))))
-        scores: dict[int, tuple[float, bool]] = {}
-        if prompts and self._cache() is not None:
-            scores = self._scores_after(prompts, contexts, requests, batch_size)
+            prompt = Prompt(tokens, tuple(filter(None, beginnings)))
+            if len(beginnings) > 1 and len(prompt) + len(prompt.tree()) <= room:
+                prompts.append(prompt)
+        scores = self._scores_after(prompts, contexts, requests, batch_size)
         shared: dict[Tokens, list[int]] = {}
         for i, (_, context, continuation) in enumerate(requests):
             if i not in scores:
@@ -129,11 +126,14 @@ class LiveLM(HFLM):
         """The scores of all requests of ``prompts``, by their indices in ``requests``."""
         scores = {}
         with torch.no_grad(), self._precision():
-            for prompt, logits in SharedPrompts(self.model, self._new_cache, batch_size).logits(prompts):
+            for prompt, logits in SharedPrompts(self.model, batch_size).logits(prompts):
                 logs = {b: each.log_softmax(-1, dtype=self.softmax_dtype) for b, each in logits.items()}
                 for i in contexts[prompt.tokens]:
                     scores[i] = _score(logs[tuple(requests[i][2][:-1])], requests[i][2])
         return scores
+
+    def _longest_shared(self) -> int:
+        return longest_shared(self.model)
 
     def _last_logs(self, rows: Sequence[Tokens], wanted: Sequence[int]) -> Iterator[Tensor]:
         """For each row of tokens, the log-probabilities after each of its last ``wanted`` ones, ``[wanted, vocab]``."""
@@ -209,12 +209,9 @@ class LiveLM(HFLM):
         from which rows cannot be removed."""
         if self.backend != "causal" or not self.model._supports_default_dynamic_cache():
             return None
-        cache = self._new_cache()
+        cache = DynamicCache(config=self.config.get_text_config(decoder=True))
         plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
         return cache if plain else None
-
-    def _new_cache(self) -> DynamicCache:
-        return DynamicCache(config=self.config.get_text_config(decoder=True))
 
     def _ended(self, stop: Sequence[str], start: int, ends: Tensor) -> Callable[[Tensor], Tensor]:
         """A function that returns for each row whether its last token ends it, as one of ``ends`` or part of a stop
@@ -255,18 +252,6 @@ def _score(logs: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
     tokens = torch.tensor(continuation, device=logs.device)
     scored = logs[-len(tokens) :]
     return float(scored.gather(1, tokens[:, None]).sum()), bool((scored.argmax(-1) == tokens).all())
-
-
-def alike(rows: Sequence[Tokens], most: int) -> Iterator[list[Tokens]]:
-    """Batches of at most ``most`` rows of similar length, longest first."""
-    batch: list[Tokens] = []
-    for row in sorted(rows, key=lambda row: (-len(row), row)):
-        if batch and (len(batch) == most or len(row) < ALIKE * len(batch[0])):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 class _Any(StoppingCriteria):

@@ -1,18 +1,25 @@
-"""Log-probabilities of several continuations of one prompt, which is computed once."""
+"""Log-probabilities of several continuations of one prompt, which is computed once.
+
+The beginnings of the continuations follow their prompt in one row, as a tree: a token attends to the prompt and to the
+tokens before it in its own continuation, and its position is the one that it has there.
+"""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 Tokens = tuple[int, ...]
+Row = TypeVar("Row", bound=Sized)
 
 # A row joins a batch if it has at least this fraction of the longest row's length: the rest would be padding.
 ALIKE = 0.9
+UNLIMITED = 2**31  # tokens
 
 
 @dataclass(frozen=True)
@@ -22,64 +29,98 @@ class Prompt:
     tokens: Tokens
     beginnings: tuple[Tokens, ...]
 
+    def tree(self) -> list[Tokens]:
+        """Every beginning up to each of its tokens, once; none comes before its own beginning."""
+        return list(dict.fromkeys(b[:n] for b in self.beginnings for n in range(1, len(b) + 1)))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
 
 class SharedPrompts:
-    """Computes prompts, and then their continuations from the prompts' keys and values.
+    """Computes prompts together with their continuations.
 
     Args:
-        model: a causal language model with a key-value cache.
-        new_cache: makes an empty cache for it.
-        batch_size: the most rows, and so the most copies of a prompt's keys and values, at once; one prompt's
-            beginnings may be more.
+        model: a causal language model that takes any mask.
+        batch_size: the most prompts at once.
     """
 
-    def __init__(self, model: Any, new_cache: Callable[[], DynamicCache], batch_size: int):
-        self.model, self.new_cache, self.batch_size = model, new_cache, batch_size
-        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    def __init__(self, model: Any, batch_size: int):
+        self.model, self.batch_size = model, batch_size
 
     def logits(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, dict[Tokens, Tensor]]]:
         """For each prompt, the logits after it, then after every token of each beginning: ``[1 + len(beginning),
         vocabulary]``; those after the prompt alone stand under ``()``."""
-        for batch in self._batches(prompts):
+        for batch in alike(prompts, self.batch_size):
             yield from zip(batch, self._of_batch(batch), strict=True)
 
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
-        batch: list[Prompt] = []
-        for prompt in sorted(prompts, key=lambda prompt: (-len(prompt.tokens), prompt.tokens)):
-            rows = sum(len(other.beginnings) for other in [*batch, prompt])
-            if batch and (rows > self.batch_size or len(prompt.tokens) < ALIKE * len(batch[0].tokens)):
-                yield batch
-                batch = []
-            batch.append(prompt)
-        if batch:
-            yield batch
-
     def _of_batch(self, prompts: Sequence[Prompt]) -> list[dict[Tokens, Tensor]]:
-        """Prompts are padded on the left, so that what follows is next to them, and beginnings on the right."""
-        longest = max(len(prompt.tokens) for prompt in prompts) + 1  # a mask that masks nothing is slow, see lm.py
-        mask = torch.tensor([[0] * (longest - len(p.tokens)) + [1] * len(p.tokens) for p in prompts])
-        ids = torch.tensor([[0] * (longest - len(p.tokens)) + [*p.tokens] for p in prompts])
-        cache = self.new_cache()
-        last = self._forward(ids, mask, cache, logits_to_keep=1)[:, -1]
-        owners = [i for i, prompt in enumerate(prompts) for _ in prompt.beginnings]
-        beginnings = [beginning for prompt in prompts for beginning in prompt.beginnings]
-        width = max(map(len, beginnings))
-        cache.batch_select_indices(torch.tensor(owners, device=last.device))
-        following = torch.tensor([[*b] + [0] * (width - len(b)) for b in beginnings])
-        given = torch.tensor([[1] * len(b) + [0] * (width - len(b)) for b in beginnings])
-        after = self._forward(following, torch.cat([mask[owners], given], 1), cache)
-        found: list[dict[Tokens, Tensor]] = [{(): last[i : i + 1]} for i in range(len(prompts))]
-        for owner, beginning, row in zip(owners, beginnings, after, strict=True):
-            found[owner][beginning] = torch.cat([last[owner : owner + 1], row[: len(beginning)]])
+        """Prompts are padded on the left, so that the positions whose logits are wanted are the same in all rows, and
+        trees on the right."""
+        trees = [prompt.tree() for prompt in prompts]
+        start, after = max(map(len, prompts)), max(map(len, trees))
+        shape = (len(prompts), start + after)
+        ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        seen = torch.eye(start + after, dtype=torch.bool).repeat(len(prompts), 1, 1)  # padding attends to itself
+        places = [{node: start + place for place, node in enumerate(tree)} for tree in trees]
+        for row, (prompt, place) in enumerate(zip(prompts, places, strict=True)):
+            first, end = start - len(prompt), start + len(place)
+            ids[row, first:end] = torch.tensor([*prompt.tokens, *(node[-1] for node in place)])
+            positions[row, first:start] = torch.arange(len(prompt))
+            seen[row, first:start, first:start] = torch.ones(len(prompt), len(prompt)).tril().bool()
+            seen[row, start:end, first:start] = True
+            for node, at in place.items():
+                positions[row, at] = len(prompt) + len(node) - 1
+                if len(node) > 1:
+                    seen[row, at] |= seen[row, place[node[:-1]]]
+        found = []
+        for prompt, place, logits in zip(prompts, places, self._forward(ids, positions, seen, after + 1), strict=True):
+            after_prompt = {(): start - 1} | place
+            paths = [(), *prompt.beginnings]
+            wanted = {path: [after_prompt[path[:n]] + 1 - start for n in range(len(path) + 1)] for path in paths}
+            found.append({path: logits[rows] for path, rows in wanted.items()})
         return found
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: DynamicCache, **options: Any) -> Tensor:
-        """Logits ``[rows, tokens, vocabulary]`` of ``ids``, which follow what ``cache`` holds; ``mask`` covers both."""
-        device = self.model.device
-        if self.takes_positions:
-            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            options["position_ids"] = positions.to(device)
+    def _forward(self, ids: Tensor, positions: Tensor, seen: Tensor, keep: int) -> Tensor:
+        """Logits ``[rows, keep, vocabulary]`` of the last positions of ``ids``."""
+        device, dtype = self.model.device, self.model.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
         logits: Tensor = self.model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), past_key_values=cache, use_cache=True, **options
+            input_ids=ids.to(device),
+            position_ids=positions.to(device),
+            attention_mask=mask[:, None].to(device),
+            use_cache=False,
+            logits_to_keep=keep,
         ).logits
         return logits
+
+
+def longest_shared(model: Any) -> int:
+    """The most tokens of a row in which continuations may share their prompt: 0 if ``model`` has other state than keys
+    and values, distances that do not follow from the positions it is given, or attention that takes no mask of its
+    own; a layer's window if it has one, as a mask replaces that."""
+    config = model.config.get_text_config(decoder=True)
+    takes = {"position_ids", "past_key_values"} <= {*inspect.signature(model.forward).parameters}
+    if not takes or not model._supports_default_dynamic_cache() or getattr(config, "alibi", False):
+        return 0
+    if config._attn_implementation not in ("eager", "sdpa"):
+        return 0
+    layers = DynamicCache(config=config).layers
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return 0
+    windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    if "local" in getattr(config, "attention_layers", ()):  # of GPT-Neo
+        windows.append(config.window_size)
+    return min(windows, default=UNLIMITED)
+
+
+def alike(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
+    """Batches of at most ``most`` rows of similar length, longest first."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: (-len(row), repr(row))):
+        if batch and (len(batch) == most or len(row) < ALIKE * len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

@@ -25,8 +25,8 @@ Asked = list[tuple[str, list[str]]]  # prompts, each with its choices
 class Separate(LiveLM):
     """Computes the prompt for each choice that starts differently."""
 
-    def _cache(self) -> None:
-        return None
+    def _longest_shared(self) -> int:
+        return 0
 
 
 def run(setup: Setup) -> list[Row]:
