@@ -104,8 +104,9 @@ class Anchor:
     @torch.no_grad()
     def measure_and_merge(self, shards: dict[str, Tensor], beta: float | Mapping[str, float]) -> float:
         """:meth:`merge_into`, with one β or one for each tensor, and returns ‖θ − θ_o‖² before the merge, over this
-        rank's shards and summed in float64. One pass: each bucket is measured while it is in the cache, or on the GPU.
-        Add the ranks' values before taking the root; the merge with one β multiplies the distance by (1−β)."""
+        rank's shards; sums of buckets are added in float64. One pass: each bucket is measured while it is in the cache,
+        or on the GPU. Add the ranks' values before taking the root; the merge with one β multiplies the distance by
+        (1−β)."""
         total: Any = 0.0
         check_same(shards, self.shards)
         scratch = torch.empty(HOST_BYTES, dtype=torch.uint8)
@@ -117,7 +118,7 @@ class Anchor:
 
     @torch.no_grad()
     def squared_distance(self, shards: dict[str, Tensor]) -> float:
-        """‖θ − θ_o‖² over this rank's shards, summed in float64."""
+        """‖θ − θ_o‖² over this rank's shards; sums of buckets are added in float64."""
         check_same(shards, self.shards)
         scratch = torch.empty(HOST_BYTES, dtype=torch.uint8)
         return float(sum(_squared_distance(theta, theta_o, scratch) for theta, theta_o in buckets(shards, self.shards)))
@@ -131,7 +132,7 @@ class Anchor:
 
     @torch.no_grad()
     def squared_norm(self) -> float:
-        """‖θ_o‖² over this rank's shards, summed in float64."""
+        """‖θ_o‖² over this rank's shards; sums of buckets are added in float64."""
         return float(sum(_squared(theta_o) for (theta_o,) in buckets(self.shards)))
 
 
