@@ -7,6 +7,7 @@ from composer.models import ComposerModel
 from torch import Tensor
 
 from sfa.families import family_of
+from sfa.models.outline import blocks_of
 
 
 class StageModel(ComposerModel):
@@ -27,8 +28,8 @@ class StageModel(ComposerModel):
         self.processor = processor
         self.cpu_bf16 = cpu_bf16
         self.family = family_of(model.config)
-        blocks = set(getattr(model, "_no_split_modules", None) or [])
-        model.fsdp_wrap_fn = lambda module: type(module).__name__ in blocks
+        blocks = {*blocks_of(model)}
+        model.fsdp_wrap_fn = lambda module: module in blocks
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """See :meth:`sfa.families.Family.logits`."""

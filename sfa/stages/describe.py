@@ -4,6 +4,7 @@ import errno
 import shutil
 from collections.abc import Sequence
 
+import torch
 from rich import filesize
 
 from sfa.config.schema import Config
@@ -12,7 +13,7 @@ from sfa.families import Family
 from sfa.models.outline import PAPER, Outline
 from sfa.runs import is_made, stage_folder
 from sfa.schedule import Duration
-from sfa.stages.needs import BFLOAT16, FLOAT32, PROCESS, needs_of, optimizer_text
+from sfa.stages.needs import BFLOAT16, FLOAT32, PROCESS, gathered, needs_of, optimizer_text
 from sfa.stages.plan import Merge, Stage, Training, plan, topological_order
 from sfa.stages.reachable import is_there, unreachable
 
@@ -83,10 +84,13 @@ def _resources(config: Config, stages: Sequence[Stage], outline: Outline) -> lis
     if holding and not lora:
         is_on_device = any(getattr(method, "anchor_device", "") == "device" for method in holding)
         held += f"; the anchor {size_of(size)} / {ranks} in {'device' if is_on_device else 'host'} memory"
-    without = {"ddp": "activations and what DDP copies of gradients on several ranks"}
-    without["fsdp2"] = "activations, gathered layers and their gradients"
-    if config.parallelism != "fsdp2":
+    if config.parallelism == "fsdp2" and not lora:
+        is_mixed = all(stage.precision == "amp_bf16" for stage in trainings) and torch.cuda.is_available()
+        held += f"; up to {size_of(gathered(outline, is_mixed))} of gathered weights and their gradients"
+    elif config.parallelism != "fsdp2":
         held += "".join(f"; {text}" for text in _during_a_step(trainings, outline, bool(lora)))
+    without = {"ddp": "activations and what DDP copies of gradients on several ranks"}
+    without |= {"fsdp2": "activations and gathered weights"} if lora else {}
     held += f"; the process {size_of(PROCESS)} of host memory; without {without.get(config.parallelism, 'activations')}"
     checkpoints = 2 * FLOAT32 if lora else needs.checkpoints  # they hold frozen weights too
     return [

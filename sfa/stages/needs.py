@@ -42,6 +42,22 @@ class Needs:
         return FLOAT32 * copies * outline.largest
 
 
+def gathered(outline: Outline, is_mixed: bool) -> int:
+    """Bytes of a rank under FSDP2 beside its shards while gradients are computed: whole weights, their gradients, and
+    the buffers by which a block comes and its gradient goes. The weights outside of blocks stay whole until the end,
+    when the gradients of all of them are there. What gloo copies besides is not counted.
+
+    Args:
+        outline: of the model.
+        is_mixed: whether FSDP2 gathers bfloat16 and adds up float32.
+    """
+    whole = BFLOAT16 if is_mixed else FLOAT32
+    added = 2 * outline.largest if outline.is_shared else 0  # see Needs.while_added
+    block = 3 * whole + FLOAT32  # weights, the next block's, gradients; and those that are being reduced
+    at_the_end = whole * (outline.outside + added) + FLOAT32 * outline.block
+    return whole * outline.outside + max(block * outline.block, at_the_end, FLOAT32 * outline.outside)
+
+
 def needs_of(trains: Iterable[Train]) -> Needs:
     """Of the most demanding of several trainings; of weights and gradients alone if there is none."""
     trains = list(trains)
