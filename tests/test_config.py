@@ -146,6 +146,8 @@ def test_an_error_of_one_check_hides_no_other(
         (["model.architecture=5", "model.name=x"], {"model.architecture"}),
         (["tasks=[nope,{name: law, tos: {source: ./none}}]", "seed=-1"], {"tasks.0", "tasks.1", "seed"}),
         (["tasks=[arithmetic]", "method=sfa", "eval.batch_size=0"], {"method", "eval.batch_size"}),
+        (["tasks=[arithmetic]", "method=sfa", "from_run=./none"], {"from_run"}),
+        (["tasks=[arithmetic]", "method=sfa", "model.base=5"], {"model.base"}),
     ],
 )
 def test_nothing_is_concluded_from_what_stands_for_an_invalid_value(

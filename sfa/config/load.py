@@ -80,7 +80,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), evaluations: Evaluatio
             config, stream = _ordered(config, stream, errors)
         invalid |= stream.invalid
         found = _check_together(config, stream, evaluations, invalid)
-        if not found and not depends("tasks", [*invalid, *map(_key, errors)]):
+        wrong = [*invalid, *map(_key, errors)]
+        if not found and not any(depends(key, wrong) for key in ("tasks", "from_run", "model")):
             method = config.method_settings
             idle = method.idle_reason(config.trained() if method.needs_past_data else config.learned())
             found += [] if idle is None else [f"method: {idle}"]
