@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sfa import config as configs
 from sfa.config import ConfigError, Evaluations
-from sfa.config.reading import Unreadable, read_value, reason, written
+from sfa.config.messages import valid_part
+from sfa.config.reading import Unreadable, reason, update, written
 from sfa.config.reading import read_file as read_yaml
 from sfa.config.schema import Config
 from sfa.runs import run_folder
@@ -94,16 +95,25 @@ def read(
     Raises:
         ConfigError: with all errors of the sweep or of one of its runs.
     """
-    file, others = read_file(path, overrides, kind)
+    errors: list[str] = []
+    file, others = _read_file(path, overrides, kind, errors)
+    if file is None:
+        raise ConfigError(str(path), errors)
     runs: list[SweepRun] = []
     repeats = itertools.product(file.seeds, [*file.orders] if file.orders else [None])
     for (seed, order), entry in itertools.product(list(repeats), file.runs):
         row = {key: entry[key] for key in kind.row_keys if key in entry}
         grid = {key: value for key, value in entry.items() if key not in kind.row_keys}
         config = path.parent / row.get("config", file.config)
-        expanded = expand(config, [grid], [seed], [*_written(file.set), *others], evaluations, [order])
+        try:
+            expanded = expand(config, [grid], [seed], [*_written(file.set), *others], evaluations, [order])
+        except ConfigError as error:
+            errors += error.errors
+            continue
         suffix = f" ({config.stem})" if "config" in row else ""
         runs += [replace(run, label=run.label + suffix, row=row) for run in expanded]
+    if errors:
+        raise ConfigError(str(path), list(dict.fromkeys(errors)))
     _check_names(runs)
     return runs
 
@@ -114,29 +124,41 @@ def read_file(path: Path, overrides: Sequence[str], kind: type[File]) -> tuple[F
     Raises:
         ConfigError: with all errors of the sweep.
     """
+    errors: list[str] = []
+    file, of_runs = _read_file(path, overrides, kind, errors)
+    if file is None or errors:
+        raise ConfigError(str(path), errors)
+    return file, of_runs
+
+
+def _read_file(
+    path: Path, overrides: Sequence[str], kind: type[File], errors: list[str]
+) -> tuple[File | None, list[str]]:
+    """:func:`read_file` with its errors in ``errors``, and then only what is valid of the file: ``None`` if it has no
+    runs or no config."""
     of_sweep = [override for override in overrides if override.startswith(("seeds=", "orders="))]
     of_runs = [override for override in overrides if override not in of_sweep]
     try:
         loaded = read_yaml(path)
-        for key, _, value in (override.partition("=") for override in of_sweep):
-            OmegaConf.update(loaded, key, read_value(value, key))
-        loaded = OmegaConf.to_container(loaded)
-        if isinstance(loaded, dict) and "runs" not in loaded and {"model", "tasks"} & loaded.keys():
-            raise ConfigError(str(path), ["is the config of one run: vary it with --over, or name a sweep's file"])
-        file = kind.model_validate(loaded)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(str(path), lines) from error
+        for override in of_sweep:
+            update(loaded, override, errors)
+        content: Any = OmegaConf.to_container(loaded)
     except Unreadable as error:
-        raise ConfigError(str(path), error.reasons) from error
+        errors += error.reasons
+        return None, of_runs
     except OmegaConfBaseException as error:
-        raise ConfigError(str(path), [f"cannot be read: {reason(error)}"]) from error
+        errors.append(f"cannot be read: {reason(error)}")
+        return None, of_runs
+    if "runs" not in content and {"model", "tasks"} & content.keys():
+        errors.append("is the config of one run: vary it with --over, or name a sweep's file")
+        return None, of_runs
+    file, _ = valid_part(kind, content, "", errors)
+    if file is None:
+        return None, of_runs
     keys = [(f"set.{key}", key) for key in file.set if key != "name"]
     keys += [(f"runs.{i}.{key}", key) for i, entry in enumerate(file.runs) for key in entry]
     keys += [(override, override.partition("=")[0]) for override in of_runs if not override.startswith("name=")]
-    wrong = [f"{where}: is set by the sweep, with {SWEEP_KEYS[key]}" for where, key in keys if key in SWEEP_KEYS]
-    if wrong:
-        raise ConfigError(str(path), wrong)
+    errors += [f"{where}: is set by the sweep, with {SWEEP_KEYS[key]}" for where, key in keys if key in SWEEP_KEYS]
     return file, of_runs
 
 
@@ -159,12 +181,18 @@ def expand(
         orders: orders of the stream's tasks for every combination; ``None``: the config's.
 
     Raises:
-        ConfigError: with the errors of the first run that has any.
+        ConfigError: with the errors of all runs; those of single runs begin with their labels.
     """
     empty = [key for grid in grids for key, values in grid.items() if values == []]
     if empty:
         raise ConfigError(str(config), [f"{key}: is varied over no value" for key in empty])
-    stem = configs.load(config, overrides, evaluations).name
+    errors: list[str] = []
+    stem = "unnamed"
+    try:
+        stem = configs.load(config, overrides, evaluations).name
+    except ConfigError as error:
+        errors += error.errors
+    of_all = frozenset(errors)
     points = [
         dict(zip(grid, values, strict=True))
         for grid in map(_dotted, grids)
@@ -177,8 +205,14 @@ def expand(
         name = "-".join([stem, _folder_name(label), *places, str(seed)])
         settings = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
         arguments = (str(config), *overrides, *_written(settings))
-        loaded = configs.load(config, arguments[1:], evaluations)
+        try:
+            loaded = configs.load(config, arguments[1:], evaluations)
+        except ConfigError as error:
+            errors += [f"{label}: {line}" for line in error.errors if line not in of_all]
+            continue
         runs.append(SweepRun(label, point, arguments, loaded, None if order is None else tuple(order)))
+    if errors:
+        raise ConfigError(str(config), list(dict.fromkeys(errors)))
     _check_names(runs)
     return runs
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import train
+from eval import available
 from scripts import executor, sweep
 from scripts.interval import half_width
 from scripts.paper import bars, tradeoff
@@ -85,6 +86,17 @@ def test_a_wrong_sweep_exits_2_and_says_why(
     assert message in capsys.readouterr().err
     with pytest.raises(ConfigError):
         read(tmp_path / "absent.yaml")
+
+
+def test_the_errors_of_a_sweep_and_of_all_its_runs_are_reported_at_once(tmp_path: Path) -> None:
+    """Those of all runs once, those of single ones with their labels."""
+    text = "seeds: [1, 2, x]\nfigure: []\nruns: [{method: sfaa}, {method: sfa, sfa.beta: [2, 0.5]},\n"
+    text += "  {method: l2, l2.strenght: 1}, {method: l2, seed: 3}]\n"
+    with pytest.raises(ConfigError) as caught:
+        read(written(tmp_path, text), ["orders=017", "train.lr=-1", "eval.tasks=[nope]"], available)
+    begun = ["orders: ", "seeds.2: ", "figure: ", "runs.3.seed: ", "train.lr: ", "eval.tasks: ", "sfaa: method: "]
+    begun += ["sfa beta=2: sfa.beta: ", "l2 strenght=1: l2.strenght: "]
+    assert [next(start for start in begun if line.startswith(start)) for line in caught.value.errors] == begun
 
 
 def test_a_sweep_runs_goes_on_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from sfa.config import loggers
 from sfa.config.concealed import Concealed
 from sfa.config.continued import continue_run
 from sfa.config.messages import depends, unknown, valid_part, validated
-from sfa.config.reading import Unreadable, read_file, read_value, reason
+from sfa.config.reading import Unreadable, read_file, reason, update
 from sfa.config.schema import Config, config_class
 from sfa.config.stream import Stream, read_tasks
 from sfa.data import TASKS, Conversations, Task, runs_generated_code
@@ -307,7 +307,8 @@ def _read(path: str | Path, overrides: Sequence[str], errors: list[str]) -> tupl
         elif "=" not in override.lstrip("="):
             errors.append(f"{override}: an override is written key=value")
         elif loaded is not None:
-            _update(loaded, override, errors)
+            _name_task(loaded, override.partition("=")[0])
+            update(loaded, override, errors)
     if loaded is None:
         raise ConfigError(str(path), errors)
     try:
@@ -333,19 +334,6 @@ def _read_file(name: str, errors: list[str]) -> Any:
     near = difflib.get_close_matches(file.name, [f.name for f in file.parent.glob("*.yaml")], 1)
     errors.append(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
     return None
-
-
-def _update(loaded: Any, override: str, errors: list[str]) -> None:
-    """Changes a config by ``key=value``, or adds a line to ``errors``."""
-    key, _, value = override.partition("=")
-    try:
-        parsed = read_value(value, key)
-        _name_task(loaded, key)
-        OmegaConf.update(loaded, key, parsed)
-    except Unreadable as error:
-        errors += error.reasons
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        errors.append(f"{key}: cannot be read: {reason(error)}")
 
 
 def _named(content: Any) -> Any:

@@ -60,6 +60,17 @@ def read_value(text: str, key: str) -> Any:
         raise Unreadable(f"{key}: cannot be read: {reason(error)}") from error
 
 
+def update(content: Any, override: str, errors: list[str]) -> None:
+    """Changes an OmegaConf object by ``key=value``, or adds a line to ``errors``."""
+    key, _, value = override.partition("=")
+    try:
+        OmegaConf.update(content, key, read_value(value, key))
+    except Unreadable as error:
+        errors += error.reasons
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        errors.append(f"{key}: cannot be read: {reason(error)}")
+
+
 def written(value: Any) -> str:
     """A value as one line of YAML, for ``key=value``."""
     if isinstance(value, str):

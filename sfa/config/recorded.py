@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sfa.config.load import ConfigError, load
 from sfa.config.messages import validated
-from sfa.config.reading import read_value, reason
+from sfa.config.reading import reason, update
 from sfa.config.schema import Config, config_class
 from sfa.config.stream import read_tasks
 from sfa.data import Task
@@ -34,15 +34,16 @@ def recorded(results: Results, run: Path, overrides: Sequence[str] = (), names: 
     Raises:
         UsageError: with all errors, such as data that are gone.
     """
+    errors: list[str] = []
     try:
         content: Any = OmegaConf.create(dict(results["config"]))
         for override in overrides:
-            key, _, value = override.partition("=")
-            OmegaConf.update(content, key, read_value(value, key))
+            update(content, override, errors)
         raw: dict[str, Any] = OmegaConf.to_container(content, resolve=True)  # type: ignore[assignment]
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UsageError(f"the config of {run} cannot be read: {reason(error)}") from error
-    errors: list[str] = []
+    if errors:
+        raise UsageError("\n".join(errors))
     entries = [
         {key: value for key, value in task.items() if value is not None and key != "evaluate_only"}
         for task in raw.pop("tasks")
