@@ -20,7 +20,8 @@ from tabulate import tabulate
 
 from eval import available
 from scripts import cells, files
-from scripts.paper.claims import BEDS, CLAIMS, SWEEPS, Decided, Runs, matrix, table
+from scripts.paper.claims import BEDS, CLAIMS, SWEEPS, Decided, matrix, table
+from scripts.paper.measured import Runs
 from scripts.paper.sweeps import read
 from scripts.paper.verdicts import EQUAL, decide
 from scripts.sweep import sweep

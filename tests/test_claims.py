@@ -11,8 +11,9 @@ from scipy import stats
 
 from scripts import claims as command
 from scripts.interval import half_width
-from scripts.paper import claims
-from scripts.paper.claims import BEDS, CLAIMS, Runs, margin
+from scripts.paper import claims, measured
+from scripts.paper.claims import BEDS, CLAIMS, margin
+from scripts.paper.measured import Runs
 from scripts.paper.sweeps import read, read_file
 from scripts.paper.verdicts import Quantity, decide
 
@@ -152,7 +153,7 @@ def test_the_last_interval_and_the_first_distance(tmp_path: Path, monkeypatch: p
     merged = runs.of("sfa p=0.5")[0]
     merged["stages"][1]["merge_steps"] = [1, 2]
     merges = [{"l2_before": 7.0}, {"l2_before": 9.0}]
-    monkeypatch.setattr(claims, "read_manifest_of", lambda folder, fingerprint: {"merges": merges})
+    monkeypatch.setattr(measured, "read_manifest_of", lambda folder, fingerprint: {"merges": merges})
     assert runs.first_distance(merged) == 7.0
 
 
