@@ -244,7 +244,7 @@ BEDS = {
     "words_code": Bed({"two": "words_code"}, "Math", "Code"),
     "words_three": Bed({"three": "words_orders"}),
     "benchmark": Bed({"two": "benchmark"}, "DBpedia", "AG News"),
-    "digits": Bed({"penalties": "mnist"}, "even", "odd"),
+    "digits": Bed({"two": "digits", "penalties": "mnist"}, "even", "odd"),
     "glyphs": Bed({"stream": "glyphs"}),
     "instructions": Bed({"instructions": "instructions"}),
 }
