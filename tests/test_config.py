@@ -74,7 +74,7 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
     ("overrides", "message"),
     [
         (["method=sfaa"], "did you mean sfa?"),
-        (["sfa.every=5ba"], "sfa: give either p or every; to use every where a file sets p, add sfa.p=null"),
+        (["sfa.every=5ba"], "sfa: give either p or every; to use one where a file sets the other, add sfa.p=null or"),
         (["method=sfa", "sfa.p=0.01"], "sfa.p: 0.01 of 10 steps is less than one step; allowed from 1/10 to 1"),
         (["sfa.p=0"], "sfa.p: must be greater than 0, not 0"),
         (["model.name=x"], "model: set either name (pretrained) or architecture (random weights)"),

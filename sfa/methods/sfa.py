@@ -82,8 +82,12 @@ class SFA(Method):
 
     @model_validator(mode="after")
     def _consistent(self) -> SFA:
-        if self.when is None and (self.p is None) == (self.every is None):
-            raise ValueError("give either p or every; to use every where a file sets p, add sfa.p=null")
+        if self.p is None and self.every is None and self.when is None:
+            raise ValueError("give p, every or when: all of them are null")
+        if self.when is None and self.p is not None and self.every is not None:
+            raise ValueError(
+                "give either p or every; to use one where a file sets the other, add sfa.p=null or sfa.every=null"
+            )
         if self.when is not None and (self.p is not None or self.every is not None):
             raise ValueError("give either p, every or when; to use when where a file sets another, set that to null")
         if self.when is not None and self.beta_end is not None:
