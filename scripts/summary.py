@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from scripts import cells
-from scripts.interval import format_mean_interval
+from scripts.interval import format_mean_interval, mean_interval
 from scripts.series import base_scores, scores
 from sfa.records import Results
 from sfa.runs import has_results, read_scored
@@ -17,6 +17,8 @@ METRICS = ("average", "forgetting", "backward transfer", "forward transfer", "ne
 GENERAL = ("prior suite", "its change")  # columns of runs that score it
 DIGITS = {**dict.fromkeys((*METRICS, *GENERAL), 3), "seconds": 0, "peak MiB": 0, "stored examples": 0,
           "L2 from anchor": 1}  # fmt: skip
+INTERVALS = "± is half a 95 % interval over seeds and orders of tasks."
+COMPARED = ("average", "gain kept", "new task score")
 FEW = 6  # the most evaluations for which each has a column
 FORMULAS = [
     "aᵢⱼ: score on task j after stage i, or its loss with the sign changed; stage 0 is the base, n the last.",
@@ -58,17 +60,28 @@ def _lower_is_better(run: Results) -> set[str]:
     return {row["evaluation"] for row in run.get("general", []) if row.get("lower_is_better")}
 
 
-def table(runs: Sequence[LabelledRun]) -> str:
-    """Markdown: a row per label, mean ± half a 95 % interval over its seeds and orders, the best average first."""
+def table(runs: Sequence[LabelledRun], baseline: str | None = None) -> str:
+    """Markdown: a row per label, mean ± half a 95 % interval over its seeds and orders, the best average first; then,
+    with a ``baseline``, :func:`differences`."""
     notes = "\n".join(f"- {formula}" for formula in FORMULAS)
     lines = cells.markdown([head(runs), *rows(runs)])
-    return f"{lines}\n\n± is half a 95 % interval over seeds and orders of tasks.\n\n{notes}"
+    text = f"{lines}\n\n{INTERVALS}\n\n{notes}"
+    if baseline is None:
+        return text
+    return f"{text}\n\n{_about_differences(baseline)}\n\n{cells.markdown(differences(runs, baseline))}"
 
 
-def terminal_table(runs: Sequence[LabelledRun], width: int) -> str:
+def terminal_table(runs: Sequence[LabelledRun], width: int, baseline: str | None = None) -> str:
     """:func:`table` for a terminal of ``width`` characters."""
-    notes = ["± is half a 95 % interval over seeds and orders of tasks.", *FORMULAS]
-    return f"{cells.plain([head(runs), *rows(runs)], width)}\n\n{cells.paragraphs(notes, width)}"
+    text = f"{cells.plain([head(runs), *rows(runs)], width)}\n\n{cells.paragraphs([INTERVALS, *FORMULAS], width)}"
+    if baseline is None:
+        return text
+    compared = cells.plain(differences(runs, baseline), width)
+    return f"{text}\n\n{cells.paragraphs([_about_differences(baseline)], width)}\n\n{compared}"
+
+
+def _about_differences(baseline: str) -> str:
+    return f"Less {baseline}, paired by seed and order of tasks: mean [95 % interval], the number of pairs."
 
 
 def head(runs: Sequence[LabelledRun]) -> list[str]:
@@ -95,6 +108,30 @@ def rows(runs: Sequence[LabelledRun]) -> list[list[str]]:
         line = [label, *({**summary_cells, **score_cells}.get(name, "–") for name in _columns(runs))]
         ranked.append((math.inf if math.isnan(worse) else worse, line))
     return [line for _, line in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def differences(runs: Sequence[LabelledRun], baseline: str) -> list[list[str]]:
+    """Cells of the differences to the label ``baseline``, header first, in the order of :func:`rows`: metrics and final
+    scores of the runs with the same seed and order of tasks, mean and 95 % interval over these pairs."""
+    by_label: dict[str, dict[tuple[int | str, ...], dict[str, float]]] = {}
+    for label, run in runs:
+        values = {name: value for name, value in figures(run).items() if name in COMPARED} | scores(run, -1)
+        by_label.setdefault(label, {})[run["seed"], *(task["name"] for task in run["config"]["tasks"])] = values
+    columns = [name for name in _columns(runs) if name in (*COMPARED, *_evaluations(runs))]
+    base = by_label.get(baseline, {})
+    lines = [[name if name != "average" else _average(runs) for name in ["method", *columns, "pairs"]]]
+    for label, *_ in rows(runs):
+        pairs = [(values, base[repeat]) for repeat, values in by_label[label].items() if repeat in base]
+        if label != baseline:
+            lines.append([label, *(_difference(pairs, name) for name in columns), str(len(pairs))])
+    return lines
+
+
+def _difference(pairs: Sequence[tuple[dict[str, float], dict[str, float]]], name: str) -> str:
+    if not pairs or not all(name in values for pair in pairs for values in pair):
+        return "–"
+    mean, half = mean_interval([ours[name] - theirs[name] for ours, theirs in pairs])
+    return f"{mean:+.3f}" + (f" [{mean - half:+.3f}, {mean + half:+.3f}]" if len(pairs) > 1 else "")
 
 
 def _columns(runs: Sequence[LabelledRun]) -> list[str]:

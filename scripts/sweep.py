@@ -189,6 +189,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--launcher", default="", help="command that starts a stage's train.py, instead of --ranks")
     parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster; local starts one here")
     parser.add_argument("--name", help="of the sweep; default: the file's name")
+    parser.add_argument("--against", metavar="LABEL", help="also compare every method with this one, seed by seed")
     parser.add_argument("--out", type=files.path, help="also write the table to this Markdown file")
     args = parser.parse_intermixed_args(arguments)
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -212,6 +213,9 @@ def main(arguments: list[str]) -> int:
         TypeAdapter(FileName).validate_python(name)
     except ValidationError:
         parser.error(f"--name names a file in save_folder, so it cannot be {name[:220]!r}")
+    labels = list(dict.fromkeys(run.label for run in runs))
+    if args.against is not None and args.against not in labels:
+        parser.error(f"--against names a run of the sweep, not {args.against!r}: {', '.join(labels)}")
     if runs[0].config.dry_run:
         print(describe_sweep(name, runs))
         return 0
@@ -219,12 +223,12 @@ def main(arguments: list[str]) -> int:
     failed = sweep(name, runs, console, args.jobs, args.ranks, args.ray, launcher)
     results = finished(runs)
     if results:
-        print(f"\n{terminal_table(results, terminal_width())}")
+        print(f"\n{terminal_table(results, terminal_width(), args.against)}")
         if args.out:
             command_line = f"python -m scripts.sweep {shlex.join(arguments)}"
             seeds = sorted({run.config.seed for run in runs})
             about = f"{code(command_line)}\n\nSeeds {seeds}, {hardware()}, {time.strftime('%Y-%m-%d')}."
-            files.write(args.out, f"{about}\n\n{table(results)}\n")
+            files.write(args.out, f"{about}\n\n{table(results, args.against)}\n")
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

@@ -63,3 +63,29 @@ def test_a_task_that_is_never_trained_counts_only_in_the_average() -> None:
     assert metrics["forgetting"] == pytest.approx(0.9 - 0.5) and metrics["backward_transfer"] == pytest.approx(
         0.5 - 0.9
     )
+
+
+def test_differences_to_a_baseline_are_paired_by_seed_and_order() -> None:
+    """Each seed's own difference, whatever the seeds have in common: 0.1, 0.1 and 0.2 of the average."""
+    finals = {1: 0.2, 2: 0.5, 3: 0.8}
+    better = {1: 0.1, 2: 0.1, 3: 0.2}
+    runs = []
+    for seed, final in finals.items():
+        for label, more in (("plain", 0.0), ("better", 2 * better[seed])):
+            results = run([final + more, 0.5], [0.9, 0.1], metric="acc")
+            runs.append((label, {**results, "seed": seed}))
+    once = {**run([0.9, 0.9], [0.9, 0.1], metric="acc"), "seed": 3}
+    runs.append(("once", once))
+    runs.append(("reversed", {**once, "config": {**once["config"], "tasks": once["config"]["tasks"][::-1]}}))
+    header, *lines = summary.differences(runs, "plain")
+    assert header == ["method", "average", "new task score", "gain kept", "a", "b", "pairs"]
+    found = {line[0]: dict(zip(header[1:], line[1:], strict=True)) for line in lines}
+    assert list(found) == ["once", "reversed", "better"]
+    mean, half = 0.4 / 3, 4.302653 * math.sqrt(1 / 300) / math.sqrt(3)  # Student's t, two degrees of freedom
+    assert found["better"]["average"] == f"+{mean:.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+    assert found["better"]["b"] == "+0.000 [+0.000, +0.000]" and found["better"]["pairs"] == "3"
+    assert found["once"]["a"] == "+0.100" and found["once"]["pairs"] == "1"
+    assert set(found["reversed"].values()) == {"–", "0"}
+    assert "Less plain, paired by seed and order of tasks" in summary.table(runs, "plain")
+    assert "paired" not in summary.table(runs)
+    assert "Less plain" in summary.terminal_table(runs, 100, "plain")

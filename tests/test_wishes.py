@@ -198,6 +198,7 @@ def test_a_file_that_cannot_be_a_config_or_a_sweep(
         ([], "is the config of one run: vary it with --over, or name a sweep's file"),
         (["--over", "sfa.p", "1", "--orders", "x"], "--orders takes places of tasks, like [0,2,1], not x"),
         (["--over", "sfa.p", "1", "--orders", "[a]"], "--orders takes places of tasks, like [0,2,1], not ['a']"),
+        (["--over", "sfa.p", "1", "--against", "p=1"], "--against names a run of the sweep, not 'p=1': sfa.p=1"),
         (["--over", "sfa.p", "1", "--name", "../x"], "--name names a file in save_folder, so it cannot be '../x'"),
         (["--over", "sfa.p", "1", "--name", ""], "--name names a file in save_folder, so it cannot be ''"),
         (["--over", "sfa.p", "1", "--name", "x" * 5000], "--name names a file in save_folder, so it cannot be 'xxx"),
