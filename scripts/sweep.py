@@ -1,6 +1,6 @@
 """Runs a sweep: trains every stage that its runs need once, each in its own process, then writes the runs' results.
 
-sfa sweep yamls/sweeps/methods.yaml --out results/methods.md
+sfa sweep yamls/sweeps/methods.yaml --out runs/methods.md
 sfa sweep yamls/sweeps/methods.yaml seeds=[17] eval.limit=50 --jobs 2
 sfa sweep yamls/quickstart.yaml --over method sfa --over sfa.p 1 0.5 0.25 0.1 --seeds 17 18 19
 
