@@ -126,3 +126,8 @@ def test_memory_and_disk_are_those_of_the_optimizer(
     (disk,) = [line for line in lines if line.startswith("disk: ")]
     assert memory.startswith(f"memory: {count * trained / 2**10:.1f} KiB / 1 per rank")
     assert disk.endswith(f"and up to {count * checkpoints / 2**10:.1f} KiB for checkpoints while a stage trains")
+
+
+def test_adapters_alone_need_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(config(folder, "first", "second"), capsys, "model.lora={rank: 2}")
+    assert "disk: adapters alone for 3 models, and for checkpoints while a stage trains" in lines

@@ -2,24 +2,28 @@
 
 import json
 from collections.abc import Sequence
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from composer.core import State
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import train
 from scripts import evaluate
-from sfa import merge_steps
+from sfa import SFA, merge_steps
 from sfa.data import registered
 from sfa.data.batches import BatchSchedule
 from sfa.data.packing import Arrays
 from sfa.methods.sfa import SFA as Averaging
 from sfa.models.tokenizer_training import train_tokenizer
 from sfa.stages import training
+from sfa.stages.callbacks import Stopper
 from tests.small import QUICKSTART, SMALL
 from tests.test_sources import SCHEMAS, jsonl, numbered
 
@@ -114,6 +118,47 @@ def test_a_stream_of_adapters_merges_the_adapters(tmp_path: Path, capsys: pytest
     assert evaluate.main(command) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / 'llama'}, which the adapters in {folders[1]} were trained on, has changed" in line
+
+
+@pytest.mark.parametrize("parallelism", ["none", "fsdp2"])
+def test_a_checkpoint_holds_only_adapters_and_resumes_bitwise(
+    parallelism: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted before and after the first merge. The model under the adapters is read again."""
+    config = {**adapted_stream(tmp_path), "parallelism": parallelism}
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole = run(tmp_path / "whole", config)
+    for stop in (3, 7):
+        with monkeypatch.context() as patch:
+            patch.setattr(Stopper, "batch_end", partialmethod(stop_in_the_second_task, stop=stop))
+            with pytest.raises(AssertionError, match="130"):
+                run(tmp_path / "cut", config)
+        (checkpoint,) = (tmp_path / "cut").glob("stages/*/checkpoints/*")
+        assert checkpoint.name.startswith(f"ep0-ba{stop}") or checkpoint.name.startswith(f"ep1-ba{stop}")
+        names = [name for name in names_in(checkpoint) if name.startswith("state.model.")]
+        assert len(names) == 28 and all("lora_" in name for name in names)  # A and B of seven projections, two layers
+    resumed = run(tmp_path / "cut", config)
+    for ours, theirs in zip(adapters(tmp_path / "cut", resumed), adapters(tmp_path / "whole", whole), strict=True):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def stop_in_the_second_task(stopper: Stopper, state: State, logger: Any, stop: int) -> None:
+    averages = any(isinstance(algorithm, SFA) for algorithm in state.algorithms)
+    stopper.requested = averages and int(state.timestamp.batch) >= stop
+
+
+def names_in(checkpoint: Path) -> list[str]:
+    """The names of a checkpoint's tensors, of a file or of a folder of shards."""
+    if checkpoint.is_dir():
+        return list(FileSystemReader(checkpoint).read_metadata().state_dict_metadata)
+    model = torch.load(checkpoint, weights_only=False)["state"]["model"]
+    return [f"state.model.{name}" for name in model]
+
+
+def adapters(folder: Path, results: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
+    models = [folder / "stages" / stage["fingerprint"] / "model" for stage in results["stages"]]
+    return [load_file(model / "adapter_model.safetensors") for model in models]
 
 
 def test_products_of_adapters_are_averaged_if_asked_for(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from composer.models import ComposerModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfa.families import family_of
 from sfa.models.outline import blocks_of
@@ -20,9 +20,11 @@ class StageModel(ComposerModel):
         model: the ``transformers`` model.
         processor: its tokenizer or image processor.
         cpu_bf16: compute in bfloat16 on CPU, where Composer allows only float32; weights stay float32.
+        omits_frozen: leave weights that are not trained out of checkpoints: those of a model under adapters, which is
+            read again to resume.
     """
 
-    def __init__(self, model: Any, processor: Any, cpu_bf16: bool = False):
+    def __init__(self, model: Any, processor: Any, cpu_bf16: bool = False, omits_frozen: bool = False):
         super().__init__()
         self.model = model
         self.processor = processor
@@ -30,6 +32,9 @@ class StageModel(ComposerModel):
         self.family = family_of(model.config)
         blocks = {*blocks_of(model)}
         model.fsdp_wrap_fn = lambda module: module in blocks
+        if omits_frozen:
+            self.register_state_dict_post_hook(_omit_frozen)
+            self.register_load_state_dict_pre_hook(_leave_frozen)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """See :meth:`sfa.families.Family.logits`."""
@@ -60,3 +65,19 @@ class StageModel(ComposerModel):
     def sequence_losses(self, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """See :meth:`sfa.families.Family.losses`."""
         return self.family.losses(outputs, batch)
+
+
+def _omit_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in _frozen(module):
+        state.pop(prefix + name, None)
+
+
+def _leave_frozen(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Frozen weights that a checkpoint lacks stay as they are."""
+    for name, weight in _frozen(module).items():
+        state.setdefault(prefix + name, weight)
+
+
+def _frozen(module: nn.Module) -> dict[str, Tensor]:
+    named = module.named_parameters(remove_duplicate=False)
+    return {name: weight.detach() for name, weight in named if not weight.requires_grad}

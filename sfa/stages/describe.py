@@ -76,10 +76,11 @@ def _resources(config: Config, stages: Sequence[Stage], outline: Outline) -> lis
     ranks = "ranks" if config.parallelism == "fsdp2" else "1"
     held = f"{size_of(needs.training * parameters)} / {ranks} per rank for float32 weights, gradients and "
     held += optimizer_text(trains)
-    disk = f"{size_of(size * len(stages))} for {len(stages)} models"
+    disk = f"{size_of(size * len(stages))} for {len(stages)} models, and up to "
+    disk += f"{size_of(needs.checkpoints * parameters)} for checkpoints while a stage trains"
     if lora:
         held = f"{size_of(size)} / {ranks} per rank for float32 weights"
-        disk = f"adapters alone for {len(stages)} models"
+        disk = f"adapters alone for {len(stages)} models, and for checkpoints while a stage trains"
     holding = [stage.method for stage in trainings if stage.method.holds_anchor]
     if holding and not lora:
         is_on_device = any(getattr(method, "anchor_device", "") == "device" for method in holding)
@@ -92,11 +93,10 @@ def _resources(config: Config, stages: Sequence[Stage], outline: Outline) -> lis
     without = {"ddp": "activations and what DDP copies of gradients on several ranks"}
     without |= {"fsdp2": "activations and gathered weights"} if lora else {}
     held += f"; the process {size_of(PROCESS)} of host memory; without {without.get(config.parallelism, 'activations')}"
-    checkpoints = 2 * FLOAT32 if lora else needs.checkpoints  # they hold frozen weights too
     return [
         f"parameters: {parameters:,}" + (f", frozen, with adapters of rank {lora.rank}" if lora else ""),
         f"memory: {held}",
-        f"disk: {disk}, and up to {size_of(checkpoints * parameters)} for checkpoints while a stage trains",
+        f"disk: {disk}",
     ]
 
 

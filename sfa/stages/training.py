@@ -110,9 +110,10 @@ def train(stage: Training, context: Context) -> tuple[Cost, list[TimedScore]]:
         for past in stage.past
     ]
     fit = Fit(total, epoch, seed, context.model(stage.start), past_tasks, memory if buffer else None, report)
+    has_adapters = hasattr(bare, "peft_config")
     bare = stage.method.tuned(bare, fit)
     composer_precision, cpu_bf16 = _precision(stage.precision)
-    model = StageModel(bare, processor, cpu_bf16)
+    model = StageModel(bare, processor, cpu_bf16, omits_frozen=has_adapters)
     if settings.activation_checkpointing:
         bare.gradient_checkpointing_enable({"use_reentrant": False})
     algorithms = stage.method.algorithms(fit)
