@@ -13,6 +13,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sfa-p", type=float, dest="p", help="fraction of the training between merges")
     parser.add_argument("--sfa-every", dest="every", help="instead of p, like 50ba")
     parser.add_argument("--sfa-beta", type=float, default=0.5, dest="beta", help="weight of the old weights")
+    parser.add_argument("--sfa-beta-end", type=float, dest="beta_end", help="that of the last merge, if β changes")
     parser.add_argument("--sfa-anchor", dest="anchor", help="folder or hub name of the model with the old weights")
     parser.add_argument("--sfa-merge", default="factors", dest="merge", help="of LoRA: factors or product")
     ours, theirs = parser.parse_known_args(arguments)

@@ -205,6 +205,21 @@ def test_interrupted_before_at_and_after_a_merge_and_resumed_is_bitwise_the_same
     assert_close(weights(again), algorithm_1(model(), kind=kind, theta_o=theta_o))
 
 
+@pytest.mark.parametrize("at", [2, 4, 9])
+def test_a_beta_that_falls_falls_on_after_an_interruption(at: int, tmp_path: Path) -> None:
+    falling: dict[str, Any] = {"p": P, "beta": 0.75, "beta_end": 0.25}
+    whole, again, saving = model(), model(), {"save_strategy": "steps", "save_steps": 1}
+    first, callback = SFACallback(**falling), SFACallback(**falling)
+    trainer(whole, tmp_path, [first], **saving).train()
+    fit = trainer(again, tmp_path / "again", [callback], **saving)
+    fit.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
+    for merges in (first.averager.merges, callback.averager.merges):
+        assert [merge["beta"] for merge in merges] == pytest.approx([9 / 12, 7 / 12, 5 / 12, 3 / 12])
+        for merge in merges:
+            assert merge["l2_after"] == pytest.approx((1 - merge["beta"]) * merge["l2_before"], rel=1e-5)
+    assert_close(weights(again), weights(whole), 0)
+
+
 def test_a_resumed_fit_with_another_anchor_is_refused(tmp_path: Path) -> None:
     network = model()
     trainer(network, tmp_path, [SFACallback(p=P)], save_strategy="steps", save_steps=5).train()

@@ -124,6 +124,17 @@ def test_interrupted_before_at_and_after_a_merge_and_resumed_is_bitwise_the_same
         fit(model(seed=3), tmp_path, [SFACallback(p=P)], checkpoint=checkpoint)
 
 
+def test_a_beta_that_falls_falls_on_after_an_interruption(tmp_path: Path) -> None:
+    whole, again = model(), model()
+    keeper = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(whole, tmp_path, [SFACallback(p=P, beta=0.75, beta_end=0.25), keeper])
+    callback = SFACallback(p=P, beta=0.75, beta_end=0.25)
+    fit(again, tmp_path, [callback], checkpoint=tmp_path / "step=4.ckpt")
+    betas = [merge["beta"] for merge in callback.averager.merges]
+    assert betas == pytest.approx([9 / 12, 7 / 12, 5 / 12, 3 / 12])
+    assert_close(weights(again), weights(whole), 0)
+
+
 def test_a_training_that_is_stopped_is_merged_before_its_last_checkpoint(tmp_path: Path) -> None:
     network, callback = model(), SFACallback(p=P)
     keeper = ModelCheckpoint(tmp_path, "last", save_on_train_epoch_end=True)

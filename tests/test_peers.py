@@ -59,6 +59,8 @@ def test_axolotls_own_plugin_manager_finds_the_callback(
     if given:
         trainer(network, tmp_path, callbacks).train()
         assert_close(weights(network), algorithm_1(model()))
+    (callback,) = manager.add_callbacks_pre_trainer(DictDefault({"sfa_p": 0.25, "sfa_beta_end": 0.1}), network)
+    assert callback.averager.weighting.end == 0.1
 
 
 def test_llamafactory_is_started_with_the_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +78,8 @@ def test_llamafactory_is_started_with_the_callback(tmp_path: Path, monkeypatch: 
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "llamafactory.train.tuner", tuner)
     monkeypatch.setattr(sys, "argv", ["sfa.llamafactory"])
+    llamafactory.main(["train.yaml", "--sfa-p", "0.3", "--sfa-beta-end", "0.1"])
+    assert received["callbacks"][0].averager.weighting.end == 0.1
     llamafactory.main(["train.yaml", "--sfa-p", "0.3", "lora_rank=8"])
     assert received["argv"] == ["train.yaml", "lora_rank=8"]
     network, (callback,) = model(), received["callbacks"]

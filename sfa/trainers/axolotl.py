@@ -19,6 +19,7 @@ class SFAArguments(BaseModel):
     sfa_anchor: str | None = None
     sfa_anchor_device: str = "cpu"
     sfa_merge: str = "factors"
+    sfa_beta_end: float | None = None
 
 
 class SFAPlugin(BasePlugin):

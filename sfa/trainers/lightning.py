@@ -28,6 +28,7 @@ class SFACallback(Callback):
         anchor: θ_o: a folder of a model or of adapters, or a name on the hub; defaults to the weights at the start.
         anchor_device: ``"cpu"`` keeps θ_o in (pinned) host memory, ``"device"`` keeps it on the parameters' device.
         merge: of LoRA, ``"factors"`` averages A and B, each for itself, ``"product"`` the products B·A.
+        beta_end: β of the last merge, with linear steps from ``beta`` over the merges; defaults to ``beta``.
 
     Attributes:
         averager: the averager, with the merges since the start.
@@ -45,8 +46,9 @@ class SFACallback(Callback):
         anchor: str | None = None,
         anchor_device: Literal["cpu", "device"] = "cpu",
         merge: Literal["factors", "product"] = "factors",
+        beta_end: float | None = None,
     ):
-        self.averager = Averager(None, None, p, every, beta, anchor, anchor_device, merge)
+        self.averager = Averager(None, None, p, every, beta, anchor, anchor_device, merge, beta_end=beta_end)
         if self.averager.interval.unit not in ("dur", "ba", "ep"):
             raise ValueError(f"Lightning counts steps (ba) and epochs (ep), not {every}")
         self._built: Anchor | None = None  # the weights before a checkpoint is loaded
