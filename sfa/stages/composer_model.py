@@ -67,12 +67,12 @@ class StageModel(ComposerModel):
         return self.family.losses(outputs, batch)
 
 
-def _omit_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def _omit_frozen(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
     for name in _frozen(module):
         state.pop(prefix + name, None)
 
 
-def _leave_frozen(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+def _leave_frozen(module: nn.Module, state: dict[str, Tensor], prefix: str, *others: Any) -> None:
     """Frozen weights that a checkpoint lacks stay as they are."""
     for name, weight in _frozen(module).items():
         state.setdefault(prefix + name, weight)
