@@ -44,12 +44,13 @@ class Train(Section):
     precision: Literal["auto", "fp32", "amp_bf16"] = Field("auto", description="auto: amp_bf16 on a GPU, else fp32")
     activation_checkpointing: bool = Field(False, description="recomputes activations instead of storing them")
     compile: bool = Field(False, description="torch.compile")
+    fused: bool | None = Field(None, description="torch's fused optimizer, one pass a step; null: AdamW on a GPU")
     save_interval: Interval = Field("0.25dur", description="between checkpoints")
     workers: int = Field(0, ge=0, description="processes per rank that prefetch batches; for augmented images")
 
     def weights_spec(self) -> Spec:
         """The settings that determine weights; the others affect rounding, speed or safety."""
-        without = {"microbatch_size", "save_interval", "activation_checkpointing", "compile", "workers"}
+        without = {"microbatch_size", "save_interval", "activation_checkpointing", "compile", "fused", "workers"}
         if self.long_rows == "drop":  # omitted at its default
             without.add("long_rows")
         return self.model_dump(mode="json", exclude=without)

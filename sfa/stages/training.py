@@ -229,8 +229,10 @@ def release(trainer: Trainer) -> None:
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if train.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-    fused = torch.cuda.is_available()
+        return torch.optim.SGD(
+            parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay, fused=train.fused
+        )
+    fused = torch.cuda.is_available() if train.fused is None else train.fused
     return torch.optim.AdamW(parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=fused)
 
 
