@@ -17,13 +17,15 @@ from sfa.data.tokens import Encoder
 from sfa.families.text import position_count
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
+WORTH_SHARING = 8  # tokens in which all contexts of a batch begin, from which on these are computed once
 
 
 class LiveLM(HFLM):
     """Tokenizes as in training, see :class:`sfa.data.tokens.Encoder`, and cuts the middle of a too long context, not
     its start. For a decoder, three things that lm-eval computes and discards are skipped: logits of positions that are
     not scored, with their softmax over the vocabulary; padding up to the longest of many rows; and finished rows of a
-    generation until the last one has finished. Everything else is lm-eval's.
+    generation until the last one has finished. What all prompts of a batch begin with, such as examples, is computed
+    once. Everything else is lm-eval's.
 
     Attributes:
         cut: tasks and row numbers of the contexts that were too long.
@@ -167,7 +169,8 @@ class LiveLM(HFLM):
         mask = options.pop("attention_mask")
         ended = self._ended(stop, context.shape[1], ends)
         written = context.new_full((len(context), max_length), self.tokenizer.eos_token_id)
-        ids, rows = context, torch.arange(len(context), device=context.device)
+        ids, mask = self._after_beginning(context, mask, max_length, cache)
+        rows = torch.arange(len(context), device=context.device)
         while len(rows) and ids.shape[1] < max_length:
             with self._precision():
                 generated = self.model.generate(
@@ -182,12 +185,33 @@ class LiveLM(HFLM):
                     **options,
                 )
             ids = generated.sequences
-            written[rows, : ids.shape[1]] = ids
+            written[rows, context.shape[1] : ids.shape[1]] = ids[:, context.shape[1] :]
             unfinished = (~ended(ids)).nonzero()[:, 0]
             mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
             ids, mask, rows = ids[unfinished], mask[unfinished], rows[unfinished]
             cache.batch_select_indices(unfinished)
+        written[:, : context.shape[1]] = context
         return self._without_rest(written, context.shape[1], ends)
+
+    def _after_beginning(
+        self, context: Tensor, mask: Tensor, max_length: int, cache: DynamicCache
+    ) -> tuple[Tensor, Tensor]:
+        """``context`` and ``mask`` with the tokens in which all contexts begin, such as an instruction or examples,
+        before the padding. Those are computed once, into ``cache``, where continuations may share them."""
+        lengths = mask.sum(1)
+        rows = [row[-length:] for row, length in zip(context, lengths.tolist(), strict=True)]
+        first = torch.stack([row[: int(lengths.min()) - 1] for row in rows])
+        same = int((first == first[0]).all(0).long().cumprod(0).sum())
+        if len(rows) == 1 or same < WORTH_SHARING or max_length > self._longest_shared():
+            return context, mask
+        fewer = {"logits_to_keep": 1} if self.model._supports_logits_to_keep() else {}
+        with torch.no_grad(), self._precision():
+            self.model(input_ids=rows[0][None, :same], past_key_values=cache, use_cache=True, **fewer)
+        cache.batch_repeat_interleave(len(rows))
+        kept = torch.arange(context.shape[1], device=context.device) >= (context.shape[1] - lengths + same)[:, None]
+        ids = context.masked_fill(~kept, self.tokenizer.pad_token_id)[:, same:]
+        beginning = rows[0][:same].expand(len(rows), same)
+        return torch.cat([beginning, ids], 1), torch.cat([torch.ones_like(beginning), kept[:, same:].long()], 1)
 
     def _ends(self) -> Tensor:
         """The tokens that end a text: the model's, and the one that ends a response in training."""

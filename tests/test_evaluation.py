@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,13 @@ def test_choices_share_their_prompt(model: Any, tokenizer: PreTrainedTokenizerBa
     assert shared < sum(computed) / 8
 
 
+@pytest.mark.parametrize("beginning", ["", "Jane has 3 apples and 12 pears. "])
 def test_what_is_written_is_what_lm_eval_writes(
-    any_model: Any, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+    beginning: str, any_model: Any, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows end at different lengths: by stop strings, by one of two ends of text, and by the most that is allowed."""
-    contexts = [row["prompt"][-n * 5 :] for n, row in enumerate(registered("arithmetic").rows("test")[:20], 1)]
+    rows = registered("arithmetic").rows("test")[:20]
+    contexts = [beginning + row["prompt"][-n * 5 :] for n, row in enumerate(rows, 1)]
     lms = [kind(pretrained=any_model, tokenizer=tokenizer, batch_size=7) for kind in (LiveLM, HFLM)]
 
     def written(until: list[str]) -> list[list[str]]:
@@ -175,6 +178,24 @@ def test_what_is_written_is_what_lm_eval_writes(
     assert ours == theirs
     if not any_model.config.is_encoder_decoder:
         assert len({len(tokenizer(text)["input_ids"]) for text in theirs}) >= 4
+
+
+def test_what_all_prompts_begin_with_is_computed_once(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    examples = "".join(f"{n} and {n + 1} are {2 * n + 1}. " for n in range(20))
+    contexts = [f"{examples}{n} and 1 are" for n in range(8)]
+    computed: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, options: computed.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    lm = LiveLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    options = {"until": [], "max_gen_toks": 1, "do_sample": False}
+    with contextlib.ExitStack() as stack:
+        stack.callback(hook.remove)
+        lm.generate_until(instances("generate_until", [(context, dict(options)) for context in contexts]))
+    encoded = [tokenizer(context)["input_ids"] for context in contexts]
+    same = len(list(takewhile(lambda tokens: len({*tokens}) == 1, zip(*encoded, strict=False))))
+    assert same > 100
+    assert sum(computed) == same + len(contexts) * (max(map(len, encoded)) - same)
 
 
 def test_rows_of_a_batch_are_about_as_long() -> None:
