@@ -186,33 +186,35 @@ def expand(
     empty = [key for grid in grids for key, values in grid.items() if values == []]
     if empty:
         raise ConfigError(str(config), [f"{key}: is varied over no value" for key in empty])
-    errors: list[str] = []
-    stem = "unnamed"
+    stem, alone = None, []
     try:
         stem = configs.load(config, overrides, evaluations).name
-    except ConfigError as error:
-        errors += error.errors
-    of_all = frozenset(errors)
+    except ConfigError as error:  # which the runs may mend
+        alone = error.errors
     points = [
         dict(zip(grid, values, strict=True))
         for grid in map(_dotted, grids)
         for values in itertools.product(*(v if isinstance(v, list) else [v] for v in grid.values()))
     ]
-    runs = []
+    runs: list[SweepRun] = []
+    failed: list[tuple[str, list[str]]] = []
     for seed, order, point in itertools.product(seeds, orders, points):
         label = _label(point)
         places = [] if order is None else [("" if len(order) <= 10 else ".").join(map(str, order))]
-        name = "-".join([stem, _folder_name(label), *places, str(seed)])
-        settings = {**point, "seed": seed, "name": name, **({} if order is None else {"order": list(order)})}
-        arguments = (str(config), *overrides, *_written(settings))
+        settings = {**point, "seed": seed, **({} if order is None else {"order": list(order)})}
         try:
+            first = stem or configs.load(config, [*overrides, *_written(settings)], evaluations).name
+            name = "-".join([first, _folder_name(label), *places, str(seed)])
+            arguments = (str(config), *overrides, *_written({**settings, "name": name}))
             loaded = configs.load(config, arguments[1:], evaluations)
         except ConfigError as error:
-            errors += [f"{label}: {line}" for line in error.errors if line not in of_all]
+            failed.append((label, error.errors))
             continue
         runs.append(SweepRun(label, point, arguments, loaded, None if order is None else tuple(order)))
-    if errors:
-        raise ConfigError(str(config), list(dict.fromkeys(errors)))
+    if failed:
+        of_all = [line for line in alone if not runs and all(line in lines for _, lines in failed)]
+        of_one = [f"{label}: {line}" for label, lines in failed for line in lines if line not in of_all]
+        raise ConfigError(str(config), list(dict.fromkeys([*of_all, *of_one])))
     _check_names(runs)
     return runs
 

@@ -99,6 +99,20 @@ def test_the_errors_of_a_sweep_and_of_all_its_runs_are_reported_at_once(tmp_path
     assert [next(start for start in begun if line.startswith(start)) for line in caught.value.errors] == begun
 
 
+def test_what_the_runs_mend_is_no_error(tmp_path: Path) -> None:
+    """The config alone is wrong: p is too small, the learning rate negative, the schedule unknown."""
+    wrong = ["method=sfa", "sfa.every=null", "sfa.p=0.001", "train.lr=-1", "train.schedule=cosin"]
+    mended = "train.lr: 0.1, train.schedule: linear"
+    runs = read(written(tmp_path, f"runs: [{{method: [sequential, l2], {mended}}}]\n"), wrong)
+    assert [run.config.name for run in runs] == [
+        f"mnist-{method}-train.lr-0.1-train.schedule-linear-17" for method in ("sequential", "l2")
+    ]
+    with pytest.raises(ConfigError) as caught:
+        read(written(tmp_path, f"runs: [{{method: [l2, sfa], {mended}}}, {{method: l2}}]\n"), wrong)
+    begun = ["sfa train.lr=0.1 ", "train.lr: must be", "train.schedule: must be"]
+    assert [next(start for start in begun if line.startswith(start)) for line in caught.value.errors] == begun
+
+
 def test_a_sweep_runs_goes_on_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "seeds: [3, 4]\nruns:\n- method: [sequential, multitask]\n"
     text += "- {method: rehearsal, rehearsal.fraction: [0.1, 0.2]}\n"
