@@ -169,11 +169,11 @@ class LiveLM(HFLM):
         mask = options.pop("attention_mask")
         ended = self._ended(stop, context.shape[1], ends)
         written = context.new_full((len(context), max_length), self.tokenizer.eos_token_id)
-        ids, mask = self._after_beginning(context, mask, max_length, cache)
         rows = torch.arange(len(context), device=context.device)
-        while len(rows) and ids.shape[1] < max_length:
-            with self._precision():
-                generated = self.model.generate(
+        with self._precision():  # once, as it casts every weight
+            ids, mask = self._after_beginning(context, mask, max_length, cache)
+            while len(rows) and ids.shape[1] < max_length:
+                ids = self.model.generate(
                     input_ids=ids,
                     attention_mask=mask,
                     past_key_values=cache,
@@ -183,13 +183,12 @@ class LiveLM(HFLM):
                     return_dict_in_generate=True,
                     use_cache=True,
                     **options,
-                )
-            ids = generated.sequences
-            written[rows, context.shape[1] : ids.shape[1]] = ids[:, context.shape[1] :]
-            unfinished = (~ended(ids)).nonzero()[:, 0]
-            mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
-            ids, mask, rows = ids[unfinished], mask[unfinished], rows[unfinished]
-            cache.batch_select_indices(unfinished)
+                ).sequences
+                written[rows, context.shape[1] : ids.shape[1]] = ids[:, context.shape[1] :]
+                unfinished = (~ended(ids)).nonzero()[:, 0]
+                mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+                ids, mask, rows = ids[unfinished], mask[unfinished], rows[unfinished]
+                cache.batch_select_indices(unfinished)
         written[:, : context.shape[1]] = context
         return self._without_rest(written, context.shape[1], ends)
 
@@ -205,7 +204,7 @@ class LiveLM(HFLM):
         if len(rows) == 1 or same < WORTH_SHARING or max_length > self._longest_shared():
             return context, mask
         fewer = {"logits_to_keep": 1} if self.model._supports_logits_to_keep() else {}
-        with torch.no_grad(), self._precision():
+        with torch.no_grad():
             self.model(input_ids=rows[0][None, :same], past_key_values=cache, use_cache=True, **fewer)
         cache.batch_repeat_interleave(len(rows))
         kept = torch.arange(context.shape[1], device=context.device) >= (context.shape[1] - lengths + same)[:, None]
