@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from huggingface_hub import HfApi, constants
 from PIL import Image
+from safetensors.torch import load as load_weights
 
 import train
 from eval.evaluator import Evaluations
@@ -69,6 +71,25 @@ def test_what_changes_the_weights_changes_the_fingerprint(
 @pytest.mark.parametrize("changed", COUNTS_NOT)
 def test_what_leaves_the_weights_leaves_the_fingerprint(changed: str, plain: tuple[str, bytes], tmp_path: Path) -> None:
     assert made(tmp_path, changed) == plain
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD"])
+def test_a_fused_optimizer_only_rounds_differently(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer, used = getattr(torch.optim, kind), []
+
+    class Watched(optimizer):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **options)
+            used.append(self.defaults["fused"])
+
+    monkeypatch.setattr(torch.optim, kind, Watched)
+    options = [f"train.optimizer={kind.lower()}", "train.lr=0.001"]
+    plain = made(tmp_path / "plain", *options, "train.fused=false")
+    fused = made(tmp_path / "fused", *options, "train.fused=true")
+    assert used == [False, False, True, True]
+    assert fused[0] == plain[0]
+    for name, weights in load_weights(plain[1]).items():
+        torch.testing.assert_close(load_weights(fused[1])[name], weights, rtol=1e-4, atol=1e-6)
 
 
 def pictures(folder: Path, colour: int) -> Path:
