@@ -230,6 +230,7 @@ def test_a_models_folder_that_cannot_be_read_or_trained(
     [
         (["train.max_duration=1ep", "train.global_batch_size=500"], "1ep of one's 25 sequences is less than one step"),
         (["train.max_duration=1ep", "method=sfa", "sfa.p=0.001"], "sfa.p: 0.001 of 12 steps is less than one step"),
+        (["train.max_duration=1ep", "method=rehearsal", "rehearsal.fraction=0.01"], "24 sequences is less than one"),
         (["method=sfa", "sfa.p=null"], "sfa: give p, every or when: all of them are null"),
         (["model.config.max_position_embeddings=16"], "train.seq_len: 32 is longer than the 16 positions"),
         (["model.config.vocab_size=100"], "model.config.vocab_size: 100 is less than the tokenizer's 300"),

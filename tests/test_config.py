@@ -76,6 +76,10 @@ def test_every_error_is_reported_with_its_key_and_the_nearest_known_one(tmp_path
         (["method=sfaa"], "did you mean sfa?"),
         (["sfa.every=5ba"], "sfa: give either p or every; to use one where a file sets the other, add sfa.p=null or"),
         (["method=sfa", "sfa.p=0.01"], "sfa.p: 0.01 of 10 steps is less than one step; allowed from 1/10 to 1"),
+        (
+            ["method=rehearsal", "rehearsal.fraction=0.01", "train.global_batch_size=4"],
+            "rehearsal.fraction: 0.01 of 40 sequences is less than one; allowed from 1/40",
+        ),
         (["sfa.p=0"], "sfa.p: must be greater than 0, not 0"),
         (["model.name=x"], "model: set either name (pretrained) or architecture (random weights)"),
         (["eval.tasks=[gsm9k]"], "eval.tasks: 'gsm9k' is not an evaluation"),

@@ -225,6 +225,12 @@ def _check_together(
     steps = [_known_steps(config.train_of(task).max_duration) for task in trained]
     given = [None] * (len(config.learned()) - len(trained))
     errors += config.method_settings.errors(config.learned(), [*given, *steps])
+    sizes = ("train.global_batch_size", *(f"{key}.train.global_batch_size" for key in stream.keys))
+    if not any(depends(size, invalid) for size in sizes):
+        batches = [config.train_of(task).global_batch_size for task in trained]
+        after_first = list(zip(steps, batches, strict=True))[0 if config.from_run is not None else 1 :]
+        counts = [count * batch for count, batch in after_first if count is not None]
+        errors += filter(None, map(config.method_settings.sequence_error, counts))
     errors += config.method_settings.model_errors(config.model.lora is not None, config.parallelism == "fsdp2")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and config.parallelism == "none":

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sfa.data.packing import IGNORED, Arrays
 from sfa.orphans import end_worker_with_parent
+from sfa.schedule import exact_fraction
 
 Transform = Callable[[dict[str, Tensor], int], dict[str, Tensor]]  # of an item and its position
 
@@ -30,8 +31,8 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         batch: sequences in a global batch.
         seed: seed of all orders.
         past: buffered sequences of each past task, for rehearsal.
-        fraction: expected share of sequences from past tasks in every batch; each past task is drawn with the same
-            probability.
+        fraction: share of sequences from past tasks, at random places of the whole training; each past task is drawn
+            with the same probability.
         transform: applied to every item, such as augmentation.
         balanced: whether every group of ``current`` has the same number of items, up to one, in the whole training.
     """
@@ -51,7 +52,10 @@ class BatchSchedule(Dataset[dict[str, Tensor]]):
         self.ends = np.cumsum([len(arrays["labels"]) for arrays in self.arrays])
         n = int(self.ends[len(current) - 1])
         rng = np.random.default_rng(seed)
-        replayed = np.random.default_rng([seed, 1]).random(steps * batch) < (fraction if past else 0)
+        replayed = np.zeros(steps * batch, bool)
+        if past:
+            count = round(exact_fraction(fraction) * len(replayed))
+            replayed[np.random.default_rng([seed, 1]).permutation(len(replayed))[:count]] = True
         fresh = int((~replayed).sum())
         self.order = np.zeros(steps * batch, np.int64)
         if balanced:

@@ -287,6 +287,10 @@ class Method(Section):
         """The error in the settings for a training of ``total`` steps, as ``key: message``, or ``None``."""
         return None
 
+    def sequence_error(self, count: int) -> str | None:
+        """The error in the settings for a training on ``count`` sequences, as ``key: message``, or ``None``."""
+        return None
+
     # -- merging -------------------------------------------------------------------------------------------------
 
     def fisher_settings(self) -> FisherSettings | None:

@@ -197,9 +197,9 @@ def _check_steps(stage: Training, total: int, sequences: int, batch: int) -> Non
     """Checks that are possible only after the data are read.
 
     Raises:
-        ConfigError: the training has no steps, or none between two merges.
+        ConfigError: the training has no steps, none between two merges, or no sequence of past tasks.
     """
-    error = stage.method.step_error(total)
+    error = stage.method.step_error(total) or stage.method.sequence_error(total * batch)
     if total < 1:
         error = (
             f"train.max_duration: {stage.train.max_duration} of {stage.label}'s {sequences} sequences is less than one "
