@@ -245,3 +245,12 @@ def test_a_mark_of_a_method_is_as_large_as_its_training_is_long(drawn: Drawn, tm
     assert "SFA 0.25" in [text.get_text() for text in ax.texts] and len(ax.texts) == len(settings)
     folder = methods.draw_each(results, X, Y, tmp_path / "each")
     assert {path.stem for path in folder.iterdir()} == {one.method for one in settings}
+
+
+def test_settings_of_a_method_that_share_their_first_value_have_different_labels(drawn: Drawn, tmp_path: Path) -> None:
+    runs = next(runs for point, runs in swept() if point["method"] == "sfa")
+    further: list[dict[str, float]] = [{}, {"sfa.beta_end": 0.1, "train.lr": 1.0}]
+    results = [({"method": "sfa", "sfa.p": 0.25, **more}, runs) for more in further]
+    methods.draw(results, X, Y, tmp_path / "methods.png")
+    (ax,) = drawn[0].axes
+    assert sorted(text.get_text() for text in ax.texts) == ["SFA 0.25", "SFA 0.25, beta_end 0.1, train.lr 1"]

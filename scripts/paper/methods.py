@@ -24,6 +24,7 @@ from scripts.series import (
 from sfa.methods import plain_method
 from sfa.pictures import save, style
 from sfa.records import Results
+from sfa.values import Overrides
 
 AREA = 60.0  # of a mark as expensive as sequential training, in points²
 PALE = "0.82"
@@ -35,12 +36,21 @@ class Setting:
 
     Attributes:
         point: its mean scores.
+        further: its keys and values after the first one, which is the point's.
         cost: its training time as a multiple of sequential training's; 1 if it is not shown.
     """
 
     method: str
     point: Point
+    further: Overrides
     cost: float
+
+    @property
+    def values(self) -> str:
+        """What it is set to; empty if it has no setting."""
+        first = [] if self.point.value is None else [format_value(self.point.value)]
+        others = [f"{key.removeprefix(f'{self.method}.')} {format_value(v)}" for key, v in self.further.items()]
+        return ", ".join([*first, *others])
 
 
 @style()
@@ -53,8 +63,7 @@ def draw(results: Swept, x: Axis, y: Axis, out: Path, by_time: bool = False) -> 
     shown = sorted(settings, key=lambda one: (not look(one.method).is_subject, -one.point.x - one.point.y))
     texts = []
     for one in shown:
-        value = "" if one.point.value is None else f" {format_value(one.point.value)}"
-        text = f"{label(one.method)}{value}"
+        text = f"{label(one.method)} {one.values}".rstrip()
         texts.append(ax.text(one.point.x, one.point.y, text, fontsize=8.5, color=look(one.method).colour, zorder=5))
     _finish(ax, results, x, y)
     if by_time:
@@ -76,9 +85,9 @@ def draw_each(results: Swept, x: Axis, y: Axis, folder: Path) -> Path:
         ax.scatter([o.point.x for o in others], [o.point.y for o in others], s=22, color=PALE, linewidths=0)
         _marks(ax, own)
         texts = [
-            ax.text(one.point.x, one.point.y, format_value(one.point.value), color=look(method).colour, zorder=5)
+            ax.text(one.point.x, one.point.y, one.values, color=look(method).colour, zorder=5)
             for one in own
-            if one.point.value is not None
+            if one.values
         ]
         _finish(ax, results, x, y)
         key = main_key(results, method).rpartition(".")[2]
@@ -99,9 +108,11 @@ def settings_of(results: Swept, x: Axis, y: Axis, by_time: bool = False) -> list
         if trains_on_part(point):
             continue
         method = str(point["method"])
-        values = [value for key, value in point.items() if key != "method"]
-        place = point_of(values[0] if values else None, [scores(run, -1) for run in runs], x, y)
-        settings.append(Setting(method, place, _seconds(runs) / usual if usual else 1.0))
+        values = {key: value for key, value in point.items() if key != "method"}
+        first = next(iter(values), None)
+        value = None if first is None else values.pop(first)
+        place = point_of(value, [scores(run, -1) for run in runs], x, y)
+        settings.append(Setting(method, place, values, _seconds(runs) / usual if usual else 1.0))
     return settings
 
 
