@@ -312,3 +312,27 @@ def test_an_evaluation_that_runs_what_a_model_writes_must_be_allowed(
     (error,) = errors(tmp_path, content)
     assert error.startswith("eval.run_generated_code: must be true for returns, which runs what the model writes")
     load(write(tmp_path, content), ["eval.run_generated_code=true"], available)
+
+
+def test_a_further_file_that_does_not_fit_is_an_error_of_its_key(tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOD, "sfa": {"p": 0.5}})
+    further = tmp_path / "further.yaml"
+    further.write_text("sfa: [0.25]\ntasks: {returns: {}}\ntrain: {betas: {}, lr: 1.0e-3}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, [str(further), "tasks.1.train.lr=2"])
+    assert caught.value.errors == [
+        f"sfa: is a list in {further}, and a mapping before",
+        f"tasks: is a mapping in {further}, and a list before",
+    ]
+
+
+@pytest.mark.parametrize("tasks", ["${absent}", ["${absent}"], ["returns", "${absent}"], {"x": "${absent}"}])
+@pytest.mark.parametrize("override", ["seed=18", "tasks.0.train.lr=1.0e-3", "tasks.7.train.lr=1.0e-3"])
+def test_an_interpolation_of_nothing_is_an_error(tmp_path: Path, tasks: Any, override: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Interpolation key 'absent' not found"):
+        load(write(tmp_path, {**GOOD, "tasks": tasks}), [override])
+
+
+def test_a_task_given_by_an_interpolation_can_be_changed(tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOD, "name": "returns", "tasks": ["arithmetic", "${name}"]})
+    assert load(path, ["tasks.1.train.lr=0.5"]).tasks[1].train == {"lr": 0.5}

@@ -15,7 +15,7 @@ from sfa.config import loggers
 from sfa.config.concealed import Concealed
 from sfa.config.continued import continue_run
 from sfa.config.messages import depends, unknown, valid_part, validated
-from sfa.config.reading import Unreadable, read_file, reason, update
+from sfa.config.reading import Unreadable, merged, read_file, reason, update
 from sfa.config.schema import Config, config_class
 from sfa.config.stream import Stream, read_tasks
 from sfa.data import TASKS, Conversations, Task, runs_generated_code
@@ -309,7 +309,7 @@ def _read(path: str | Path, overrides: Sequence[str], errors: list[str]) -> tupl
             errors.append(f"{override!r}: is not UTF-8 text")
         elif _is_file(override):
             further = _read_file(override, errors)
-            loaded = loaded if loaded is None or further is None else OmegaConf.merge(loaded, further)
+            loaded = loaded if loaded is None or further is None else merged(loaded, further, override, errors)
         elif "=" not in override.lstrip("="):
             errors.append(f"{override}: an override is written key=value")
         elif loaded is not None:
@@ -351,9 +351,9 @@ def _named(content: Any) -> Any:
 
 def _name_task(loaded: Any, key: str) -> None:
     """Replaces a task given only by name with a mapping, if ``key`` is one of its settings."""
-    tasks, match = loaded.get("tasks"), re.match(r"tasks\.(\d+)\.", key)
-    if match and OmegaConf.is_list(tasks) and int(match[1]) < len(tasks) and isinstance(tasks[int(match[1])], str):
-        tasks[int(match[1])] = {"name": tasks[int(match[1])]}
+    match = re.match(r"(tasks\.\d+)\.", key)
+    if match and isinstance(name := OmegaConf.select(loaded, match[1], throw_on_resolution_failure=False), str):
+        OmegaConf.update(loaded, match[1], {"name": name})
 
 
 def _is_file(override: str) -> bool:

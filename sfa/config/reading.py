@@ -71,6 +71,30 @@ def update(content: Any, override: str, errors: list[str]) -> None:
         errors.append(f"{key}: cannot be read: {reason(error)}")
 
 
+def merged(content: Any, further: Any, name: str, errors: list[str]) -> Any:
+    """An OmegaConf object with the keys of a further file, called ``name``, which take precedence; as it was, with a
+    line in ``errors`` for each key that holds a list in one of them and a mapping in the other."""
+    try:
+        return OmegaConf.merge(content, further)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        unlike = list(_unlike(OmegaConf.to_container(content), OmegaConf.to_container(further), ""))
+        errors += [f"{key}: is a {kind} in {name}, and a {other} before" for key, kind, other in unlike]
+        errors += [] if unlike else [f"{name}: cannot be merged: {reason(error)}"]
+        return content
+
+
+def _unlike(content: Any, further: Any, key: str) -> Iterator[tuple[str, str, str]]:
+    """The keys at which two contents have containers of different kinds, with that of ``further`` first."""
+    if isinstance(content, dict) and isinstance(further, dict):
+        for name in further:
+            if name in content:
+                yield from _unlike(content[name], further[name], f"{key}.{name}".lstrip("."))
+    else:
+        kinds = ["list" if isinstance(part, list) else "mapping" for part in (further, content)]
+        if kinds[0] != kinds[1] and isinstance(content, (list, dict)) and isinstance(further, (list, dict)):
+            yield key, kinds[0], kinds[1]
+
+
 def written(value: Any) -> str:
     """A value as one line of YAML, for ``key=value``."""
     if isinstance(value, str):
