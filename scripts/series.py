@@ -5,14 +5,14 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from scripts.interval import mean_interval
 from sfa.methods import METHODS, plain_method
 from sfa.methods.base import Look
 from sfa.records import Results
-from sfa.runs import has_results, read_scored, read_sweep, run_folder
+from sfa.runs import read_scored
+from sfa.sweeps import SweepRun
 from sfa.values import Overrides
 
 BEFORE_LAST = Look("before the last task", {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8})
@@ -38,15 +38,13 @@ class Point:
     dy: float = 0.0
 
 
-def points_of(index: Path) -> Swept:
-    """The runs that a sweep's file lists, grouped over seeds and orders. Runs without results are omitted, and so are
-    points of which a run diverged, since the others would not be representative."""
+def points_of(runs: Sequence[SweepRun]) -> Swept:
+    """Finished runs grouped over seeds and orders. Points of which a run diverged are omitted, since the others would
+    not be representative."""
     by_label: dict[str, tuple[Overrides, list[Results]]] = {}
-    for run in read_sweep(index)["runs"]:
-        folder = run_folder(index.parent, run["name"])
-        if has_results(folder):
-            by_label.setdefault(run["label"], (run["point"], []))[1].append(read_scored(folder))
-    diverged = [label for label, (_, runs) in by_label.items() if not all(_finite(run) for run in runs)]
+    for run in runs:
+        by_label.setdefault(run.label, (run.point, []))[1].append(read_scored(run.folder))
+    diverged = [label for label, (_, of_point) in by_label.items() if not all(map(_finite, of_point))]
     if diverged:
         print(f"not drawn, because a seed diverged: {', '.join(diverged)}")
     return [entry for label, entry in by_label.items() if label not in diverged]

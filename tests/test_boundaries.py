@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts import compare, export, report, series
-from scripts.paper import claims, figures
-from scripts.paper.sweeps import Figure
+from scripts import compare, export, report
+from scripts.paper import claims
 from sfa import curves, store
 from sfa.families.decoder import Decoder
 from sfa.models import building, stored
@@ -88,10 +87,8 @@ def test_no_name_of_a_run_leads_out_of_the_runs(value: Any, tmp_path: Path) -> N
     index = tmp_path / "small.json"
     index.write_text(json.dumps({"sweep": "small", "runs": [{"name": value, "label": "x", "point": {}, "seed": 1}]}))
     readers: list[Callable[[], Any]] = [
-        lambda: series.points_of(index),
         lambda: claims.Runs(tmp_path, "small"),
         lambda: report.page([index]),
-        lambda: figures.draw([Figure(name="1", kind="stream", runs=["x"])], index, tmp_path / "out.png"),
     ]
     for read in readers:
         with pytest.raises(store.DamagedStage, match=r"is not the name of a run: a file in .* was changed"):

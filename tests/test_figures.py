@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 import train
 from scripts.paper import bars, distance, labels, methods, tradeoff
-from scripts.paper.sweeps import read_file
+from scripts.paper.figures import errors_of
+from scripts.paper.sweeps import read, read_file
 from scripts.series import Swept
 from sfa import curves, pictures
 from sfa.config import ConfigError
@@ -144,6 +145,19 @@ def test_figure_6_is_one_picture_of_both_orders() -> None:
         path = Path(train.__file__).parent / "yamls" / "sweeps" / f"{name}.yaml"
         figures = yaml.safe_load(path.read_text())["figures"]
         assert [figure["name"] for figure in figures] == ["6", "6"] and figures[0]["stream"] != figures[1]["stream"]
+
+
+SWEEPS = sorted((Path(train.__file__).parent / "yamls" / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SWEEPS if "\nfigures:" in path.read_text()], ids=lambda path: path.stem
+)
+def test_figures_of_the_projects_sweeps_name_what_their_runs_have(path: Path) -> None:
+    runs = read(path, ["dry_run=true", "seeds=[17]"])  # models need not exist
+    scored = [(run, run.config.evaluations()) for run in runs]
+    figures = enumerate(read_file(path)[0].figures)
+    assert [line for i, figure in figures for line in errors_of(figure, f"figures.{i}", runs, scored)] == []
 
 
 def test_other_figures_of_one_name_are_an_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import train
 from scripts import figures, report, sweep
+from scripts.paper import bars
 
 MNIST = Path(train.__file__).parent / "yamls" / "mnist.yaml"
 SMALL = f"""config: {MNIST}
@@ -21,7 +22,7 @@ figures:
   - {{name: "9", kind: tradeoff, x: {{Even: [even_accuracy]}}, y: {{Odd: [odd_accuracy]}}}}
   - {{name: "1", kind: bars, methods: [sequential, sfa]}}
   - {{name: "10", kind: distance, y: {{Even: [even_accuracy]}}}}
-  - {{name: "2", kind: stream, runs: [sequential, sfa every=null p=0.5]}}
+  - {{name: "2", kind: stream, runs: [sequential, sfa every=None p=0.5]}}
   - {{name: "12", kind: together, evaluation: even_accuracy, runs: [sequential, multitask]}}
 runs:
   - method: [sequential, multitask]
@@ -48,6 +49,63 @@ def test_every_kind_of_figure_is_drawn_twice(swept: Path) -> None:
         width, height = struct.unpack(">II", picture.read_bytes()[16:24])
         assert width > 500 and height > 400
         assert picture.with_suffix(".pdf").read_bytes()[:5] == b"%PDF-"
+
+
+@pytest.mark.parametrize("finished", ["sequential-3", "multitask-4", "sfa-every-None-p-0.5-3", "wise_ft-beta-0.3-4"])
+def test_figures_of_an_unfinished_sweep_show_what_is_finished(
+    swept: Path, finished: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (f"mnist-{finished}", "stages"):
+        (tmp_path / folder).symlink_to(swept / folder)
+    file = str(swept / "sweeps" / "small.yaml")
+    assert figures.main([file, f"save_folder={tmp_path}", "--out", str(tmp_path / "f")]) == 0
+    drawn = capsys.readouterr()
+    assert drawn.err == f"{file}: 11 of 12 runs have no results\n"
+    method = finished.partition("-")[0]
+    shown = {"sequential": {"1", "10", "2", "12"}, "multitask": {"12"}, "sfa": {"1", "2"}, "wise_ft": set()}
+    assert {*drawn.out.split()} == {str(tmp_path / "f" / f"figure{name}_small.png") for name in {"9", *shown[method]}}
+
+
+def test_a_figure_of_what_no_run_has_is_an_error(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (swept / "sweeps" / "small.yaml").read_text()
+    wrong = {
+        "runs: [sequential, sfa every=None p=0.5]": "runs: [sequential, sfa p=0.5]",
+        "methods: [sequential, sfa]": "methods: [sequential, l2], where: {sfa.p: 0.25}, stream: [even, odds]",
+        "y: {Odd: [odd_accuracy]}": "y: {Odd: [odd_acc]}",
+        "evaluation: even_accuracy": "evaluation: evn_accuracy",
+    }
+    for right, other in wrong.items():
+        assert right in text
+        text = text.replace(right, other)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "small.yaml").write_text(text)
+    options = [f"save_folder={swept}", "--out", str(tmp_path / "f")]
+    assert figures.main([str(tmp_path / "sweeps" / "small.yaml"), *options]) == 2
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert [line.split(" (allowed")[0].strip() for line in lines] == [
+        "figures.0.y.Odd: 'odd_acc' is not a score of every run; did you mean odd_accuracy?",
+        "figures.1.methods: 'l2' is not of a run",
+        "figures.1.stream: 'odds' is not a task; did you mean odd?",
+        "figures.1.where.sfa.p: 0.25 is its value in no run",
+        "figures.3.runs: 'sfa p=0.5' is not a run; did you mean sfa every=None p=0.5?",
+        "figures.4.evaluation: 'evn_accuracy' is not a score of every run; did you mean even_accuracy?",
+    ]
+    assert not (tmp_path / "f").exists()
+
+
+def test_figures_are_of_the_seeds_that_are_named(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever the sweep was last run with."""
+    shown: list[int] = []
+    monkeypatch.setattr(
+        bars, "draw", lambda results, out: shown.extend(r["seed"] for _, runs in results for r in runs) or out
+    )
+    for seeds in ("[3]", "[4]", "[3,4]"):
+        shown.clear()
+        options = [f"save_folder={swept}", f"seeds={seeds}", "--out", str(tmp_path)]
+        assert figures.main([str(swept / "sweeps" / "small.yaml"), *options]) == 0
+        assert sorted({*shown}) == json.loads(seeds)
 
 
 def test_no_results_are_no_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

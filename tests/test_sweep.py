@@ -126,7 +126,7 @@ def test_a_sweep_runs_goes_on_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Seeds [3, 4]" in written_table and "| sfa every=2ba beta=0.3 |" in written_table
     assert sweep.main(arguments) == 0
     assert "22 stages, 0 of them to make" in capsys.readouterr().out
-    results = points_of(out / "small.json")
+    results = points_of(read(file, [f"save_folder={out}"]))
     assert [len(runs) for _, runs in results] == [2] * 9
     x, y = {"Even": ["even_accuracy"]}, {"Odd": ["odd_accuracy"]}
     points = line(results, "sfa", "sfa.beta", x, y)

@@ -1,5 +1,6 @@
 """The distance from the anchor against the first domain's score, with their correlation (the paper's Figure 10)."""
 
+import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,7 +42,9 @@ def draw(results: Swept, y: Axis, out: Path) -> Path:
             if method == "sfa":
                 texts.append(ax.text(*mean, name.removeprefix("sfa "), fontsize=9.5, color=kind.colour, zorder=5))
     ax.margins(0.08)
-    ax.set_title(f"correlation {correlation(results, y):.2f}".replace("-", "−"))
+    value = correlation(results, y)
+    if value is not None:
+        ax.set_title(f"correlation {value:.2f}".replace("-", "−"))
     ax.set_xlabel("L2 distance from the model before the last task")
     ax.set_ylabel(labels.of_axis(results, y))
     labels.limit(results, y, ax.get_ylim, ax.set_ylim)
@@ -65,7 +68,10 @@ def distances_and_scores(results: Swept, y: Axis) -> dict[str, list[tuple[float,
     return pairs_by_label
 
 
-def correlation(results: Swept, y: Axis) -> float:
-    """Pearson's correlation over all runs."""
-    all_pairs = np.array([pair for pairs in distances_and_scores(results, y).values() for pair in pairs])
-    return float(np.corrcoef(all_pairs.T)[0, 1])
+def correlation(results: Swept, y: Axis) -> float | None:
+    """Pearson's correlation over all runs; ``None`` of fewer than three, or if one of the two never varies."""
+    pairs = [pair for pairs in distances_and_scores(results, y).values() for pair in pairs]
+    distances, finals = zip(*pairs, strict=True)
+    if len(pairs) < 3 or len({*distances}) == 1 or len({*finals}) == 1:
+        return None
+    return statistics.correlation(distances, finals)
