@@ -14,7 +14,7 @@ and returns notes on what could not be compared. For adapters, the trained facto
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -249,7 +249,7 @@ def write_merge(inputs: Inputs, rule_of: Callable[[str], Rule], out: Path, whole
 
     shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
     part.mkdir(parents=True)
-    try:
+    with removed_on_failure(part if existed else out):
         weights = set(inputs.locations[0].values())
         for file in sorted(inputs.first.iterdir()):
             if file in weights:
@@ -264,10 +264,16 @@ def write_merge(inputs: Inputs, rule_of: Callable[[str], Rule], out: Path, whole
         for file in sorted(part.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
             file.replace(out / file.name)
         part.rmdir()
-    except BaseException:
-        shutil.rmtree(part if existed else out, ignore_errors=True)
-        raise
     return inputs.notes
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Removes ``folder`` if what is done in this context fails or is interrupted."""
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield
+        stack.pop_all()
 
 
 def _is_index_of(file: Path, weights: set[Path]) -> bool:

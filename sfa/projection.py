@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfa.merging import SUM, Rule, check_inputs, merge, write_merge
+from sfa.merging import SUM, Rule, check_inputs, merge, removed_on_failure, write_merge
 
 # Names in transformers of tables that are indexed, not multiplied: their changes are added whole, as those of vectors.
 _EMBEDDING = re.compile(r"embed|\bwte\b|\bwpe\b|\bshared\b")
@@ -56,15 +56,12 @@ def merge_projected(base: Path, models: Sequence[Path], out: Path, alpha: float)
     existed, unscaled = out.is_dir(), out / SUM
     inputs = check_inputs([base, *models], out, base=True)
     shutil.rmtree(unscaled, ignore_errors=True)  # left by a process that was killed
-    try:
+    with removed_on_failure(unscaled if existed else out):
         notes = write_merge(inputs, rule_of, unscaled, whole_tensors=True)
         mean = math.fsum(map(math.sqrt, squares)) / len(models)
         scale = mean / math.sqrt(total) if total else 1.0
         merge([base, unscaled], lambda both: torch.add(both[0], both[1] - both[0], alpha=scale), out, base=True)
         shutil.rmtree(unscaled)
-    except BaseException:
-        shutil.rmtree(unscaled if existed else out, ignore_errors=True)
-        raise
     return notes
 
 

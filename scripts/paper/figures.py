@@ -32,7 +32,8 @@ def draw(figures: Sequence[Figure], runs: Sequence[SweepRun], out: Path) -> Path
         return curves.draw(folders, out)
     points = points_of(runs)
     if figure.kind == "tradeoff":
-        panels = [_panel(select(points, part), part, len(figures) > 1) for part in figures if select(points, part)]
+        selected = [(part, select(points, part)) for part in figures]
+        panels = [_panel(results, part, len(figures) > 1) for part, results in selected if results]
         return tradeoff.draw(panels, out) if panels else None
     results = select(points, figure)
     if not results or (figure.kind == "distance" and not distance.distances_and_scores(results, figure.y)):
